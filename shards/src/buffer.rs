@@ -1,0 +1,1 @@
+//! Rows by stream: filling, frozen, being flushed.

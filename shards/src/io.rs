@@ -1,0 +1,55 @@
+//! The only seam for simulation: a disk and a clock. The real disk is `io/real` (blocking parts) with `io/uring` for the one
+//! write that is hot; the fake ones are in `io/sim`.
+
+pub mod real;
+pub mod sim;
+
+use std::{
+    fmt, io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The unit of every write to a log file, in bytes: what O_DIRECT needs on any usual disk.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// What the write-ahead log needs of a file system. Blocking: used by recovery and by the thread that prepares segments.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Makes `dir` and its parents, and syncs the parent.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
+    /// The names of the plain files in `dir`, sorted. A missing directory is an empty one.
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
+    /// Makes a file of `len` zero bytes, really written and synced, and syncs its directory. The file must not exist.
+    fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens an existing file for reading and for durable block writes.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+    /// Renames and syncs the directory. Both are in the same directory.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Removes and syncs the directory.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+}
+
+/// An open file of a [`Disk`].
+pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
+    /// Its length in bytes.
+    fn len(&self) -> io::Result<u64>;
+    /// Reads exactly `buf.len()` bytes at `offset`, or fails.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all of `data` at `offset` (both multiples of [`BLOCK_BYTES`]) and syncs it: on `Ok` it is on stable storage.
+    fn write_durable(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// Syncs whatever of the file is only in the page cache.
+    fn sync(&self) -> io::Result<()>;
+    /// The descriptor for asynchronous durable writes, where the file is a real one.
+    fn write_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// Whether a completed write to [`DiskFile::write_fd`] is durable in itself (O_DSYNC); if not, a sync must follow it.
+    fn writes_are_durable(&self) -> bool;
+}
+
+/// Time.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// Wall clock, microseconds since the Unix epoch.
+    fn unix_micros(&self) -> i64;
+    /// A clock that never steps back, microseconds since some start.
+    fn monotonic_micros(&self) -> u64;
+}

@@ -1,0 +1,1 @@
+//! The real disk (blocking operations) and the real clock.

@@ -1,0 +1,1 @@
+//! A fake disk that loses unsynced writes, tears sectors and fails calls, and a fake clock.

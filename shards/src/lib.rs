@@ -1,0 +1,21 @@
+//! The data plane of TTDust: one pinned thread a shard, each with its listener, write-ahead log, row buffer and flusher.
+//!
+//! A record goes through the files in this order: `grpc` (frames, messages) → `validate` → `shard` (sequence, dedup) →
+//! `wal` (group commit) → ack → `buffer` → `flusher` → `parquet`. It knows no Postgres, Redis, S3 or REST; what it needs of
+//! them comes in as a [`snapshot::CatalogSnapshot`] and goes out as a [`message::ToControl`].
+
+pub mod buffer;
+pub mod config;
+pub mod dedup;
+pub mod ids;
+pub mod io;
+pub mod message;
+pub mod metrics;
+pub mod parquet;
+pub mod query;
+pub mod runtime;
+pub mod schema;
+pub mod snapshot;
+pub mod transform;
+pub mod validate;
+pub mod wal;

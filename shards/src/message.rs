@@ -1,0 +1,141 @@
+//! Everything that crosses a core, as closed enums. Each variant says what happens when the queue it goes through is full.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::{
+    ids::{ShardId, StreamId},
+    parquet::FileMeta,
+    query::{BufferSnapshot, QueryError, TimeRangeAnswer, TimeRangeQuery},
+    snapshot::CatalogSnapshot,
+};
+
+/// Validated records of one stream on their way to its home shard.
+#[derive(Debug)]
+pub struct Submission {
+    /// The stream.
+    pub stream: StreamId,
+    /// The schema version that they were checked with.
+    pub schema_version: u32,
+    /// The records; at least one.
+    pub payloads: Vec<Bytes>,
+    /// Their idempotency keys: none, or one a record (empty: no key).
+    pub keys: Vec<Bytes>,
+    /// Encoded metadata that all of them share.
+    pub metadata: Bytes,
+    /// Who waits for the outcome.
+    pub reply: ReplyTo,
+}
+
+/// A waiting call: which shard it runs on, and its token there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// The shard that accepted the call.
+    pub shard: ShardId,
+    /// The call's slot on that shard.
+    pub token: u64,
+}
+
+/// What became of a [`Submission`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// On stable storage.
+    Committed(Committed),
+    /// Never admitted: nothing of it was written.
+    Refused(Refusal),
+    /// A write or sync failed: it may or may not survive.
+    Unknown,
+}
+
+/// Records on stable storage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The sequence number of the first accepted record; the others follow without gaps. 0 if all were duplicates.
+    pub first_sequence: i64,
+    /// How many were accepted.
+    pub accepted: u32,
+    /// When they were ingested, Unix µs.
+    pub timestamp_unix_micros: i64,
+    /// Index in the submission and original sequence number of each duplicate, in order of the index.
+    pub duplicates: Vec<(u32, i64)>,
+}
+
+/// Why a submission was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The row buffer or the log is over its mark: try again after this time.
+    Backpressure(Duration),
+    /// The log is all but full, or the disk is.
+    LogFull(Duration),
+    /// The queue to the home shard is full.
+    QueueFull(Duration),
+    /// The server is shutting down.
+    Draining,
+    /// An earlier write failed; the shard takes no more.
+    Poisoned,
+    /// The stream is gone, or its home has moved: look it up again.
+    NotHere,
+}
+
+/// To a shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// Records from another shard's connection. Queue full: refused with a retry time.
+    Submit(Submission),
+    /// The outcome of a submission, back to the shard that accepted it. Never refused: bounded by what is in flight.
+    Outcome(u64, Outcome),
+    /// A new catalog; answered when the shard runs on it. Control retries while the queue is full.
+    Catalog(Arc<CatalogSnapshot>, oneshot::Sender<()>),
+    /// Rows of a stream that are in no committed file. Queue full: the query fails as overloaded.
+    Snapshot(StreamId, oneshot::Sender<BufferSnapshot>),
+    /// Files up to this sequence number are committed: let go of the rows. Control retries while the queue is full.
+    Flushed(StreamId, i64),
+    /// Writing or committing a file failed: try the rows again after a pause. Control retries while the queue is full.
+    FlushFailed(StreamId),
+    /// Freeze and flush all rows now; answered when every file of them is committed. Control retries while the queue is full.
+    FlushAll(oneshot::Sender<()>),
+    /// The answer to a call's query. Never refused: bounded by the calls.
+    Answer(u64, Result<TimeRangeAnswer, QueryFailure>),
+    /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
+    Segment(std::io::Result<crate::wal::segment::PreparedSegment>),
+    /// Stop taking records and connections, finish what is in flight, sync, stop. Control retries while the queue is full.
+    Drain,
+}
+
+/// To control. The queue is bounded by what each sender has in flight: one file a shard, one query a call.
+#[derive(Debug)]
+pub enum ToControl {
+    /// A flush is written: put each file into the object store, commit all in the catalog, then send
+    /// [`ToShard::Flushed`]`(stream, through)` to `shard`.
+    FilesReady {
+        /// The shard.
+        shard: ShardId,
+        /// The stream.
+        stream: StreamId,
+        /// The files, one an hour, oldest first.
+        files: Vec<FileMeta>,
+        /// The last sequence number that they hold.
+        through: i64,
+    },
+    /// Answer with [`ToShard::Answer`].
+    Query(TimeRangeQuery, ReplyTo),
+    /// A shard ended: `Ok` after a drain, or why it cannot go on. After an error the process must exit non-zero.
+    ShardEnded(ShardId, Result<(), String>),
+}
+
+/// A query that failed, in a form that crosses threads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryFailure {
+    /// Too many queries; try again.
+    Overloaded,
+    /// Files or log could not be read.
+    Internal(String),
+}
+
+impl From<QueryError> for QueryFailure {
+    fn from(error: QueryError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

@@ -1,0 +1,113 @@
+//! Counters of a shard: written by its own thread only, read by whoever scrapes. So a plain load and store do; no counter is
+//! shared by two writers.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only from the owning thread.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the latency buckets, in microseconds; a last bucket has no bound.
+pub const LATENCY_BOUNDS_MICROS: [u64; 18] = [
+    50, 100, 150, 200, 300, 400, 600, 800, 1_000, 1_500, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000,
+    2_500_000,
+];
+
+/// Latencies in buckets.
+#[derive(Debug, Default)]
+pub struct LatencyHistogram {
+    /// One more than there are bounds; not cumulative.
+    pub buckets: [Counter; LATENCY_BOUNDS_MICROS.len() + 1],
+    /// Sum of all, in microseconds.
+    pub sum_micros: Counter,
+}
+
+impl LatencyHistogram {
+    /// Counts one.
+    pub fn observe(&self, micros: u64) {
+        let bucket = LATENCY_BOUNDS_MICROS.partition_point(|&bound| bound < micros);
+        self.buckets[bucket].add(1);
+        self.sum_micros.add(micros);
+    }
+}
+
+/// The counters of one shard.
+#[derive(Debug, Default)]
+pub struct ShardMetrics {
+    /// Records that came in.
+    pub records_received: Counter,
+    /// Records that passed their schema.
+    pub records_validated: Counter,
+    /// Records that did not.
+    pub validation_errors: Counter,
+    /// Records accepted and synced by this shard.
+    pub records_accepted: Counter,
+    /// Records answered as duplicates.
+    pub records_duplicate: Counter,
+    /// Payload bytes that came in.
+    pub payload_bytes: Counter,
+    /// Requests answered OK, VALIDATION_ERROR, DUPLICATE, RATE_LIMITED, INTERNAL_ERROR, in the order of the enum `Status` less one.
+    pub requests: [Counter; 5],
+    /// From the last byte of a request to its answer being handed to the socket.
+    pub ack_latency: LatencyHistogram,
+    /// Requests refused for backpressure.
+    pub backpressure: Counter,
+    /// Frames written.
+    pub wal_writes: Counter,
+    /// Bytes written to the log.
+    pub wal_bytes: Counter,
+    /// One durable write.
+    pub wal_latency: LatencyHistogram,
+    /// Records in the frame last written.
+    pub wal_commit_records: Gauge,
+    /// Segments in use.
+    pub wal_segments: Gauge,
+    /// Log in use, in bytes.
+    pub wal_used_bytes: Gauge,
+    /// Rows in memory, in bytes.
+    pub buffer_bytes: Gauge,
+    /// Rows in no committed file.
+    pub buffer_records: Gauge,
+    /// Writing one flush's files.
+    pub flush_latency: LatencyHistogram,
+    /// Flushes that failed.
+    pub flush_failures: Counter,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Messages waiting in the shard's queue.
+    pub queue_depth: Gauge,
+    /// Microseconds of CPU time that the shard's thread has used.
+    pub busy_micros: Gauge,
+    /// Idempotency keys remembered.
+    pub dedup_keys: Gauge,
+}

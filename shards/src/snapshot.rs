@@ -1,0 +1,157 @@
+//! The catalog as a shard sees it: immutable, published by control, swapped whole.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    ids::{SchemaId, ShardId, StreamId},
+    schema::CompiledSchema,
+};
+
+/// Whether a stream takes records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamState {
+    /// Takes records.
+    Active,
+    /// Refuses records, answers queries.
+    Paused,
+    /// Refuses both; its data is being removed.
+    Deleting,
+}
+
+/// A stream.
+#[derive(Debug, Clone)]
+pub struct StreamEntry {
+    /// Its id.
+    pub id: StreamId,
+    /// Its unique name.
+    pub name: String,
+    /// Whether it takes records.
+    pub state: StreamState,
+    /// The schema that its records are checked against: the newest version.
+    pub schema: Arc<CompiledSchema>,
+    /// The shard that owns it.
+    pub home: ShardId,
+}
+
+/// What a client may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Read all configuration and health; pause and resume.
+    Operator,
+    /// Schemas and pipelines; read streams.
+    SchemaAdmin,
+    /// Ingest.
+    Writer,
+    /// Query.
+    Reader,
+}
+
+/// An API key as the shards see it.
+#[derive(Debug, Clone)]
+pub struct KeyEntry {
+    /// SHA-256 of the whole key text (`ttd_live_<key id>_<secret>`).
+    pub sha256: [u8; 32],
+    /// What its holder may do.
+    pub role: Role,
+    /// When it ends, Unix µs; `None`: never.
+    pub expires_unix_micros: Option<i64>,
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Default)]
+pub enum Access {
+    /// Anyone: development on a loopback address.
+    #[default]
+    Open,
+    /// Holders of a key, found by key id.
+    Keys(HashMap<String, KeyEntry>),
+}
+
+/// The whole catalog at one version.
+#[derive(Debug, Default)]
+pub struct CatalogSnapshot {
+    /// Grows by one with every change.
+    pub version: u64,
+    /// Who may call.
+    pub access: Access,
+    by_id: HashMap<StreamId, Arc<StreamEntry>, ahash::RandomState>,
+    by_name: HashMap<String, Arc<StreamEntry>, ahash::RandomState>,
+}
+
+impl CatalogSnapshot {
+    /// A snapshot of these streams.
+    #[must_use]
+    pub fn new(version: u64, access: Access, streams: Vec<StreamEntry>) -> Self {
+        let mut snapshot = Self { version, access, ..Self::default() };
+        for stream in streams {
+            let stream = Arc::new(stream);
+            snapshot.by_name.insert(stream.name.clone(), Arc::clone(&stream));
+            snapshot.by_id.insert(stream.id, stream);
+        }
+        snapshot
+    }
+
+    /// The stream with this id.
+    #[must_use]
+    pub fn stream(&self, id: StreamId) -> Option<&Arc<StreamEntry>> {
+        self.by_id.get(&id)
+    }
+
+    /// The stream that a client means by `text`: its id, or else its name.
+    #[must_use]
+    pub fn resolve(&self, text: &str) -> Option<&Arc<StreamEntry>> {
+        text.parse().ok().and_then(|id| self.by_id.get(&id)).or_else(|| self.by_name.get(text))
+    }
+
+    /// Every stream, in no order.
+    pub fn streams(&self) -> impl Iterator<Item = &Arc<StreamEntry>> {
+        self.by_id.values()
+    }
+}
+
+/// The shard that owns `stream` among `shards`: the highest rendezvous weight (Thaler and Ravishankar, 1998), so that a
+/// change of the number of shards moves as few streams as can be.
+#[must_use]
+pub fn home_shard(stream: StreamId, shards: u16) -> ShardId {
+    assert!(shards > 0, "an engine has at least one shard");
+    let weight = |shard: &u16| {
+        let mut key = [0u8; 18];
+        key[..16].copy_from_slice(stream.as_bytes());
+        key[16..].copy_from_slice(&shard.to_le_bytes());
+        mix(u64::from(crc32c::crc32c(&key)) | u64::from(crc32c::crc32c(&key[8..])) << 32)
+    };
+    ShardId((0..shards).max_by_key(weight).unwrap_or(0))
+}
+
+/// The finaliser of SplitMix64 (Steele et al., 2014): spreads a checksum's bits evenly.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// What a client may name a schema by in a request: nothing, or the id of the stream's own schema.
+#[must_use]
+pub fn names_schema(stream: &StreamEntry, schema: &str) -> bool {
+    schema.is_empty() || schema.parse::<SchemaId>().is_ok_and(|id| id == stream.schema.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_spread_evenly_and_few_move_when_a_shard_is_added() {
+        let streams: Vec<_> = (0..4000).map(|_| StreamId::generate()).collect();
+        let mut count = [0; 4];
+        let mut moved = 0;
+        for &stream in &streams {
+            count[home_shard(stream, 4).index()] += 1;
+            moved += usize::from(home_shard(stream, 4) != home_shard(stream, 5));
+        }
+        assert!(count.iter().all(|n| (850..1150).contains(n)), "{count:?}");
+        assert!((600..1000).contains(&moved), "about a fifth moves, not {moved}");
+    }
+}

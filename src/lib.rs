@@ -1,0 +1,1 @@
+//! The server: composition, control plane and everything around the shard engine.

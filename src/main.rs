@@ -1,0 +1,3 @@
+//! The `ttdust` program.
+
+fn main() {}
