@@ -13,7 +13,7 @@ use crate::{
     ids::ShardId,
     io::{Clock as _, real::SystemClock},
     message::{Outcome, ReplyTo, Submission},
-    query::encode_metadata,
+    transform::encode_metadata,
     reactor::{Reactor, Reply, Slot},
     snapshot::{StreamEntry, StreamState, names_schema},
     validate::Invalid,
@@ -135,7 +135,7 @@ impl Intake {
             let message = format!("the metadata has {size} bytes, over the limit of {limit}");
             return Err(Status::new(Code::InvalidArgument, "METADATA_TOO_LARGE", message));
         }
-        Ok(encode_metadata(metadata))
+        Ok(encode_metadata(metadata).into())
     }
 
     /// Submits checked records of one stream.
