@@ -129,8 +129,9 @@ fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender,
                 assert!(sent.is_ok(), "a prepared segment is never refused");
             }
             DiskJob::Remove(segment) => {
-                if let Err(error) = disk.remove(&segment.path) {
-                    tracing::warn!(%shard, %error, path = %segment.path.display(), "a released segment stays on disk");
+                let path = segment.path.clone();
+                if let Err(error) = segment::remove(disk, &segment) {
+                    tracing::warn!(%shard, %error, path = %path.display(), "a released segment stays on disk");
                 }
             }
         }

@@ -3,7 +3,7 @@
 mod tasks;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -146,8 +146,8 @@ struct ShardStart {
     listener: TcpListener,
     end: LogEnd,
     batches: Vec<RowBatch>,
-    /// Segments of shards that are no more, and their folders.
-    retired: Vec<Arc<Segment>>,
+    /// Segments of shards that are no more: a list a shard, oldest first.
+    retired: Vec<VecDeque<Arc<Segment>>>,
     metrics: Arc<ShardMetrics>,
     mailboxes: Vec<MailboxSender>,
     to_control: mpsc::Sender<ToControl>,
@@ -163,7 +163,7 @@ impl Engine {
         let config = Arc::new(start.config);
         let count = config.shard_cores.len();
         assert!(count > 0 && u16::try_from(count).is_ok(), "an engine has 1 to 65535 shards");
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
         for dir in [&config.wal_dir, &config.staging_dir] {
             disk.create_dir(dir).map_err(system(|| format!("cannot make {}", dir.display())))?;
         }
@@ -350,8 +350,9 @@ fn distribute(
 }
 
 /// The segments of shards past `count`: kept until their rows are in files.
-fn retire(ends: &mut BTreeMap<u16, LogEnd>, count: usize) -> Vec<Arc<Segment>> {
-    ends.split_off(&(count as u16)).into_values().flat_map(|end| end.segments).collect()
+fn retire(ends: &mut BTreeMap<u16, LogEnd>, count: usize) -> Vec<VecDeque<Arc<Segment>>> {
+    let segments = |end: LogEnd| end.segments.into_iter().map(|sealed| sealed.segment).collect();
+    ends.split_off(&(count as u16)).into_values().map(segments).collect()
 }
 
 fn at_home(flushed: &HashMap<StreamId, i64>, catalog: &CatalogSnapshot, id: ShardId) -> HashMap<StreamId, i64> {
@@ -423,7 +424,7 @@ struct Parts {
     mailbox: MailboxSender,
     flusher: crossbeam_channel::Sender<background::FlushJob>,
     preparer: crossbeam_channel::Sender<background::DiskJob>,
-    retired: Vec<Arc<Segment>>,
+    retired: Vec<VecDeque<Arc<Segment>>>,
     staging_dir: PathBuf,
 }
 
@@ -437,7 +438,7 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     let flusher =
         background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     let wal = Wal::new(id, config.wal, start.end);
-    let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock))?;
+    let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock::new()))?;
     let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control);
     reactor.set_catalog(start.catalog);
     Ok(Parts {

@@ -57,7 +57,7 @@ impl Intake {
             return Ok(Arc::clone(&last.stream));
         }
         let catalog = self.reactor.catalog();
-        self.caller.check(Action::Write, &catalog, SystemClock.unix_micros())?;
+        self.caller.check(Action::Write, &catalog, SystemClock::new().unix_micros())?;
         if stream_text.is_empty() {
             return Err(Status::new(Code::InvalidArgument, "STREAM_REQUIRED", "stream_id is empty"));
         }

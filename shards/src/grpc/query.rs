@@ -31,7 +31,7 @@ pub async fn time_range(
     let started = std::time::Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
-    caller.check(Action::Read, &catalog, SystemClock.unix_micros())?;
+    caller.check(Action::Read, &catalog, SystemClock::new().unix_micros())?;
     let stream = catalog.resolve(&request.stream_id).ok_or_else(|| Status::unknown_stream(&request.stream_id))?.id;
     let slot = reactor.query(plan(stream, &request)?, bell);
     let reply = loop {

@@ -233,7 +233,7 @@ async fn dispatch(
     let encoding = Encoding::of_request(&head.headers)?;
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
-    let caller = || Caller::of(&head.headers, &reactor.catalog(), SystemClock.unix_micros());
+    let caller = || Caller::of(&head.headers, &reactor.catalog(), SystemClock::new().unix_micros());
     match head.uri.path() {
         path::APPEND => {
             let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));

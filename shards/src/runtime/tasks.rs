@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -39,7 +40,7 @@ struct Loops {
     reactor: Rc<Reactor>,
     parts: Parts,
     flush_waits: FlushWaits,
-    retired: RefCell<Vec<Arc<Segment>>>,
+    retired: RefCell<Vec<VecDeque<Arc<Segment>>>>,
     drain: Bell,
 }
 
@@ -252,13 +253,12 @@ impl Loops {
 
     fn release_segments(&self) {
         let mut released = self.reactor.shard.borrow_mut().release();
-        self.retired.borrow_mut().retain(|segment| {
-            let held = Arc::strong_count(segment) > 1;
-            if !held {
-                released.push(crate::wal::segment::ReleasedSegment { path: segment.path.clone() });
+        for folder in self.retired.borrow_mut().iter_mut() {
+            // Oldest first, so that what is left on disk stays one unbroken chain.
+            while let Some(segment) = folder.pop_front_if(|segment| Arc::strong_count(segment) == 1) {
+                released.push(segment.as_released());
             }
-            held
-        });
+        }
         for segment in released {
             let sent = self.parts.preparer.send(DiskJob::Remove(segment));
             assert!(sent.is_ok(), "the preparer lives as long as the shard");
