@@ -22,6 +22,8 @@ pub struct BatchHeader {
     pub count: u32,
     /// Bytes of all payloads.
     pub payload_bytes: u32,
+    /// Bytes of all idempotency keys; 0: no record has one.
+    pub key_bytes: u32,
     /// Bytes of the whole entry.
     pub entry_bytes: u32,
 }

@@ -79,6 +79,7 @@ pub(super) fn encode(draft: &EntryDraft<'_>, size: EntrySize, out: &mut BytesMut
         schema_version: draft.schema_version,
         count: narrow(draft.payloads.len()),
         payload_bytes: narrow(size.payloads),
+        key_bytes: narrow(size.keys),
         entry_bytes: narrow(size.total),
     };
     let has_keys = !draft.keys.is_empty();
@@ -203,6 +204,7 @@ impl Layout {
             schema_version: u32_at(bytes, 40),
             count,
             payload_bytes,
+            key_bytes,
             entry_bytes,
         };
         // They fit: all are at most `entry_bytes`.

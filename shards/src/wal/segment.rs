@@ -30,7 +30,7 @@ pub struct Segment {
 
 impl Segment {
     /// What is needed to remove or recycle it.
-    pub(super) fn as_released(&self) -> ReleasedSegment {
+    pub(crate) fn as_released(&self) -> ReleasedSegment {
         ReleasedSegment { path: self.path.clone(), bytes: self.bytes }
     }
 }
