@@ -1,1 +1,4 @@
 //! The server: composition, control plane and everything around the shard engine.
+
+pub mod calendar;
+pub mod config;
