@@ -51,7 +51,9 @@ impl Config {
         };
         check_pins(settings, engine.shard_cores.len())?;
         if engine.limits.record_bytes > engine.limits.message_bytes {
-            return conflict("limits.record_bytes is more than limits.message_bytes: no such record could be sent".into());
+            return conflict(
+                "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
+            );
         }
         Ok(Self { control_cores, auth: authentication(settings)?, engine, loaded })
     }
@@ -257,7 +259,8 @@ mod tests {
 
     #[test]
     fn totals_are_split_and_defaults_shrink_to_fit() {
-        let config = resolve(&[("wal.quota_bytes", "512MiB"), ("buffer.memory_bytes", "64MiB")], &[0, 1, 2]).expect("valid");
+        let config =
+            resolve(&[("wal.quota_bytes", "512MiB"), ("buffer.memory_bytes", "64MiB")], &[0, 1, 2]).expect("valid");
         assert_eq!(config.engine.wal.segment_bytes, 32 << 20);
         assert_eq!(config.engine.wal.quota_bytes, 256 << 20);
         assert_eq!(config.engine.buffer.memory_bytes, 32 << 20);

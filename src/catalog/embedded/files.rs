@@ -99,7 +99,9 @@ fn insert(connection: &Connection, id: StreamId, file: &StoredFile, now: i64) ->
 }
 
 pub(super) fn holds(connection: &Connection, key: &str) -> Result<bool> {
-    connection.query_row("SELECT EXISTS (SELECT 1 FROM files WHERE path = ?1)", [key], |row| row.get(0)).map_err(failure)
+    connection
+        .query_row("SELECT EXISTS (SELECT 1 FROM files WHERE path = ?1)", [key], |row| row.get(0))
+        .map_err(failure)
 }
 
 pub(super) fn within(connection: &Connection, id: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {

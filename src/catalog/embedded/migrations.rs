@@ -6,8 +6,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{CatalogError, Result, connect, failure};
 
-const MIGRATIONS: &[(&str, &str)] =
-    &[("0001_init", include_str!("../../../migrations/sqlite/0001_init.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[("0001_init", include_str!("../../../migrations/sqlite/0001_init.sql"))];
 
 /// What `ttdust migrate` would do or did.
 #[derive(Debug, Clone, PartialEq, Eq)]
