@@ -54,7 +54,6 @@ type Shared = Arc<App>;
 type Answer = Result<Response, Problem>;
 
 /// All routes.
-#[must_use]
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/api/v1/schemas", post(schemas::create).get(schemas::list))

@@ -41,7 +41,7 @@ use crate::{
     query::Queries,
     workers::{Workers, pin},
 };
-use inbox::Inbox;
+use inbox::{Inbox, ShardEnd};
 
 /// Messages of all shards that wait for control.
 const INBOX: usize = 4096;
@@ -114,7 +114,7 @@ struct Server {
     link: ShardLink,
     control: Arc<Control>,
     signals: stop::Signals,
-    ended: mpsc::Receiver<(ShardId, Result<(), String>)>,
+    ended: mpsc::Receiver<ShardEnd>,
     stop_http: watch::Sender<bool>,
     http: JoinHandle<()>,
 }
@@ -240,7 +240,7 @@ impl Server {
     }
 }
 
-fn unasked_end(ended: Option<(ShardId, Result<(), String>)>) -> ServeError {
+fn unasked_end(ended: Option<ShardEnd>) -> ServeError {
     match ended {
         Some((shard, outcome)) => ServeError::Shard(shard, outcome.err().unwrap_or_else(|| "unasked".into())),
         None => system("the inbox of the control plane ended")(io::ErrorKind::BrokenPipe.into()),
@@ -248,7 +248,7 @@ fn unasked_end(ended: Option<(ShardId, Result<(), String>)>) -> ServeError {
 }
 
 /// Drains every shard and waits for all to end.
-async fn drain(link: &ShardLink, ended: &mut mpsc::Receiver<(ShardId, Result<(), String>)>) -> Result<(), ServeError> {
+async fn drain(link: &ShardLink, ended: &mut mpsc::Receiver<ShardEnd>) -> Result<(), ServeError> {
     let tell = link.shards().map(|shard| link.deliver(shard, ttdust_shards::message::ToShard::Drain));
     // A shard that is gone already has reported its end.
     let _ = futures_util::future::join_all(tell).await;

@@ -13,21 +13,20 @@ use crate::{flush::Flusher, link::ShardLink, query::Queries};
 /// Each shard reports its end once.
 const ENDS: usize = 1024;
 
+/// A shard that ended, and how.
+pub(super) type ShardEnd = (ShardId, Result<(), String>);
+
 /// Hands messages out.
 pub(super) struct Inbox {
     link: ShardLink,
     flusher: Flusher,
     queries: Arc<Queries>,
-    ended: mpsc::Sender<(ShardId, Result<(), String>)>,
+    ended: mpsc::Sender<ShardEnd>,
 }
 
 impl Inbox {
     /// With the line on which it reports shards that ended.
-    pub(super) fn new(
-        link: ShardLink,
-        flusher: Flusher,
-        queries: Arc<Queries>,
-    ) -> (Self, mpsc::Receiver<(ShardId, Result<(), String>)>) {
+    pub(super) fn new(link: ShardLink, flusher: Flusher, queries: Arc<Queries>) -> (Self, mpsc::Receiver<ShardEnd>) {
         let (ended, reports) = mpsc::channel(ENDS);
         (Self { link, flusher, queries, ended }, reports)
     }
