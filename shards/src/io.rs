@@ -3,6 +3,7 @@
 
 pub mod real;
 pub mod sim;
+pub mod uring;
 
 use std::{
     fmt, io,
