@@ -1,1 +1,18 @@
 //! The server: composition, control plane and everything around the shard engine.
+
+pub mod access;
+pub mod calendar;
+pub mod catalog;
+pub mod config;
+pub mod control;
+pub mod data_dir;
+pub mod flush;
+pub mod http;
+pub mod link;
+pub mod metrics;
+pub mod objects;
+pub mod publish;
+pub mod query;
+pub mod serve;
+pub mod telemetry;
+pub mod workers;

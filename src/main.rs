@@ -1,3 +1,167 @@
-//! The `ttdust` program.
+//! The `ttdust` program: reads the command line and hands over.
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use ttdust::{
+    catalog::{migrate, migration_plan},
+    config::{self, Config, ConfigError, Loaded, Sources},
+    data_dir::DataDir,
+    metrics, serve, telemetry,
+};
+
+/// Real-time ingestion of JSON records: validated, durable, queryable.
+#[derive(Parser)]
+#[command(name = "ttdust", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Write the addresses to this file, as JSON, once the server is ready.
+        #[arg(long, value_name = "PATH")]
+        port_file: Option<PathBuf>,
+    },
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Bring the catalog to this version. `serve` does it too.
+    Migrate {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// What `/metrics` shows.
+    Metrics {
+        #[command(subcommand)]
+        command: MetricsCommand,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Check file, environment and flags against each other and this machine.
+    Check(ConfigArgs),
+    /// Print what is in force and where each value comes from.
+    Show(ConfigArgs),
+    /// Print all settings as a Markdown table.
+    Reference,
+}
+
+#[derive(Subcommand)]
+enum MetricsCommand {
+    /// Print all metrics as a Markdown table.
+    Reference,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The TOML file.
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Where REST listens.
+    #[arg(long, value_name = "ADDRESS")]
+    bind_address: Option<String>,
+    /// Where gRPC listens.
+    #[arg(long, value_name = "ADDRESS")]
+    grpc_address: Option<String>,
+    /// Holds the log, the catalog and the objects.
+    #[arg(long, value_name = "PATH")]
+    data_dir: Option<String>,
+    /// error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// json or text.
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Allow authentication off on an address that is no loopback one.
+    #[arg(long)]
+    allow_open: bool,
+    /// Any setting, by its key in the file; may be given again.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("want KEY=VALUE, such as wal.quota_bytes=1GiB")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl ConfigArgs {
+    fn load(self) -> Result<Loaded, ConfigError> {
+        let mut flags = self.set;
+        let named = [
+            ("bind_address", self.bind_address),
+            ("grpc_address", self.grpc_address),
+            ("data_dir", self.data_dir),
+            ("log.level", self.log_level),
+            ("log.format", self.log_format),
+            ("allow_open", self.allow_open.then(|| "true".into())),
+        ];
+        flags.extend(named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
+        config::load(&Sources::of_process(self.config, flags))
+    }
+
+    fn resolve(self) -> Result<Config, ConfigError> {
+        Config::resolve(self.load()?, &config::usable_cores()?)
+    }
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ttdust: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Serve { config, port_file } => {
+            let config = config.resolve()?;
+            telemetry::start(config.settings());
+            serve::serve(config, port_file.as_deref())?;
+        }
+        Command::Config { command: ConfigCommand::Check(config) } => {
+            let config = config.resolve()?;
+            println!(
+                "ok: control on cores {:?}, shards on cores {:?}, authentication {:?}",
+                config.control_cores,
+                config.engine.shard_cores.iter().flatten().collect::<Vec<_>>(),
+                config.auth
+            );
+        }
+        Command::Config { command: ConfigCommand::Show(config) } => print!("{}", config::show(&config.load()?)),
+        Command::Config { command: ConfigCommand::Reference } => print!("{}", config::reference()),
+        Command::Metrics { command: MetricsCommand::Reference } => print!("{}", metrics::reference()),
+        Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
+    }
+    Ok(())
+}
+
+fn migrate_catalog(config: &Config, dry_run: bool) -> Outcome {
+    let path = config.catalog_path();
+    let plan = if dry_run {
+        migration_plan(&path)?
+    } else {
+        let _locked = DataDir::lock(&config.settings().data_dir)?;
+        migrate(&path)?
+    };
+    let done = if dry_run { "would run" } else { "ran" };
+    println!("{}: version {} of {}; {done} {:?}", path.display(), plan.from, plan.to, plan.steps);
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The whole configuration: read once from file, environment and flags, resolved once, then passed down as plain values.
+//!
+//! Every setting is a row of one table ([`SETTINGS`]): the parser, `config reference`, `config show` and `GET /api/v1/config`
+//! all go by it. Precedence: flag over environment over file over default. A variable's name is `TTDUST_` and the key in
+//! upper case with `_` for `.`. What is unknown is an error; nothing is silently ignored. This is the only module that reads
+//! the environment.
+
+mod near;
+mod parse;
+mod reference;
+mod resolve;
+mod settings;
+
+use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+
+pub use reference::{reference, show};
+pub use resolve::{AuthMode, Config, usable_cores};
+pub use settings::{AuthChoice, LogFormat, Pin, SETTINGS, Setting, Settings};
+
+/// Where a setting's value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Built in.
+    Default,
+    /// The file given with `--config`.
+    File,
+    /// A `TTDUST_*` variable.
+    Environment,
+    /// The command line.
+    Flag,
+}
+
+impl Origin {
+    /// As text, for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::Environment => "environment",
+            Self::Flag => "flag",
+        }
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read or is no TOML.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No such setting.
+    #[error("{origin} sets {name}, which is no setting{near}; `ttdust config reference` lists them all")]
+    Unknown {
+        /// Where it is set.
+        origin: &'static str,
+        /// The key or variable.
+        name: String,
+        /// `; did you mean a or b?`, or nothing.
+        near: String,
+    },
+    /// A setting of a part that this version does not have.
+    #[error("{name} is set, but {part} is not available in this version: unset it")]
+    NotAvailable {
+        /// The key or variable.
+        name: String,
+        /// The part.
+        part: &'static str,
+    },
+    /// A value that cannot be used.
+    #[error("{name} = {value:?} (from {origin}): {reason}")]
+    Value {
+        /// The key or variable.
+        name: String,
+        /// Its value.
+        value: String,
+        /// Where it is set.
+        origin: &'static str,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Values that do not go together.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// Everything that settings are read from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The TOML file.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Key and value of each flag, in order; the last wins.
+    pub flags: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The process's environment, with this file and these flags.
+    #[must_use]
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+        Self { file, environment: std::env::vars_os().collect(), flags }
+    }
+}
+
+/// The settings with where each comes from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values, parsed.
+    pub settings: Settings,
+    /// Text and origin of each row of [`SETTINGS`], in its order.
+    pub values: Vec<(String, Origin)>,
+}
+
+impl Loaded {
+    /// Whether someone set `key`, rather than leaving it to its default.
+    #[must_use]
+    pub fn is_set(&self, key: &str) -> bool {
+        let at = SETTINGS.iter().position(|s| s.key == key).expect("callers name keys of the table");
+        self.values[at].1 != Origin::Default
+    }
+}
+
+/// Reads all sources.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let mut chosen: BTreeMap<&'static str, (String, Origin, String)> = BTreeMap::new();
+    for (key, value) in file_entries(sources)? {
+        let setting = by_key(&key, "the file")?;
+        chosen.insert(setting.key, (value, Origin::File, key));
+    }
+    for (variable, value) in environment_entries(sources)? {
+        let setting = by_variable(&variable)?;
+        chosen.insert(setting.key, (value, Origin::Environment, variable));
+    }
+    for (key, value) in &sources.flags {
+        let setting = by_key(key, "a flag")?;
+        chosen.insert(setting.key, (value.clone(), Origin::Flag, key.clone()));
+    }
+    let mut settings = Settings::blank();
+    let mut values = Vec::with_capacity(SETTINGS.len());
+    for setting in SETTINGS {
+        let (value, origin, name) =
+            chosen.remove(setting.key).unwrap_or_else(|| (setting.default.into(), Origin::Default, setting.key.into()));
+        (setting.set)(&mut settings, &value).map_err(|reason| ConfigError::Value {
+            name,
+            value: value.clone(),
+            origin: origin.name(),
+            reason,
+        })?;
+        values.push((value, origin));
+    }
+    Ok(Loaded { settings, values })
+}
+
+fn file_entries(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {
+    let Some(path) = &sources.file else {
+        return Ok(Vec::new());
+    };
+    let error = |reason: String| ConfigError::File { path: path.clone(), reason };
+    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    let table = text.parse::<toml::Table>().map_err(|e| error(e.to_string()))?;
+    parse::flatten(&table).map_err(error)
+}
+
+fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut entries = Vec::new();
+    for (name, value) in &sources.environment {
+        let name = name.to_string_lossy();
+        if name == "OTEL_EXPORTER_OTLP_ENDPOINT" && !value.is_empty() {
+            return Err(ConfigError::NotAvailable { name: name.into_owned(), part: "trace export (OTLP)" });
+        }
+        if !name.starts_with("TTDUST_") {
+            continue;
+        }
+        let text = value.to_str().ok_or_else(|| ConfigError::Value {
+            name: name.to_string(),
+            value: value.to_string_lossy().into_owned(),
+            origin: Origin::Environment.name(),
+            reason: "not UTF-8".into(),
+        })?;
+        entries.push((name.into_owned(), text.to_owned()));
+    }
+    // The environment has no order of its own: the same mistakes must give the same message.
+    entries.sort();
+    Ok(entries)
+}
+
+fn by_key(key: &str, origin: &'static str) -> Result<&'static Setting, ConfigError> {
+    if let Some(setting) = SETTINGS.iter().find(|s| s.key == key) {
+        return Ok(setting);
+    }
+    if let Some(part) = settings::later_part(&settings::variable_of(key)) {
+        return Err(ConfigError::NotAvailable { name: key.into(), part });
+    }
+    let near = near::suggestion(key, SETTINGS.iter().map(|s| s.key.to_owned()));
+    Err(ConfigError::Unknown { origin, name: key.into(), near })
+}
+
+fn by_variable(variable: &str) -> Result<&'static Setting, ConfigError> {
+    if let Some(setting) = SETTINGS.iter().find(|s| s.variable() == variable) {
+        return Ok(setting);
+    }
+    if let Some(part) = settings::later_part(variable) {
+        return Err(ConfigError::NotAvailable { name: variable.into(), part });
+    }
+    let near = near::suggestion(variable, SETTINGS.iter().map(Setting::variable));
+    Err(ConfigError::Unknown { origin: "the environment", name: variable.into(), near })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("ttdust.toml");
+        std::fs::write(&path, file).expect("a file in it");
+        load(&Sources {
+            file: Some(path),
+            environment: environment.iter().map(|(n, v)| (n.into(), v.into())).collect(),
+            flags: flags.iter().map(|&(n, v)| (n.into(), v.into())).collect(),
+        })
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file_beats_default() {
+        let file = "bind_address = \"127.0.0.1:1\"\ngrpc_address = \"127.0.0.1:1\"\n[log]\nlevel = \"warn\"\n";
+        let environment = [("TTDUST_BIND_ADDRESS", "127.0.0.1:2"), ("TTDUST_GRPC_ADDRESS", "127.0.0.1:2")];
+        let loaded = from(file, &environment, &[("bind_address", "127.0.0.1:3")]).expect("valid");
+        assert_eq!(loaded.settings.bind_address.port(), 3);
+        assert_eq!(loaded.settings.grpc_address.port(), 2);
+        assert_eq!(loaded.settings.log_level, "warn");
+        assert_eq!(loaded.settings.shutdown_timeout.as_secs(), 30);
+        assert!(loaded.is_set("log.level") && !loaded.is_set("data_dir"));
+    }
+
+    #[test]
+    fn every_default_is_valid_and_every_variable_is_unique() {
+        let loaded = load(&Sources::default()).expect("defaults");
+        assert_eq!(loaded.values.len(), SETTINGS.len());
+        let mut variables: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
+        variables.sort();
+        variables.dedup();
+        assert_eq!(variables.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn tables_arrays_and_sizes_are_read_from_a_file() {
+        let file = "[control]\ncores = [0]\n[shards]\ncores = [1, 2]\nio = \"epoll\"\n[[shards.pin]]\nstream = \"clicks\"\n\
+                    shard = 1\n[wal]\nquota_bytes = \"64MiB\"\nsegment_bytes = 4194304\n";
+        let settings = from(file, &[], &[]).expect("valid").settings;
+        assert_eq!(settings.control_cores, [0]);
+        assert_eq!(settings.shard_cores, [1, 2]);
+        assert_eq!(settings.pins, [Pin { stream: "clicks".into(), shard: 1 }]);
+        assert_eq!((settings.wal_quota_bytes, settings.wal_segment_bytes), (64 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn the_unknown_is_refused_with_near_names() {
+        let error = from("bind_adress = \"x\"", &[], &[]).expect_err("unknown").to_string();
+        assert!(error.contains("bind_address"), "{error}");
+        let error = from("", &[("TTDUST_WAL_DIRECTRY", "/x")], &[]).expect_err("unknown").to_string();
+        assert!(error.contains("TTDUST_WAL_DIRECTORY"), "{error}");
+        let error = from("[wal]\nzzz = 1", &[], &[]).expect_err("unknown").to_string();
+        assert!(error.contains("wal.zzz") && !error.contains("did you mean"), "{error}");
+        assert!(matches!(from("", &[], &[("nope", "1")]), Err(ConfigError::Unknown { .. })));
+    }
+
+    #[test]
+    fn settings_of_later_parts_are_refused_by_name() {
+        for name in ["TTDUST_PG_HOST", "TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT", "TTDUST_JWT_PUBLIC_KEY_PATH"] {
+            assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
+        }
+        let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];
+        assert!(matches!(from("", &otel, &[]), Err(ConfigError::NotAvailable { .. })));
+        assert!(matches!(from("[pg]\nhost = \"db\"", &[], &[]), Err(ConfigError::NotAvailable { .. })));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_place_and_what_is_wanted() {
+        let error = from("[wal]\nquota_bytes = \"64 parsecs\"", &[], &[]).expect_err("bad").to_string();
+        assert!(error.contains("wal.quota_bytes") && error.contains("MiB"), "{error}");
+        assert!(matches!(from("[[shards.pin]]\nstream = \"a\"", &[], &[]), Err(ConfigError::File { .. })));
+        assert!(matches!(from("a = 2026-01-01", &[], &[]), Err(ConfigError::File { .. })));
+    }
+}

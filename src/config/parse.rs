@@ -1,0 +1,170 @@
+//! Text → values. Every source gives text, so that a value means the same in a file, a variable and a flag.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use toml::{Table, Value};
+
+use super::settings::Pin;
+
+/// The settings of a file as dotted keys with text values.
+pub(super) fn flatten(table: &Table) -> Result<Vec<(String, String)>, String> {
+    let mut entries = Vec::new();
+    flatten_into(&mut entries, "", table)?;
+    Ok(entries)
+}
+
+// Recursion is bounded by the TOML parser's own limit on nesting.
+fn flatten_into(entries: &mut Vec<(String, String)>, prefix: &str, table: &Table) -> Result<(), String> {
+    for (name, value) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match value {
+            Value::Table(inner) => flatten_into(entries, &key, inner)?,
+            value => {
+                let text = text_of(&key, value)?;
+                entries.push((key, text));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn text_of(key: &str, value: &Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text.clone()),
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Boolean(flag) => Ok(flag.to_string()),
+        Value::Array(items) => {
+            let items: Result<Vec<_>, _> = items.iter().map(|item| item_text(key, item)).collect();
+            Ok(items?.join(","))
+        }
+        _ => Err(format!("{key}: a text, an integer, true or false is wanted here")),
+    }
+}
+
+fn item_text(key: &str, item: &Value) -> Result<String, String> {
+    match item {
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Table(pin) => match (pin.get("stream"), pin.get("shard"), pin.len()) {
+            (Some(Value::String(stream)), Some(Value::Integer(shard)), 2) => Ok(format!("{stream}={shard}")),
+            _ => Err(format!("{key}: an entry is {{ stream = \"name or id\", shard = number }} and no more")),
+        },
+        _ => Err(format!("{key}: the entries are integers")),
+    }
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "want an IP address and a port, such as 0.0.0.0:8080 or [::1]:8080".into())
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() { Err("want a path".into()) } else { Ok(text.into()) }
+}
+
+pub(super) fn path_or_none(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+pub(super) fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err("want true or false".into()),
+    }
+}
+
+/// A whole number from `least` to `most`.
+pub(super) fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
+    text: &str,
+    least: T,
+    most: T,
+) -> Result<T, String> {
+    let wanted = || format!("want a whole number from {least} to {most}");
+    let number = text.parse().map_err(|_| wanted())?;
+    if number < least || number > most { Err(wanted()) } else { Ok(number) }
+}
+
+/// Bytes: an integer, or one with KiB, MiB, GiB or TiB.
+pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let wanted = || format!("want bytes from {least} to {most}: an integer, or one with KiB, MiB, GiB or TiB");
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (digits, shift) =
+        units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end(), *shift))).unwrap_or((text, 0));
+    let number: u64 = digits.parse().map_err(|_| wanted())?;
+    let total = number.checked_mul(1 << shift).ok_or_else(wanted)?;
+    if total < least || total > most { Err(wanted()) } else { Ok(total) }
+}
+
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    number(text, 1, 3600).map(Duration::from_secs).map_err(|e| format!("{e} (seconds)"))
+}
+
+/// Core numbers separated by commas; ranges as `2-5`.
+pub(super) fn cores(text: &str) -> Result<Vec<usize>, String> {
+    let wanted = || "want core numbers separated by commas, such as 1,2,3 or 1-3".to_string();
+    let mut cores = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.parse().map_err(|_| wanted())?;
+        let last: usize = last.parse().map_err(|_| wanted())?;
+        if first > last || last >= 1024 {
+            return Err(wanted());
+        }
+        cores.extend(first..=last);
+    }
+    Ok(cores)
+}
+
+/// `name=shard` pairs separated by commas.
+pub(super) fn pins(text: &str) -> Result<Vec<Pin>, String> {
+    let wanted = || "want stream=shard pairs separated by commas, such as clicks=2,orders=1".to_string();
+    let mut pins = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (stream, shard) = part.split_once('=').ok_or_else(wanted)?;
+        let pin = Pin { stream: stream.trim().to_owned(), shard: shard.trim().parse().map_err(|_| wanted())? };
+        if pins.iter().any(|other: &Pin| other.stream == pin.stream) {
+            return Err(format!("{} is pinned twice", pin.stream));
+        }
+        pins.push(pin);
+    }
+    Ok(pins)
+}
+
+/// One of `choices`, by name.
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        format!("want one of {}", names.join(", "))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_take_binary_units_and_refuse_overflow() {
+        assert_eq!(bytes("64MiB", 0, u64::MAX), Ok(64 << 20));
+        assert_eq!(bytes("2 GiB", 0, u64::MAX), Ok(2 << 30));
+        assert_eq!(bytes("4096", 0, u64::MAX), Ok(4096));
+        for text in ["", "-1", "MiB", "1MB", "99999999999TiB", "1.5GiB"] {
+            assert!(bytes(text, 0, u64::MAX).is_err(), "{text}");
+        }
+        assert!(bytes("1KiB", 2048, 4096).is_err());
+    }
+
+    #[test]
+    fn cores_take_lists_and_ranges() {
+        assert_eq!(cores("0, 2-4,7"), Ok(vec![0, 2, 3, 4, 7]));
+        assert_eq!(cores(""), Ok(vec![]));
+        for text in ["x", "3-1", "1-", "4096", "0-99999999999"] {
+            assert!(cores(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stream_pinned_twice_is_refused() {
+        assert!(pins("a=1,b=2").is_ok());
+        assert!(pins("a=1,a=2").is_err());
+        assert!(pins("a").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+//! The settings as text for people: the reference, and what is in force.
+
+use std::fmt::Write;
+
+use super::{Loaded, SETTINGS};
+
+/// All settings as a Markdown table.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("| key | variable | default | meaning |\n|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{}` | `{}` | {default} | {} |", setting.key, setting.variable(), setting.meaning);
+    }
+    text
+}
+
+/// What is in force and where it comes from, one setting a line, as TOML that gives the same again.
+#[must_use]
+pub fn show(loaded: &Loaded) -> String {
+    let mut text = String::new();
+    for (setting, (value, origin)) in SETTINGS.iter().zip(&loaded.values) {
+        let value = toml::Value::String(value.clone());
+        let _ = writeln!(text, "{} = {value}  # {}", setting.key, origin.name());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    #[test]
+    fn the_reference_names_every_setting() {
+        let text = reference();
+        assert_eq!(text.lines().count(), SETTINGS.len() + 2);
+        assert!(text.contains("| `wal.quota_bytes` | `TTDUST_WAL_QUOTA_BYTES` | `6GiB` |"), "{text}");
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back() {
+        let flags = vec![("shards.pin".to_owned(), "clicks=0,orders=1".to_owned())];
+        let loaded = load(&Sources { flags, ..Sources::default() }).expect("valid");
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let file = dir.path().join("shown.toml");
+        std::fs::write(&file, show(&loaded)).expect("a file in it");
+        let again = load(&Sources { file: Some(file), ..Sources::default() }).expect("valid");
+        assert_eq!(format!("{:?}", again.settings), format!("{:?}", loaded.settings));
+    }
+}

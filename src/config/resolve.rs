@@ -1,0 +1,290 @@
+//! Settings → what the parts are told: cores, shares of the totals, authentication. Each check says what to change.
+
+use std::path::PathBuf;
+
+use rustix::thread::{CpuSet, sched_getaffinity};
+use ttdust_shards::config::{BufferConfig, EngineConfig, WalConfig};
+
+use super::{AuthChoice, ConfigError, Loaded, Settings};
+
+/// Who may call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthMode {
+    /// Anyone.
+    Off,
+    /// Holders of an API key.
+    Keys,
+}
+
+/// The configuration that the server runs on.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The settings and their origins.
+    pub loaded: Loaded,
+    /// The cores of the control plane.
+    pub control_cores: Vec<usize>,
+    /// Who may call.
+    pub auth: AuthMode,
+    /// What the shards are told.
+    pub engine: EngineConfig,
+}
+
+impl Config {
+    /// Resolves settings for a process that may run on `usable` cores.
+    ///
+    /// # Errors
+    /// The settings do not go together, or not with the machine.
+    pub fn resolve(loaded: Loaded, usable: &[usize]) -> Result<Self, ConfigError> {
+        let settings = &loaded.settings;
+        let (control_cores, shard_cores) = place(settings, usable)?;
+        let engine = EngineConfig {
+            grpc_address: settings.grpc_address,
+            io: settings.shard_io,
+            wal_dir: settings.wal_directory.clone().unwrap_or_else(|| settings.data_dir.join("wal")),
+            staging_dir: settings.data_dir.join("staging"),
+            limits: settings.shard_limits(),
+            wal: wal_share(&loaded, shard_cores.len() as u64)?,
+            buffer: buffer_share(&loaded, shard_cores.len() as u64)?,
+            dedup_keys_max: (settings.dedup_keys_max / shard_cores.len() as u64) as usize,
+            dedup_window: settings.dedup_window,
+            shard_cores: shard_cores.into_iter().map(Some).collect(),
+        };
+        check_pins(settings, engine.shard_cores.len())?;
+        if engine.limits.record_bytes > engine.limits.message_bytes {
+            return conflict(
+                "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
+            );
+        }
+        Ok(Self { control_cores, auth: authentication(settings)?, engine, loaded })
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.loaded.settings
+    }
+
+    /// The catalog's file.
+    #[must_use]
+    pub fn catalog_path(&self) -> PathBuf {
+        self.settings().data_dir.join("catalog.sqlite")
+    }
+
+    /// The directory of the local objects.
+    #[must_use]
+    pub fn objects_dir(&self) -> PathBuf {
+        self.settings().data_dir.join("objects")
+    }
+}
+
+fn conflict<T>(message: String) -> Result<T, ConfigError> {
+    Err(ConfigError::Conflict(message))
+}
+
+/// The cores that this process may run on (its cpuset and affinity), in order.
+///
+/// # Errors
+/// The system does not tell.
+pub fn usable_cores() -> Result<Vec<usize>, ConfigError> {
+    let set = sched_getaffinity(None)
+        .map_err(|e| ConfigError::Conflict(format!("cannot read which cores this process may use: {e}")))?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
+}
+
+/// The cores of control, and the core of each shard.
+fn place(settings: &Settings, usable: &[usize]) -> Result<(Vec<usize>, Vec<usize>), ConfigError> {
+    assert!(!usable.is_empty(), "a running process has a core");
+    check_cores("control.cores", &settings.control_cores, usable)?;
+    check_cores("shards.cores", &settings.shard_cores, usable)?;
+    let control = match settings.control_cores.as_slice() {
+        [] => vec![default_control(settings, usable)],
+        cores => cores.to_vec(),
+    };
+    let count = usize::from(settings.shard_count);
+    if !settings.shard_cores.is_empty() {
+        if count != 0 && count != settings.shard_cores.len() {
+            return conflict(format!(
+                "shards.count = {count} and shards.cores names {}: set one of them",
+                settings.shard_cores.len()
+            ));
+        }
+        return Ok((control, settings.shard_cores.clone()));
+    }
+    let mut free: Vec<_> = usable.iter().copied().filter(|core| !control.contains(core)).collect();
+    if free.is_empty() {
+        free = usable.to_vec();
+        free.truncate(1);
+    }
+    let wanted = if count == 0 { free.len().min(256) } else { count };
+    Ok((control, free.into_iter().cycle().take(wanted).collect()))
+}
+
+/// The first usable core that is given to no shard, or else the first.
+fn default_control(settings: &Settings, usable: &[usize]) -> usize {
+    usable.iter().copied().find(|core| !settings.shard_cores.contains(core)).unwrap_or(usable[0])
+}
+
+fn check_cores(key: &str, cores: &[usize], usable: &[usize]) -> Result<(), ConfigError> {
+    for (at, core) in cores.iter().enumerate() {
+        if !usable.contains(core) {
+            return conflict(format!("{key} names core {core}, but this process may only use cores {usable:?}"));
+        }
+        if cores[..at].contains(core) {
+            return conflict(format!("{key} names core {core} twice"));
+        }
+    }
+    Ok(())
+}
+
+fn check_pins(settings: &Settings, shards: usize) -> Result<(), ConfigError> {
+    match settings.pins.iter().find(|pin| usize::from(pin.shard) >= shards) {
+        None => Ok(()),
+        Some(pin) => conflict(format!(
+            "shards.pin puts {} on shard {}, but there are only shards 0 to {}",
+            pin.stream,
+            pin.shard,
+            shards - 1
+        )),
+    }
+}
+
+/// A shard's share of the log. It must hold some segments, and a segment must hold the largest request.
+fn wal_share(loaded: &Loaded, shards: u64) -> Result<WalConfig, ConfigError> {
+    /// Two being prepared, one being filled, one being released.
+    const SEGMENTS_MIN: u64 = 4;
+    const BLOCK: u64 = 4096;
+    let settings = &loaded.settings;
+    let share = settings.wal_quota_bytes / shards;
+    let segment = if loaded.is_set("wal.segment_bytes") {
+        settings.wal_segment_bytes
+    } else {
+        settings.wal_segment_bytes.min(share / 8 / BLOCK * BLOCK)
+    };
+    if !segment.is_multiple_of(BLOCK) {
+        return conflict(format!("wal.segment_bytes = {segment} is no multiple of {BLOCK}"));
+    }
+    let least = settings.limit_message_bytes + settings.wal_frame_bytes + (64 << 10);
+    if segment < least {
+        return conflict(format!(
+            "a log segment of {segment} bytes cannot hold the largest request and frame ({least} bytes): raise \
+             wal.segment_bytes or wal.quota_bytes, or lower limits.message_bytes or wal.frame_bytes"
+        ));
+    }
+    if share / segment < SEGMENTS_MIN {
+        return conflict(format!(
+            "wal.quota_bytes gives each of {shards} shards {share} bytes, less than {SEGMENTS_MIN} segments of {segment}: \
+             raise it, or lower wal.segment_bytes"
+        ));
+    }
+    Ok(WalConfig {
+        segment_bytes: segment,
+        quota_bytes: share / segment * segment,
+        frame_bytes: settings.wal_frame_bytes as usize,
+        ..WalConfig::default()
+    })
+}
+
+/// A shard's share of the row buffer: a stream must be able to freeze and fill on while it is flushed.
+fn buffer_share(loaded: &Loaded, shards: u64) -> Result<BufferConfig, ConfigError> {
+    let settings = &loaded.settings;
+    let memory = settings.buffer_memory_bytes / shards;
+    let freeze = if loaded.is_set("buffer.freeze_bytes") {
+        settings.buffer_freeze_bytes
+    } else {
+        settings.buffer_freeze_bytes.min(memory / 4)
+    };
+    if freeze > memory / 2 {
+        return conflict(format!(
+            "buffer.memory_bytes gives each of {shards} shards {memory} bytes, less than twice buffer.freeze_bytes \
+             ({freeze}): raise the one or lower the other"
+        ));
+    }
+    Ok(BufferConfig {
+        memory_bytes: memory as usize,
+        freeze_bytes: freeze as usize,
+        freeze_age: settings.buffer_flush_interval,
+    })
+}
+
+fn authentication(settings: &Settings) -> Result<AuthMode, ConfigError> {
+    let open = [settings.bind_address, settings.grpc_address].into_iter().find(|a| !a.ip().is_loopback());
+    match (settings.auth_mode, open) {
+        (AuthChoice::Keys, _) | (AuthChoice::Auto, Some(_)) => Ok(AuthMode::Keys),
+        (AuthChoice::Off, Some(address)) if !settings.allow_open => conflict(format!(
+            "auth.mode = off would let anyone in who can reach {address}: bind to 127.0.0.1, set auth.mode = keys, or \
+             say --allow-open"
+        )),
+        (AuthChoice::Off | AuthChoice::Auto, _) => Ok(AuthMode::Off),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Sources, load};
+
+    fn resolve(flags: &[(&str, &str)], usable: &[usize]) -> Result<Config, ConfigError> {
+        let flags = flags.iter().map(|&(k, v)| (k.to_owned(), v.to_owned())).collect();
+        Config::resolve(load(&Sources { flags, ..Sources::default() })?, usable)
+    }
+
+    fn shard_cores(config: &Config) -> Vec<usize> {
+        config.engine.shard_cores.iter().flatten().copied().collect()
+    }
+
+    #[test]
+    fn the_first_core_is_control_and_each_other_a_shard() {
+        let config = resolve(&[], &[0, 1, 2, 3]).expect("valid");
+        assert_eq!((config.control_cores.clone(), shard_cores(&config)), (vec![0], vec![1, 2, 3]));
+        let config = resolve(&[], &[5]).expect("valid");
+        assert_eq!((config.control_cores.clone(), shard_cores(&config)), (vec![5], vec![5]));
+        let config = resolve(&[("shards.cores", "0")], &[0, 1]).expect("valid");
+        assert_eq!((config.control_cores.clone(), shard_cores(&config)), (vec![1], vec![0]));
+        let config = resolve(&[("shards.count", "3")], &[0, 1, 2]).expect("valid");
+        assert_eq!(shard_cores(&config), [1, 2, 1]);
+    }
+
+    #[test]
+    fn cores_outside_the_cpuset_twice_or_at_odds_are_refused() {
+        for flags in [
+            &[("shards.cores", "7")][..],
+            &[("control.cores", "7")],
+            &[("shards.cores", "1,1")],
+            &[("shards.cores", "1"), ("shards.count", "2")],
+            &[("shards.pin", "clicks=1")],
+        ] {
+            assert!(matches!(resolve(flags, &[0, 1]), Err(ConfigError::Conflict(_))), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn totals_are_split_and_defaults_shrink_to_fit() {
+        let config =
+            resolve(&[("wal.quota_bytes", "512MiB"), ("buffer.memory_bytes", "64MiB")], &[0, 1, 2]).expect("valid");
+        assert_eq!(config.engine.wal.segment_bytes, 32 << 20);
+        assert_eq!(config.engine.wal.quota_bytes, 256 << 20);
+        assert_eq!(config.engine.buffer.memory_bytes, 32 << 20);
+        assert_eq!(config.engine.buffer.freeze_bytes, 8 << 20);
+        for flags in [
+            &[("wal.quota_bytes", "16MiB")][..],
+            &[("wal.quota_bytes", "256MiB"), ("wal.segment_bytes", "128MiB")],
+            &[("wal.segment_bytes", "100000000")],
+            &[("buffer.memory_bytes", "8MiB"), ("buffer.freeze_bytes", "8MiB")],
+            &[("limits.record_bytes", "8MiB")],
+        ] {
+            assert!(matches!(resolve(flags, &[0, 1]), Err(ConfigError::Conflict(_))), "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn authentication_is_off_only_on_loopback_or_by_demand() {
+        let loopback = [("bind_address", "127.0.0.1:0"), ("grpc_address", "[::1]:0")];
+        let auth = |flags: &[(&str, &str)]| resolve(flags, &[0]).map(|config| config.auth);
+        assert_eq!(auth(&loopback), Ok(AuthMode::Off));
+        assert_eq!(auth(&[]), Ok(AuthMode::Keys));
+        assert_eq!(auth(&loopback[..1]), Ok(AuthMode::Keys));
+        assert!(auth(&[("auth.mode", "off")]).is_err());
+        assert_eq!(auth(&[("auth.mode", "off"), ("allow_open", "true")]), Ok(AuthMode::Off));
+        assert_eq!(auth(&[loopback[0], loopback[1], ("auth.mode", "keys")]), Ok(AuthMode::Keys));
+    }
+}

@@ -1,0 +1,236 @@
+//! The table of all settings.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ttdust_shards::config::IoChoice;
+
+use super::parse;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What was asked of authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuthChoice {
+    /// Off where both addresses are loopback ones, keys otherwise.
+    Auto,
+    /// Off.
+    Off,
+    /// API keys.
+    Keys,
+}
+
+/// A stream that is kept on a shard of choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The stream's name or id.
+    pub stream: String,
+    /// The shard.
+    pub shard: u16,
+}
+
+/// Every setting, parsed but not yet checked against the others.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // Each field is the row of the table with its name.
+pub struct Settings {
+    pub bind_address: SocketAddr,
+    pub grpc_address: SocketAddr,
+    pub data_dir: PathBuf,
+    pub shutdown_timeout: Duration,
+    pub allow_open: bool,
+    pub log_level: String,
+    pub log_format: LogFormat,
+    pub auth_mode: AuthChoice,
+    pub control_cores: Vec<usize>,
+    pub shard_cores: Vec<usize>,
+    pub shard_count: u16,
+    pub shard_io: IoChoice,
+    pub pins: Vec<Pin>,
+    pub wal_directory: Option<PathBuf>,
+    pub wal_segment_bytes: u64,
+    pub wal_quota_bytes: u64,
+    pub wal_frame_bytes: u64,
+    pub buffer_memory_bytes: u64,
+    pub buffer_freeze_bytes: u64,
+    pub buffer_flush_interval: Duration,
+    pub dedup_keys_max: u64,
+    pub dedup_window: Duration,
+    pub limit_message_bytes: u64,
+    pub limit_record_bytes: u64,
+    pub limit_records_per_request: usize,
+    pub limit_key_bytes: u64,
+    pub limit_metadata_bytes: u64,
+    pub limit_connections: usize,
+    pub limit_requests_in_flight: usize,
+    pub limit_http_body_bytes: u64,
+    pub limit_http_connections: usize,
+    pub query_workers: usize,
+    pub query_queue: usize,
+}
+
+impl Settings {
+    /// Values that [`super::load`] overwrites one and all: the table has a default for each.
+    pub(super) fn blank() -> Self {
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self {
+            bind_address: address,
+            grpc_address: address,
+            data_dir: PathBuf::new(),
+            shutdown_timeout: Duration::ZERO,
+            allow_open: false,
+            log_level: String::new(),
+            log_format: LogFormat::Json,
+            auth_mode: AuthChoice::Auto,
+            control_cores: Vec::new(),
+            shard_cores: Vec::new(),
+            shard_count: 0,
+            shard_io: IoChoice::Auto,
+            pins: Vec::new(),
+            wal_directory: None,
+            wal_segment_bytes: 0,
+            wal_quota_bytes: 0,
+            wal_frame_bytes: 0,
+            buffer_memory_bytes: 0,
+            buffer_freeze_bytes: 0,
+            buffer_flush_interval: Duration::ZERO,
+            dedup_keys_max: 0,
+            dedup_window: Duration::ZERO,
+            limit_message_bytes: 0,
+            limit_record_bytes: 0,
+            limit_records_per_request: 0,
+            limit_key_bytes: 0,
+            limit_metadata_bytes: 0,
+            limit_connections: 0,
+            limit_requests_in_flight: 0,
+            limit_http_body_bytes: 0,
+            limit_http_connections: 0,
+            query_workers: 0,
+            query_queue: 0,
+        }
+    }
+}
+
+/// A row of the table.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its dotted key in the file.
+    pub key: &'static str,
+    /// The text that its default is written as; empty: none, or worked out at start.
+    pub default: &'static str,
+    /// What it means, in one line.
+    pub meaning: &'static str,
+    pub(super) set: fn(&mut Settings, &str) -> Result<(), String>,
+}
+
+impl Setting {
+    /// Its environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        variable_of(self.key)
+    }
+}
+
+pub(super) fn variable_of(key: &str) -> String {
+    format!("TTDUST_{}", key.replace('.', "_").to_uppercase())
+}
+
+/// The part that a variable belongs to, if it is one that this version does not have.
+pub(super) fn later_part(variable: &str) -> Option<&'static str> {
+    let name = variable.strip_prefix("TTDUST_")?;
+    [
+        ("PG_", "the Postgres catalog"),
+        ("REDIS_", "Redis"),
+        ("S3_", "S3 storage"),
+        ("JWT_", "JWT authentication"),
+        ("OTEL_", "trace export (OTLP)"),
+        ("TLS_", "TLS"),
+    ]
+    .iter()
+    .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
+}
+
+fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *field = value?;
+    Ok(())
+}
+
+fn usize_of(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a 64-bit target")
+}
+
+macro_rules! setting {
+    ($key:literal, $default:literal, $field:ident, $text:ident => $parse:expr, $meaning:literal) => {
+        Setting { key: $key, default: $default, meaning: $meaning, set: |s, $text| put(&mut s.$field, $parse) }
+    };
+}
+
+const IO: &[(&str, IoChoice)] = &[("auto", IoChoice::Auto), ("uring", IoChoice::Uring), ("epoll", IoChoice::Epoll)];
+const AUTH: &[(&str, AuthChoice)] = &[("auto", AuthChoice::Auto), ("off", AuthChoice::Off), ("keys", AuthChoice::Keys)];
+const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// All settings, in the order in which they are shown.
+pub const SETTINGS: &[Setting] = &[
+    setting!("bind_address", "0.0.0.0:8080", bind_address, t => parse::address(t), "where REST listens"),
+    setting!("grpc_address", "0.0.0.0:50051", grpc_address, t => parse::address(t), "where gRPC listens, on every shard"),
+    setting!("data_dir", "./ttdust-data", data_dir, t => parse::path(t), "holds the log, the catalog and the objects"),
+    setting!("shutdown_timeout", "30", shutdown_timeout, t => parse::seconds(t), "seconds that a clean stop may take"),
+    setting!("allow_open", "false", allow_open, t => parse::flag(t), "allow authentication off on an address that is no loopback one"),
+    setting!("log.level", "info", log_level, t => level(t), "error, warn, info, debug, trace, or a filter such as `info,ttdust=debug`"),
+    setting!("log.format", "json", log_format, t => parse::choice(t, FORMATS), "json or text"),
+    setting!("auth.mode", "auto", auth_mode, t => parse::choice(t, AUTH), "off, keys, or auto: off if both addresses are loopback ones"),
+    setting!("control.cores", "", control_cores, t => parse::cores(t), "cores of the control plane; default: the first usable one"),
+    setting!("shards.cores", "", shard_cores, t => parse::cores(t), "one shard on each of these cores; default: every usable core that control does not have"),
+    setting!("shards.count", "0", shard_count, t => parse::number(t, 0, 256), "how many shards, spread over the usable cores; 0: one a core"),
+    setting!("shards.io", "auto", shard_io, t => parse::choice(t, IO), "uring, epoll, or auto: uring where a probe shows that it works"),
+    setting!("shards.pin", "", pins, t => parse::pins(t), "streams kept on a shard of choice: [[shards.pin]] in the file, clicks=2,orders=1 elsewhere"),
+    setting!("wal.directory", "", wal_directory, t => parse::path_or_none(t), "where the log lies; default: wal under data_dir"),
+    setting!("wal.segment_bytes", "128MiB", wal_segment_bytes, t => parse::bytes(t, 64 << 10, 4 * GIB), "one segment file; a multiple of 4096; made smaller to fit the quota if not set"),
+    setting!("wal.quota_bytes", "6GiB", wal_quota_bytes, t => parse::bytes(t, 1 << 20, 64 * TIB), "the log of all shards together"),
+    setting!("wal.frame_bytes", "1MiB", wal_frame_bytes, t => parse::bytes(t, 16 << 10, 64 << 20), "a group commit is closed at this size"),
+    setting!("buffer.memory_bytes", "768MiB", buffer_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "rows in memory, of all shards together"),
+    setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size; made smaller to fit the memory if not set"),
+    setting!("buffer.flush_interval_ms", "60000", buffer_flush_interval, t => parse::number(t, 10, 86_400_000).map(Duration::from_millis), "a stream's rows become files at this age"),
+    setting!("dedup.keys_max", "4000000", dedup_keys_max, t => parse::number(t, 0, 1_000_000_000), "idempotency keys remembered, of all shards together"),
+    setting!("dedup.window_hours", "24", dedup_window, t => parse::number(t, 1, 720).map(|h: u64| Duration::from_secs(h * 3600)), "how long an idempotency key is remembered"),
+    setting!("limits.message_bytes", "4MiB", limit_message_bytes, t => parse::bytes(t, 1 << 10, 64 << 20), "one gRPC message, after decompression"),
+    setting!("limits.record_bytes", "1MiB", limit_record_bytes, t => parse::bytes(t, 1 << 10, 64 << 20), "one record"),
+    setting!("limits.records_per_request", "10000", limit_records_per_request, t => parse::number(t, 1, 1_000_000), "records in one Append request"),
+    setting!("limits.key_bytes", "256", limit_key_bytes, t => parse::bytes(t, 16, 4096), "one idempotency key"),
+    setting!("limits.metadata_bytes", "8KiB", limit_metadata_bytes, t => parse::bytes(t, 0, 1 << 20), "metadata of one request"),
+    setting!("limits.connections", "4096", limit_connections, t => parse::number(t, 1, 1_000_000), "open gRPC connections a shard"),
+    setting!("limits.requests_in_flight", "1024", limit_requests_in_flight, t => parse::number(t, 1, 1_000_000), "unanswered requests a call"),
+    setting!("limits.http_body_bytes", "2MiB", limit_http_body_bytes, t => parse::bytes(t, 1 << 10, 64 << 20), "one REST request body"),
+    setting!("limits.http_connections", "1024", limit_http_connections, t => parse::number(t, 1, 100_000), "open REST connections"),
+    setting!("query.workers", "2", query_workers, t => parse::number(t, 1, 256), "threads that run queries and compile schemas, on the control cores"),
+    setting!("query.queue", "64", query_queue, t => parse::number(t, 1, 65_536), "queries that wait for a worker before more are refused"),
+];
+
+fn level(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|e| format!("{e}: want error, warn, info, debug, trace, or a filter such as info,ttdust=debug"))
+}
+
+impl Settings {
+    /// The bounds that the shards are told.
+    #[must_use]
+    pub fn shard_limits(&self) -> ttdust_shards::config::Limits {
+        ttdust_shards::config::Limits {
+            message_bytes: usize_of(self.limit_message_bytes),
+            record_bytes: usize_of(self.limit_record_bytes),
+            records_per_request: self.limit_records_per_request,
+            key_bytes: usize_of(self.limit_key_bytes),
+            metadata_bytes: usize_of(self.limit_metadata_bytes),
+            connections: self.limit_connections,
+            requests_in_flight: self.limit_requests_in_flight,
+        }
+    }
+}

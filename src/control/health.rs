@@ -1,0 +1,84 @@
+//! Whether the server can do its work, part by part.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::{task::spawn_blocking, time};
+use ttdust_shards::ids::ShardId;
+
+use super::Control;
+
+/// A part that takes longer is down.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How a part stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Component {
+    /// Whether it works.
+    pub up: bool,
+    /// How long it took to answer, in milliseconds.
+    pub latency_ms: f64,
+    /// For people; empty: nothing to say.
+    pub detail: String,
+}
+
+/// How the server stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readiness {
+    /// Whether it can do its work.
+    pub ready: bool,
+    /// Its parts, by name.
+    pub components: BTreeMap<String, Component>,
+}
+
+impl Control {
+    /// Asks every part.
+    pub async fn readiness(&self) -> Readiness {
+        let (catalog, objects, shards) = tokio::join!(
+            timed(async { self.parts.catalog.ping().await.map_err(|e| e.to_string()) }),
+            timed(self.check_objects()),
+            join_all(self.parts.link.shards().map(|shard| self.check_shard(shard))),
+        );
+        let backend = self.parts.link.engine().backend();
+        let mut components = BTreeMap::from([
+            ("catalog".to_owned(), catalog),
+            ("objects".to_owned(), objects),
+            (
+                "io".to_owned(),
+                Component { up: true, latency_ms: 0.0, detail: format!("{}: {}", backend.kind, backend.reason) },
+            ),
+        ]);
+        components.extend(shards.into_iter().map(|(shard, component)| (format!("shard_{shard}"), component)));
+        if self.draining.load(Relaxed) {
+            let detail = "the server is shutting down".into();
+            components.insert("server".into(), Component { up: false, latency_ms: 0.0, detail });
+        }
+        Readiness { ready: components.values().all(|component| component.up), components }
+    }
+
+    async fn check_objects(&self) -> Result<(), String> {
+        let objects = self.parts.objects.clone();
+        let checked = spawn_blocking(move || objects.check().map_err(|e| e.to_string())).await;
+        checked.map_err(|e| e.to_string())?
+    }
+
+    async fn check_shard(&self, shard: ShardId) -> (ShardId, Component) {
+        (shard, timed(self.parts.link.ping(shard, TIMEOUT)).await)
+    }
+}
+
+async fn timed(check: impl Future<Output = Result<(), String>>) -> Component {
+    let start = Instant::now();
+    let outcome = time::timeout(TIMEOUT, check).await;
+    let detail = match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(reason)) => Some(reason),
+        Err(_) => Some(format!("no answer in {} ms", TIMEOUT.as_millis())),
+    };
+    let latency_ms = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+    Component { up: detail.is_none(), latency_ms, detail: detail.unwrap_or_default() }
+}

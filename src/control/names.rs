@@ -1,0 +1,76 @@
+//! Names and texts that clients choose, and their bounds.
+
+use std::collections::BTreeMap;
+
+use ttdust_shards::ids::{SchemaId, StreamId};
+
+use super::ControlError;
+
+const NAME_BYTES: usize = 128;
+const DESCRIPTION_BYTES: usize = 4096;
+const LABELS: usize = 64;
+const LABEL_BYTES: usize = 256;
+
+/// `^[a-z0-9][a-z0-9._-]{0,127}$`, no `..`, and not what an id looks like.
+pub(super) fn name(pointer: &str, name: &str) -> Result<(), ControlError> {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if !first || name.len() > NAME_BYTES || !name.bytes().all(inner) || name.contains("..") {
+        return Err(ControlError::field(
+            pointer,
+            "a name is 1 to 128 of a-z, 0-9, '.', '_' and '-', begins with a letter or digit, and has no '..'",
+        ));
+    }
+    if name.parse::<StreamId>().is_ok() || name.parse::<SchemaId>().is_ok() {
+        return Err(ControlError::field(pointer, "a name must not look like an id"));
+    }
+    Ok(())
+}
+
+pub(super) fn description(pointer: &str, text: &str) -> Result<(), ControlError> {
+    if text.len() > DESCRIPTION_BYTES {
+        return Err(ControlError::field(pointer, format!("a description has at most {DESCRIPTION_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+pub(super) fn labels(pointer: &str, labels: &BTreeMap<String, String>) -> Result<(), ControlError> {
+    let fits = |(k, v): (&String, &String)| !k.is_empty() && k.len() <= LABEL_BYTES && v.len() <= LABEL_BYTES;
+    if labels.len() > LABELS || !labels.iter().all(fits) {
+        let detail =
+            format!("at most {LABELS} labels, each with a name, and at most {LABEL_BYTES} bytes a name or value");
+        return Err(ControlError::field(pointer, detail));
+    }
+    Ok(())
+}
+
+/// A text of a client as it may stand in a message: cut, and without control characters.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(64).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_contract() {
+        for good in ["a", "0", "clicks", "web.clicks_v2-eu", &"x".repeat(128)] {
+            assert!(name("/name", good).is_ok(), "{good}");
+        }
+        let id = StreamId::generate().to_string();
+        for bad in ["", "A", ".a", "-a", "_a", "a..b", "a/b", "a b", "ä", &"x".repeat(129), &id] {
+            assert!(name("/name", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn texts_and_labels_are_bounded() {
+        assert!(description("/description", &"x".repeat(4097)).is_err());
+        let many: BTreeMap<_, _> = (0..65).map(|n| (n.to_string(), String::new())).collect();
+        assert!(labels("/labels", &many).is_err());
+        assert!(labels("/labels", &[(String::new(), "v".to_owned())].into()).is_err());
+        assert!(labels("/labels", &[("team".to_owned(), "v".to_owned())].into()).is_ok());
+        assert_eq!(shown("a\nb"), "a\u{fffd}b");
+    }
+}

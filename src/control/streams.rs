@@ -1,0 +1,222 @@
+//! Streams.
+
+use std::collections::BTreeMap;
+
+use tokio::task::spawn_blocking;
+use ttdust_shards::{
+    ids::{SchemaId, ShardId, StreamId},
+    snapshot::StreamState,
+};
+
+use super::{Control, ControlError, names};
+use crate::{
+    calendar::now_unix_micros,
+    catalog::{FileTotals, Page, Retention, Stream, StreamChange},
+    objects::prefix_of,
+};
+
+const KEY_FIELDS: usize = 16;
+const KEY_FIELD_BYTES: usize = 256;
+const PARTITION_CONFIG_BYTES: usize = 4096;
+
+/// A stream to create.
+#[derive(Debug, Clone)]
+pub struct NewStream {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// The schema of its records.
+    pub schema: SchemaId,
+    /// How long records are kept; `None`: for ever.
+    pub retention: Option<Retention>,
+    /// A JSON object, stored as it is.
+    pub partition_config: Option<serde_json::Value>,
+    /// Fields that records can be looked up by.
+    pub key_fields: Vec<String>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamStatistics {
+    /// The shard that owns it.
+    pub shard: ShardId,
+    /// The sequence number of the last synced record; `None` when its shard is too busy to tell.
+    pub last_sequence: Option<i64>,
+    /// The last sequence number in a committed file.
+    pub flushed_through: i64,
+    /// Its committed files.
+    pub totals: FileTotals,
+}
+
+impl Control {
+    /// Creates a stream; it takes records once this is answered.
+    ///
+    /// # Errors
+    /// `Invalid`, `AlreadyExists`, or `NotFound`: the schema.
+    pub async fn create_stream(&self, new: NewStream) -> Result<Stream, ControlError> {
+        check(&new)?;
+        let now = now_unix_micros();
+        let stream = Stream {
+            id: StreamId::generate(),
+            name: new.name,
+            description: new.description,
+            schema: new.schema,
+            state: StreamState::Active,
+            key_fields: new.key_fields,
+            labels: new.labels,
+            retention: new.retention,
+            partition_config: new.partition_config,
+            version: 1,
+            flushed_through: 0,
+            created_at: now,
+            updated_at: now,
+        };
+        let _changing = self.changing().await?;
+        self.parts.catalog.create_stream(stream.clone()).await?;
+        self.publish().await?;
+        tracing::info!(stream = %stream.id, name = %stream.name, "stream created");
+        Ok(stream)
+    }
+
+    /// A stream.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn stream(&self, id: StreamId) -> Result<Stream, ControlError> {
+        Ok(self.parts.catalog.stream(id).await?)
+    }
+
+    /// How a stream stands.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn statistics(&self, stream: &Stream) -> Result<StreamStatistics, ControlError> {
+        let shard = self.resolve_stream(&stream.id.to_string())?.home;
+        let snapshot = self.parts.link.snapshot(shard, stream.id).await;
+        let totals = self.parts.catalog.file_totals(stream.id).await?;
+        Ok(StreamStatistics {
+            shard,
+            last_sequence: snapshot.ok().map(|snapshot| snapshot.last_sequence),
+            flushed_through: stream.flushed_through,
+            totals,
+        })
+    }
+
+    /// Streams, filtered by state.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn streams(&self, state: Option<StreamState>, page: Page) -> Result<Vec<Stream>, ControlError> {
+        Ok(self.parts.catalog.streams(state, page).await?)
+    }
+
+    /// Changes a stream; every shard runs on the change once this is answered.
+    ///
+    /// # Errors
+    /// `Invalid`, `NotFound`, `Stale`, or `Conflict`: it is being deleted.
+    pub async fn change_stream(&self, id: StreamId, change: StreamChange) -> Result<Stream, ControlError> {
+        if let Some(description) = &change.description {
+            names::description("/description", description)?;
+        }
+        if let Some(Some(retention)) = &change.retention {
+            check_retention(retention)?;
+        }
+        let _changing = self.changing().await?;
+        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros()).await?;
+        self.publish().await?;
+        Ok(stream)
+    }
+
+    /// Deletes a stream and its data: once this is answered, nothing of it is left in files or catalog. If it is cut short,
+    /// the stream stays `deleting`, and the next call or start ends it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`, or `Unavailable`: not all could be removed.
+    pub async fn delete_stream(&self, id: StreamId, if_version: Option<i64>) -> Result<(), ControlError> {
+        let _changing = self.changing().await?;
+        let mark = StreamChange { state: Some(StreamState::Deleting), if_version, ..StreamChange::default() };
+        self.parts.catalog.change_stream(id, mark, now_unix_micros()).await?;
+        // From here on no shard takes or answers anything of it, and no flush of it is committed.
+        self.publish().await?;
+        let objects = self.parts.objects.clone();
+        let removed = spawn_blocking(move || objects.remove_prefix(&prefix_of(id))).await;
+        removed.map_err(|error| ControlError::Internal(error.to_string()))??;
+        self.parts.catalog.remove_stream(id).await?;
+        self.publish().await?;
+        tracing::info!(stream = %id, "stream deleted");
+        Ok(())
+    }
+}
+
+fn check(new: &NewStream) -> Result<(), ControlError> {
+    names::name("/name", &new.name)?;
+    names::description("/description", &new.description)?;
+    names::labels("/labels", &new.labels)?;
+    if let Some(retention) = &new.retention {
+        check_retention(retention)?;
+    }
+    let fits = |field: &String| !field.is_empty() && field.len() <= KEY_FIELD_BYTES;
+    let twice = new.key_fields.iter().enumerate().any(|(at, field)| new.key_fields[..at].contains(field));
+    if new.key_fields.len() > KEY_FIELDS || twice || !new.key_fields.iter().all(fits) {
+        let detail = format!("at most {KEY_FIELDS} different names of 1 to {KEY_FIELD_BYTES} bytes");
+        return Err(ControlError::field("/key_fields", detail));
+    }
+    match &new.partition_config {
+        None | Some(serde_json::Value::Null) => Ok(()),
+        Some(config) if config.is_object() && config.to_string().len() <= PARTITION_CONFIG_BYTES => Ok(()),
+        Some(_) => {
+            let detail = format!("an object of at most {PARTITION_CONFIG_BYTES} bytes");
+            Err(ControlError::field("/partition_config", detail))
+        }
+    }
+}
+
+fn check_retention(retention: &Retention) -> Result<(), ControlError> {
+    match retention {
+        Retention::Time { retention_days: 1.. } => Ok(()),
+        Retention::Time { .. } => Err(ControlError::field("/retention_policy/retention_days", "at least 1")),
+        // The catalog's integers are signed.
+        Retention::Size { max_bytes } if (1..=i64::MAX as u64).contains(max_bytes) => Ok(()),
+        Retention::Size { .. } => Err(ControlError::field("/retention_policy/max_bytes", "at least 1 and below 2^63")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new() -> NewStream {
+        NewStream {
+            name: "clicks".into(),
+            description: String::new(),
+            schema: SchemaId::generate(),
+            retention: Some(Retention::Time { retention_days: 1 }),
+            partition_config: Some(serde_json::json!({})),
+            key_fields: vec!["id".into()],
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_refused_with_its_field() {
+        assert_eq!(check(&new()), Ok(()));
+        let bad = [
+            ("/name", NewStream { name: "A".into(), ..new() }),
+            ("/key_fields", NewStream { key_fields: vec!["a".into(), "a".into()], ..new() }),
+            ("/key_fields", NewStream { key_fields: vec![String::new()], ..new() }),
+            ("/partition_config", NewStream { partition_config: Some(serde_json::json!([])), ..new() }),
+            (
+                "/retention_policy/retention_days",
+                NewStream { retention: Some(Retention::Time { retention_days: 0 }), ..new() },
+            ),
+            ("/retention_policy/max_bytes", NewStream { retention: Some(Retention::Size { max_bytes: 0 }), ..new() }),
+        ];
+        for (pointer, stream) in bad {
+            let Err(ControlError::Invalid { fields, .. }) = check(&stream) else { panic!("{pointer} is at fault") };
+            assert_eq!(fields[0].pointer, pointer);
+        }
+    }
+}

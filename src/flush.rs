@@ -1,0 +1,146 @@
+//! From a shard's staged files to committed ones: put each object, verify it, commit all in the catalog, tell the shard.
+//!
+//! The order is what makes a crash at any edge harmless: until the commit, the log holds the rows and the objects are orphans
+//! that a later flush of the same rows replaces; after it, the same commit again is no change. Only then may the shard let
+//! go of the rows. What fails is tried again for as long as the process runs.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::{JoinError, spawn_blocking},
+    time,
+};
+use ttdust_shards::{
+    ids::{ShardId, StreamId},
+    message::ToShard,
+    parquet::FileMeta,
+};
+
+use crate::{
+    calendar::now_unix_micros,
+    catalog::{Catalog, CatalogError, Commit, StoredFile},
+    link::ShardLink,
+    metrics::ControlMetrics,
+    objects::{LocalObjects, ObjectError, key_of},
+};
+
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Why a flush is not committed.
+#[derive(Debug, thiserror::Error)]
+enum FlushError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("the thread that moves objects failed: {0}")]
+    Thread(#[from] JoinError),
+}
+
+/// Commits flushes.
+#[derive(Debug, Clone)]
+pub struct Flusher {
+    catalog: Catalog,
+    objects: LocalObjects,
+    metrics: Arc<ControlMetrics>,
+}
+
+impl Flusher {
+    /// From these parts.
+    #[must_use]
+    pub fn new(catalog: Catalog, objects: LocalObjects, metrics: Arc<ControlMetrics>) -> Self {
+        Self { catalog, objects, metrics }
+    }
+
+    /// Commits a flush and tells the shard.
+    pub async fn flush(&self, link: &ShardLink, shard: ShardId, stream: StreamId, files: Vec<FileMeta>, through: i64) {
+        let message = match self.commit_with_patience(stream, &files).await {
+            Ok(()) => ToShard::Flushed(stream, through),
+            Err(reason) => {
+                tracing::warn!(%stream, through, %reason, "staged rows are lost; they are written anew from the log");
+                ToShard::FlushFailed(stream)
+            }
+        };
+        if let Err(gone) = link.deliver(shard, message).await {
+            tracing::warn!(%stream, through, %gone, "nobody is left to hear of a committed flush");
+        }
+    }
+
+    /// Tries until it is done; `Err` only when the staged files cannot be used, whatever one does.
+    async fn commit_with_patience(&self, stream: StreamId, files: &[FileMeta]) -> Result<(), String> {
+        let mut pause = PAUSE_MIN;
+        loop {
+            match self.commit(stream, files).await {
+                Ok(()) => return Ok(()),
+                Err(FlushError::Object(lost @ ObjectError::StagedLost { .. })) => return Err(lost.to_string()),
+                Err(error) => {
+                    self.metrics.flush_retried();
+                    tracing::error!(%stream, %error, retry_in_ms = pause.as_millis() as u64, "cannot commit a flush");
+                }
+            }
+            time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn commit(&self, stream: StreamId, files: &[FileMeta]) -> Result<(), FlushError> {
+        for file in files {
+            self.put(file).await?;
+        }
+        let stored: Vec<_> = files.iter().map(stored).collect();
+        let keys: Vec<_> = stored.iter().map(|file| file.key.clone()).collect();
+        let bytes = stored.iter().map(|file| file.bytes).sum();
+        match self.catalog.commit_files(stream, stored, now_unix_micros()).await? {
+            Commit::Done => self.metrics.files_committed(files.len() as u64, bytes),
+            Commit::StreamGone => self.discard(stream, keys).await?,
+        }
+        Ok(())
+    }
+
+    async fn put(&self, file: &FileMeta) -> Result<(), FlushError> {
+        let key = key_of(file);
+        let outcome = self.move_object(file, &key, LocalObjects::put).await;
+        if !matches!(outcome, Err(FlushError::Object(ObjectError::Different { .. }))) {
+            return outcome;
+        }
+        if self.catalog.holds_file(key.clone()).await? {
+            return outcome;
+        }
+        // A crash between put and commit left it; the same rows came back from the log and were written again, with a
+        // newer schema, say. Nobody can have read it.
+        tracing::warn!(%key, "replacing an object that was never committed");
+        self.move_object(file, &key, LocalObjects::replace).await
+    }
+
+    async fn move_object(
+        &self,
+        file: &FileMeta,
+        key: &str,
+        operation: fn(&LocalObjects, &std::path::Path, &str, u64, u32) -> Result<(), ObjectError>,
+    ) -> Result<(), FlushError> {
+        let (objects, file, key) = (self.objects.clone(), file.clone(), key.to_owned());
+        let moved = spawn_blocking(move || operation(&objects, &file.path, &key, file.bytes, file.checksum));
+        Ok(moved.await??)
+    }
+
+    /// The stream was deleted while its rows were flushed: what was put for it goes again.
+    async fn discard(&self, stream: StreamId, keys: Vec<String>) -> Result<(), FlushError> {
+        tracing::info!(%stream, files = keys.len(), "discarding a flush of a deleted stream");
+        let objects = self.objects.clone();
+        Ok(spawn_blocking(move || keys.iter().try_for_each(|key| objects.remove(key))).await??)
+    }
+}
+
+fn stored(file: &FileMeta) -> StoredFile {
+    StoredFile {
+        key: key_of(file),
+        hour: file.hour,
+        first_sequence: file.first_sequence,
+        last_sequence: file.last_sequence,
+        min_timestamp: file.min_timestamp,
+        max_timestamp: file.max_timestamp,
+        bytes: file.bytes,
+        checksum: file.checksum,
+    }
+}

@@ -1,0 +1,161 @@
+//! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id.
+
+mod connections;
+mod extract;
+mod keys;
+mod problem;
+mod records;
+mod schemas;
+mod streams;
+mod system;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderValue, Method, StatusCode},
+    middleware::{self, Next},
+    response::Response,
+    routing::{delete, get, post},
+};
+
+use crate::{
+    control::{Control, ControlError},
+    metrics::{ControlMetrics, Exposition},
+};
+use problem::Problem;
+
+pub use connections::{ConnectionLimits, serve};
+
+/// How long a request's body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_ID: &str = "x-request-id";
+
+/// What the handlers work on.
+#[derive(Debug)]
+pub struct App {
+    /// The control plane.
+    pub control: Arc<Control>,
+    /// What is counted.
+    pub metrics: Arc<ControlMetrics>,
+    /// What a scrape shows.
+    pub exposition: Exposition,
+    /// A request's body, in bytes.
+    pub body_limit: usize,
+}
+
+/// Marks an answer that goes out as it is, whatever its status.
+#[derive(Debug, Clone, Copy)]
+struct AsItIs;
+
+type Shared = Arc<App>;
+type Answer = Result<Response, Problem>;
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/api/v1/schemas", post(schemas::create).get(schemas::list))
+        .route("/api/v1/schemas/{id}", get(schemas::one))
+        .route("/api/v1/schemas/{id}/versions", post(schemas::add_version).get(schemas::versions))
+        .route("/api/v1/streams", post(streams::create).get(streams::list))
+        .route("/api/v1/streams/{id}", get(streams::one).patch(streams::change).delete(streams::delete))
+        .route("/api/v1/streams/{id}/records", get(records::get))
+        .route("/api/v1/api-keys", post(keys::create).get(keys::list))
+        .route("/api/v1/api-keys/{id}", delete(keys::delete))
+        .route("/api/v1/config", get(system::config))
+        .route("/health/live", get(system::live))
+        .route("/health/ready", get(system::ready))
+        .route("/metrics", get(system::metrics))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such path"))
+        .method_not_allowed_fallback(async || {
+            let detail = "this path does not take this method; the allow header names those it does";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), finish))
+        .with_state(app)
+}
+
+/// Gives each request an id, counts it, and writes problems out.
+async fn finish(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let id = request_id(request.headers().get(REQUEST_ID));
+    let method = method_name(request.method());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    let failed = response.status().is_client_error() || response.status().is_server_error();
+    if failed && response.extensions().get::<AsItIs>().is_none() {
+        response = written_out(response, &id);
+    }
+    app.metrics.request_done(method, path.as_ref().map_or("none", MatchedPath::as_str), response.status().as_u16());
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+fn written_out(response: Response, id: &str) -> Response {
+    let (mut parts, _) = response.into_parts();
+    let problem = parts.extensions.remove::<Problem>().unwrap_or_else(|| Problem::of_status(parts.status));
+    if parts.status.is_server_error() {
+        tracing::error!(trace_id = id, status = parts.status.as_u16(), detail = %problem.detail, "a request failed");
+    }
+    parts.headers.remove("content-length");
+    parts.headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = problem.retry_after_seconds {
+        parts.headers.insert("retry-after", HeaderValue::from(seconds));
+    }
+    if parts.status == StatusCode::UNAUTHORIZED {
+        parts.headers.insert("www-authenticate", HeaderValue::from_static("Bearer"));
+    }
+    Response::from_parts(parts, Body::from(problem.json(id)))
+}
+
+/// The client's own id if it is a plain one, else a new one.
+fn request_id(given: Option<&HeaderValue>) -> String {
+    let plain = |text: &&str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(inner)
+    };
+    let given = given.and_then(|value| value.to_str().ok()).filter(plain);
+    given.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+}
+
+/// A method as a label: clients may invent methods without end.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::PUT => "PUT",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Runs a change to its end, whether or not the client stays for the answer.
+async fn to_the_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::spawn(change).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => Err(ControlError::Internal(error.to_string()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_request_id_is_kept_and_another_replaced() {
+        let given = |text| HeaderValue::from_bytes(text).expect("a header value");
+        assert_eq!(request_id(Some(&given(b"abc-1.2_x"))), "abc-1.2_x");
+        for bad in [&b""[..], b"a b", b"\"", &[b'x'; 129], b"\xff"] {
+            assert_eq!(request_id(Some(&given(bad))).len(), 32);
+        }
+        assert_eq!(request_id(None).len(), 32);
+    }
+}

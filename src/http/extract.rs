@@ -1,0 +1,178 @@
+//! What a handler takes from a request, each failure as a problem.
+
+use axum::{
+    Json,
+    body::to_bytes,
+    extract::{FromRequest, FromRequestParts, Query, Request},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+};
+use serde::de::DeserializeOwned;
+
+use super::{BODY_TIMEOUT, Shared, problem::Problem};
+use crate::{
+    access::{Action, Caller, permits},
+    catalog::Page,
+};
+
+const PAGE_DEFAULT: u32 = 50;
+const PAGE_MAX: u32 = 500;
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
+        let caller = app.control.authenticate(key_in(&parts.headers));
+        match &caller {
+            Ok(Caller { key_id: None, .. }) => {}
+            Ok(_) => app.metrics.auth_attempt("ok"),
+            Err(_) => app.metrics.auth_attempt("refused"),
+        }
+        Ok(caller?)
+    }
+}
+
+fn key_in(headers: &HeaderMap) -> Option<&str> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| key.trim());
+    }
+    headers.get("x-api-key")?.to_str().ok()
+}
+
+/// Lets `caller` pass if they may do `action`.
+pub(super) fn require(caller: &Caller, action: Action) -> Result<(), Problem> {
+    if permits(caller.role, action) {
+        return Ok(());
+    }
+    let detail = format!("a key with role {} may not do this", crate::catalog::role_name(caller.role));
+    Err(Problem::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", detail))
+}
+
+/// A JSON body.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &Shared) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            let detail = "send the body as JSON, with content-type: application/json";
+            return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT", detail));
+        }
+        let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), app.body_limit)).await {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => return Err(body_problem(&error, app.body_limit)),
+            Err(_) => {
+                let detail = format!("the body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", detail));
+            }
+        };
+        let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| Problem::invalid("", rejection.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+fn body_problem(error: &axum::Error, limit: usize) -> Problem {
+    use std::error::Error as _;
+    if error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+        let detail = format!("the body is over the limit of {limit} bytes (limits.http_body_bytes)");
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "RESOURCE_EXHAUSTED", detail);
+    }
+    Problem::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("the body cannot be read: {error}"))
+}
+
+/// Whether the body says that it is JSON, or says nothing.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// The parameters after `?`.
+pub(super) struct Parameters<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Parameters<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Problem::invalid("query", rejection.body_text())),
+        }
+    }
+}
+
+/// The part of a list that is asked for.
+pub(super) fn page(size: Option<u32>, token: Option<String>) -> Result<Page, Problem> {
+    let limit = size.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid("page_size", format!("page_size is a number from 1 to {PAGE_MAX}")));
+    }
+    Ok(Page { after: token.unwrap_or_default(), limit })
+}
+
+/// The token of the next part, if this one is full.
+pub(super) fn next_token<T>(entries: &[T], page: &Page, id: impl FnOnce(&T) -> String) -> Option<String> {
+    (entries.len() == page.limit as usize).then(|| entries.last().map(id)).flatten()
+}
+
+/// The object version that `If-Match` asks for; `None`: any.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else {
+        return Ok(None);
+    };
+    let text = value.to_str().unwrap_or("").trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let version = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
+    let unknown = || {
+        let detail = "if-match holds no ETag of ours: send the one that GET answered";
+        Problem::new(StatusCode::PRECONDITION_FAILED, "VERSION_MISMATCH", detail)
+    };
+    version.map(Some).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        [(header::HeaderName::from_static(name), header::HeaderValue::from_static(value))].into_iter().collect()
+    }
+
+    #[test]
+    fn keys_come_from_either_header() {
+        assert_eq!(key_in(&headers("authorization", "Bearer k")), Some("k"));
+        assert_eq!(key_in(&headers("authorization", "bearer k")), Some("k"));
+        assert_eq!(key_in(&headers("x-api-key", "k")), Some("k"));
+        assert_eq!(key_in(&headers("authorization", "Basic k")), None);
+        assert_eq!(key_in(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn only_json_is_taken() {
+        assert!(is_json(&HeaderMap::new()));
+        assert!(is_json(&headers("content-type", "application/json; charset=utf-8")));
+        assert!(is_json(&headers("content-type", "application/merge-patch+json")));
+        assert!(!is_json(&headers("content-type", "application/x-www-form-urlencoded")));
+    }
+
+    #[test]
+    fn versions_come_from_if_match() {
+        assert!(matches!(if_match(&HeaderMap::new()), Ok(None)));
+        assert!(matches!(if_match(&headers("if-match", "*")), Ok(None)));
+        assert!(matches!(if_match(&headers("if-match", "\"7\"")), Ok(Some(7))));
+        assert!(if_match(&headers("if-match", "7")).is_err());
+    }
+
+    #[test]
+    fn pages_are_bounded_and_end() {
+        assert!(page(Some(0), None).is_err() && page(Some(501), None).is_err());
+        let asked = page(Some(2), Some("a".into())).expect("valid");
+        assert_eq!(next_token(&["b", "c"], &asked, |s| (*s).to_string()), Some("c".into()));
+        assert_eq!(next_token(&["b"], &asked, |s| (*s).to_string()), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! `/api/v1/streams/{id}/records`: reading.
+
+use axum::{
+    extract::{Path, State},
+    response::IntoResponse,
+};
+use serde::Deserialize;
+use ttdust_shards::{
+    ids::{RecordId, StreamId},
+    query::{RecordRow, TimeRangeAnswer, TimeRangeQuery},
+};
+
+use super::{
+    Answer, Shared,
+    extract::{Parameters, require},
+    problem::{Problem, no_time},
+};
+use crate::{
+    access::{Action, Caller},
+    calendar::{parse_time, rfc3339},
+    query::{after_cursor, cursor, limit},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReadRecords {
+    start: Option<String>,
+    end: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+    key_field: Option<String>,
+    key_value: Option<String>,
+}
+
+pub(super) async fn get(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Parameters(asked): Parameters<ReadRecords>,
+) -> Answer {
+    require(&caller, Action::ReadRecords)?;
+    let stream = app.control.resolve_stream(&id)?.id;
+    if asked.key_field.is_some() || asked.key_value.is_some() {
+        return Err(Problem::not_available("key lookup is not available in this version: read by start and end"));
+    }
+    let query = time_range(stream, &asked)?;
+    let start = std::time::Instant::now();
+    let answer = app.control.records(query).await?;
+    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+    Ok(([("content-type", "application/json")], body(stream, &answer, micros)).into_response())
+}
+
+fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, Problem> {
+    let bound = |parameter: &'static str, text: Option<&String>, default: i64| match text {
+        None => Ok(default),
+        Some(text) => parse_time(text).map_err(no_time(parameter)),
+    };
+    let start_unix_micros = bound("start", asked.start.as_ref(), 0)?;
+    let end_unix_micros = bound("end", asked.end.as_ref(), i64::MAX)?;
+    if start_unix_micros >= end_unix_micros {
+        return Err(Problem::invalid("end", "end must be after start"));
+    }
+    Ok(TimeRangeQuery {
+        stream,
+        start_unix_micros,
+        end_unix_micros,
+        limit: limit(asked.limit.as_deref())?,
+        after_sequence: after_cursor(asked.cursor.as_deref())?,
+    })
+}
+
+/// The answer as JSON. Payloads go in byte for byte: they are JSON already, and reading them again could change a number.
+fn body(stream: StreamId, answer: &TimeRangeAnswer, micros: u64) -> Vec<u8> {
+    let payloads: usize = answer.records.iter().map(|record| record.payload.len()).sum();
+    let mut text = Vec::with_capacity(payloads + 256 * answer.records.len() + 256);
+    text.extend_from_slice(b"{\"records\":[");
+    for (at, record) in answer.records.iter().enumerate() {
+        if at > 0 {
+            text.push(b',');
+        }
+        record_json(&mut text, stream, record);
+    }
+    let next = answer.next_after.map_or_else(|| "null".to_owned(), |sequence| format!("\"{}\"", cursor(sequence)));
+    text.extend_from_slice(
+        format!(
+            "],\"next_cursor\":{next},\"metadata\":{{\"total_records_scanned\":{},\"partitions_scanned\":{},\
+             \"cache_hits\":0,\"execution_time_micros\":{micros}}}}}",
+            answer.rows_scanned, answer.partitions_scanned
+        )
+        .as_bytes(),
+    );
+    text
+}
+
+fn record_json(text: &mut Vec<u8>, stream: StreamId, record: &RecordRow) {
+    text.extend_from_slice(
+        format!(
+            "{{\"record_id\":\"{}\",\"sequence_number\":{},\"ingested_at\":\"{}\",\"payload\":",
+            RecordId::of(stream, record.sequence),
+            record.sequence,
+            rfc3339(record.timestamp_unix_micros)
+        )
+        .as_bytes(),
+    );
+    text.extend_from_slice(&record.payload);
+    text.extend_from_slice(b",\"metadata\":{");
+    for (at, (name, value)) in record.metadata.iter().enumerate() {
+        if at > 0 {
+            text.push(b',');
+        }
+        quoted(text, name);
+        text.push(b':');
+        quoted(text, value);
+    }
+    text.extend_from_slice(b"}}");
+}
+
+fn quoted(text: &mut Vec<u8>, value: &str) {
+    serde_json::to_writer(text, value).expect("a text always serialises, and a Vec takes it");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_spliced_in_byte_for_byte() {
+        let stream = StreamId::generate();
+        let payload = "{ \"n\": 1.50,\"big\":123456789012345678901234567890 }";
+        let record = RecordRow {
+            sequence: 7,
+            timestamp_unix_micros: 0,
+            payload: payload.into(),
+            metadata: vec![("a\"b".into(), "x\n".into()), ("c".into(), String::new())],
+        };
+        let second = RecordRow { sequence: 8, metadata: vec![], payload: "1".into(), ..record.clone() };
+        let answer = TimeRangeAnswer {
+            records: vec![record, second],
+            next_after: Some(8),
+            rows_scanned: 9,
+            partitions_scanned: 2,
+        };
+        let text = String::from_utf8(body(stream, &answer, 5)).expect("UTF-8");
+        assert!(text.contains(&format!("\"payload\":{payload},")), "{text}");
+        let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(parsed["records"][0]["metadata"]["a\"b"], "x\n");
+        assert_eq!(parsed["records"][1]["record_id"], RecordId::of(stream, 8).to_string());
+        assert_eq!(parsed["next_cursor"], "8");
+        assert_eq!(parsed["metadata"]["total_records_scanned"], 9);
+        let empty = String::from_utf8(body(stream, &TimeRangeAnswer::default(), 0)).expect("UTF-8");
+        assert!(serde_json::from_str::<serde_json::Value>(&empty).expect("JSON")["next_cursor"].is_null());
+    }
+
+    #[test]
+    fn times_limits_and_cursors_are_checked() {
+        let asked = |start: &str, end: &str| ReadRecords {
+            start: Some(start.into()),
+            end: Some(end.into()),
+            limit: None,
+            cursor: None,
+            key_field: None,
+            key_value: None,
+        };
+        let stream = StreamId::generate();
+        let query = time_range(stream, &asked("1970-01-01T00:00:01Z", "5000000")).expect("valid");
+        assert_eq!((query.start_unix_micros, query.end_unix_micros, query.limit), (1_000_000, 5_000_000, 1000));
+        assert!(time_range(stream, &asked("5", "5")).is_err());
+        assert!(time_range(stream, &asked("yesterday", "5")).is_err());
+        assert!(time_range(stream, &ReadRecords { limit: Some("0".into()), ..asked("1", "2") }).is_err());
+        assert!(time_range(stream, &ReadRecords { cursor: Some("x".into()), ..asked("1", "2") }).is_err());
+    }
+}

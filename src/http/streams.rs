@@ -1,0 +1,188 @@
+//! `/api/v1/streams`.
+
+use std::collections::BTreeMap;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use ttdust_shards::snapshot::StreamState;
+
+use super::{
+    Answer, Shared,
+    extract::{JsonBody, Parameters, if_match, next_token, page, require},
+    problem::Problem,
+    to_the_end,
+};
+use crate::{
+    access::{Action, Caller},
+    calendar::rfc3339,
+    catalog::{Retention, Stream, StreamChange, state_name, state_of},
+    control::{NewStream, StreamStatistics},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateStream {
+    name: String,
+    #[serde(default)]
+    description: String,
+    schema_id: String,
+    retention_policy: Option<Retention>,
+    partition_config: Option<Value>,
+    #[serde(default)]
+    key_fields: Vec<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListStreams {
+    status: Option<String>,
+    page_size: Option<u32>,
+    page_token: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangeStream {
+    description: Option<String>,
+    /// Missing: as it is; null: for ever.
+    #[serde(default, deserialize_with = "present")]
+    retention_policy: Option<Option<Retention>>,
+    status: Option<String>,
+}
+
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Retention>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+fn stream_json(stream: &Stream) -> Value {
+    json!({
+        "stream_id": stream.id.to_string(),
+        "name": stream.name,
+        "description": stream.description,
+        "schema_id": stream.schema.to_string(),
+        "status": state_name(stream.state),
+        "key_fields": stream.key_fields,
+        "labels": stream.labels,
+        "retention_policy": stream.retention,
+        "partition_config": stream.partition_config,
+        "version": stream.version,
+        "created_at": rfc3339(stream.created_at),
+        "updated_at": rfc3339(stream.updated_at),
+    })
+}
+
+fn statistics_json(statistics: &StreamStatistics) -> Value {
+    json!({
+        "shard": statistics.shard.0,
+        "last_sequence": statistics.last_sequence,
+        "flushed_through": statistics.flushed_through,
+        "files": statistics.totals.files,
+        "file_bytes": statistics.totals.bytes,
+        "file_records": statistics.totals.rows,
+    })
+}
+
+fn with_etag(status: StatusCode, stream: &Stream, body: Value) -> Response {
+    (status, [("etag", format!("\"{}\"", stream.version))], Json(body)).into_response()
+}
+
+pub(super) async fn create(
+    State(app): State<Shared>,
+    caller: Caller,
+    JsonBody(body): JsonBody<CreateStream>,
+) -> Answer {
+    require(&caller, Action::ChangeStreams)?;
+    let schema = body.schema_id.parse().map_err(|e| Problem::invalid("/schema_id", format!("{e}")))?;
+    let new = NewStream {
+        name: body.name,
+        description: body.description,
+        schema,
+        retention: body.retention_policy,
+        partition_config: body.partition_config,
+        key_fields: body.key_fields,
+        labels: body.labels,
+    };
+    let stream = to_the_end(async move { app.control.create_stream(new).await }).await?;
+    let mut response = with_etag(StatusCode::CREATED, &stream, stream_json(&stream));
+    if let Ok(location) = format!("/api/v1/streams/{}", stream.id).parse() {
+        response.headers_mut().insert("location", location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn list(
+    State(app): State<Shared>,
+    caller: Caller,
+    Parameters(asked): Parameters<ListStreams>,
+) -> Answer {
+    require(&caller, Action::ReadStreams)?;
+    let page = page(asked.page_size, asked.page_token)?;
+    let state = match asked.status {
+        None => None,
+        Some(name) => {
+            let unknown = || Problem::invalid("status", "status is active, paused or deleting");
+            Some(state_of(&name).ok_or_else(unknown)?)
+        }
+    };
+    let streams = app.control.streams(state, page.clone()).await?;
+    let next = next_token(&streams, &page, |stream| stream.id.to_string());
+    let streams: Vec<_> = streams.iter().map(stream_json).collect();
+    Ok(Json(json!({"streams": streams, "next_page_token": next})).into_response())
+}
+
+pub(super) async fn one(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
+    require(&caller, Action::ReadStreams)?;
+    let stream = app.control.stream(app.control.resolve_stream(&id)?.id).await?;
+    let mut body = stream_json(&stream);
+    body["statistics"] = statistics_json(&app.control.statistics(&stream).await?);
+    Ok(with_etag(StatusCode::OK, &stream, body))
+}
+
+pub(super) async fn change(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<ChangeStream>,
+) -> Answer {
+    let only_status = body.description.is_none() && body.retention_policy.is_none();
+    require(&caller, if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
+    let state = match body.status.as_deref() {
+        None => None,
+        Some(name) => {
+            let allowed = |state: &StreamState| *state != StreamState::Deleting;
+            let unknown = || Problem::invalid("/status", "status is active or paused; DELETE deletes");
+            Some(state_of(name).filter(allowed).ok_or_else(unknown)?)
+        }
+    };
+    let change = StreamChange {
+        description: body.description,
+        retention: body.retention_policy,
+        state,
+        if_version: if_match(&headers)?,
+    };
+    let id = app.control.resolve_stream(&id)?.id;
+    let stream = to_the_end(async move { app.control.change_stream(id, change).await }).await?;
+    Ok(with_etag(StatusCode::OK, &stream, stream_json(&stream)))
+}
+
+pub(super) async fn delete(
+    State(app): State<Shared>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    require(&caller, Action::ChangeStreams)?;
+    let if_version = if_match(&headers)?;
+    let id = app.control.resolve_stream(&id)?.id;
+    to_the_end(async move { app.control.delete_stream(id, if_version).await }).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

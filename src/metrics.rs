@@ -1,0 +1,314 @@
+//! What `/metrics` shows: the control plane's own counters, and at each scrape the shards' and the process's.
+//!
+//! Label sets are bounded: shards, routes, status classes. Every name stands in [`METRICS`]; a test holds the two together.
+
+mod process;
+mod shards;
+
+use std::{fmt::Write, sync::Arc, time::Duration};
+
+use prometheus_client::{
+    encoding,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend};
+
+use crate::link::ShardLink;
+
+type Labels = Vec<(&'static str, String)>;
+
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const ROWS: [f64; 6] = [0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0];
+const PARTITIONS: [f64; 7] = [0.0, 1.0, 2.0, 5.0, 24.0, 168.0, 744.0];
+
+/// A metric as the reference shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct MetricInfo {
+    /// Its name in Prometheus text.
+    pub name: &'static str,
+    /// counter, gauge or histogram.
+    pub kind: &'static str,
+    /// Its labels, separated by commas.
+    pub labels: &'static str,
+    /// What it counts.
+    pub meaning: &'static str,
+}
+
+const fn info(name: &'static str, kind: &'static str, labels: &'static str, meaning: &'static str) -> MetricInfo {
+    MetricInfo { name, kind, labels, meaning }
+}
+
+/// The metrics of the control plane and the process; the shards' are in a table of their own.
+const CONTROL_METRICS: &[MetricInfo] = &[
+    info("ttdust_build_info", "gauge", "version", "always 1"),
+    info("ttdust_io_backend", "gauge", "kind,reason", "always 1: what the shards run on, and why"),
+    info("ttdust_http_connections_active", "gauge", "", "open REST connections"),
+    info("ttdust_cp_requests_total", "counter", "method,route,status", "REST requests answered"),
+    info("ttdust_auth_attempts_total", "counter", "result", "REST calls with authentication on"),
+    info("ttdust_query_requests_total", "counter", "status", "time-range queries"),
+    info("ttdust_query_latency_seconds", "histogram", "", "a query from its arrival to its answer"),
+    info("ttdust_query_execution_duration_seconds", "histogram", "", "a query's time on a worker"),
+    info("ttdust_query_records_returned", "histogram", "", "records in an answer"),
+    info("ttdust_query_partitions_scanned", "histogram", "", "hours looked into for an answer"),
+    info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
+    info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
+    info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
+    info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
+    info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
+    info("process_open_fds", "gauge", "", "open file descriptors"),
+];
+
+/// Every metric, sorted by name.
+#[must_use]
+pub fn metrics() -> Vec<MetricInfo> {
+    let mut all: Vec<_> = CONTROL_METRICS.iter().copied().chain(shards::infos()).collect();
+    all.sort_by_key(|metric| metric.name);
+    all
+}
+
+/// Every metric as a Markdown table.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in metrics() {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{}` | {} | {} | {} |", metric.name, metric.kind, metric.labels, metric.meaning);
+    }
+    text
+}
+
+/// The control plane's own counters.
+#[derive(Debug)]
+pub struct ControlMetrics {
+    http_connections: Gauge,
+    requests: Family<Labels, Counter>,
+    auth_attempts: Family<Labels, Counter>,
+    queries: Family<Labels, Counter>,
+    query_latency: Histogram,
+    query_execution: Histogram,
+    query_records: Histogram,
+    query_partitions: Histogram,
+    files: Counter,
+    file_bytes: Counter,
+    commit_retries: Counter,
+}
+
+impl Default for ControlMetrics {
+    fn default() -> Self {
+        Self {
+            http_connections: Gauge::default(),
+            requests: Family::default(),
+            auth_attempts: Family::default(),
+            queries: Family::default(),
+            query_latency: Histogram::new(SECONDS),
+            query_execution: Histogram::new(SECONDS),
+            query_records: Histogram::new(ROWS),
+            query_partitions: Histogram::new(PARTITIONS),
+            files: Counter::default(),
+            file_bytes: Counter::default(),
+            commit_retries: Counter::default(),
+        }
+    }
+}
+
+impl ControlMetrics {
+    /// A query was answered or failed.
+    pub fn query_done(&self, status: &'static str, latency: Duration, answer: Option<&TimeRangeAnswer>) {
+        self.queries.get_or_create(&vec![("status", status.to_owned())]).inc();
+        self.query_latency.observe(latency.as_secs_f64());
+        if let Some(answer) = answer {
+            self.query_records.observe(answer.records.len() as f64);
+            self.query_partitions.observe(answer.partitions_scanned as f64);
+        }
+    }
+
+    /// A worker was done with a query.
+    pub fn query_executed(&self, duration: Duration) {
+        self.query_execution.observe(duration.as_secs_f64());
+    }
+
+    /// Files were committed.
+    pub fn files_committed(&self, files: u64, bytes: u64) {
+        self.files.inc_by(files);
+        self.file_bytes.inc_by(bytes);
+    }
+
+    /// A commit failed and is tried again.
+    pub fn flush_retried(&self) {
+        self.commit_retries.inc();
+    }
+
+    /// A REST connection was opened; closed when the guard goes.
+    #[must_use]
+    pub fn http_connection(self: &Arc<Self>) -> ConnectionGuard {
+        self.http_connections.inc();
+        ConnectionGuard(Arc::clone(self))
+    }
+
+    /// A REST request was answered. `route` is a template, never a path that a client chose.
+    pub fn request_done(&self, method: &'static str, route: &str, status: u16) {
+        let labels = vec![("method", method.to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// A REST call was let in or not.
+    pub fn auth_attempt(&self, result: &'static str) {
+        self.auth_attempts.get_or_create(&vec![("result", result.to_owned())]).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("http_connections_active", meaning("http_connections_active"), self.http_connections.clone());
+        registry.register("cp_requests", meaning("cp_requests_total"), self.requests.clone());
+        registry.register("auth_attempts", meaning("auth_attempts_total"), self.auth_attempts.clone());
+        registry.register("query_requests", meaning("query_requests_total"), self.queries.clone());
+        registry.register("query_latency_seconds", meaning("query_latency_seconds"), self.query_latency.clone());
+        let name = "query_execution_duration_seconds";
+        registry.register(name, meaning(name), self.query_execution.clone());
+        registry.register("query_records_returned", meaning("query_records_returned"), self.query_records.clone());
+        registry.register(
+            "query_partitions_scanned",
+            meaning("query_partitions_scanned"),
+            self.query_partitions.clone(),
+        );
+        registry.register("storage_files", meaning("storage_files_total"), self.files.clone());
+        registry.register("storage_bytes", meaning("storage_bytes_total"), self.file_bytes.clone());
+        registry.register(
+            "storage_commit_retries",
+            meaning("storage_commit_retries_total"),
+            self.commit_retries.clone(),
+        );
+    }
+}
+
+/// An open REST connection.
+#[derive(Debug)]
+pub struct ConnectionGuard(Arc<ControlMetrics>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.http_connections.dec();
+    }
+}
+
+fn meaning(name: &str) -> &'static str {
+    let metric = CONTROL_METRICS.iter().find(|m| m.name.strip_prefix("ttdust_") == Some(name));
+    metric.expect("what is registered stands in the table").meaning
+}
+
+/// Everything that a scrape shows.
+#[derive(Debug)]
+pub struct Exposition {
+    registry: Registry,
+}
+
+/// Which text a scrape is answered in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextFormat {
+    /// Prometheus text 0.0.4.
+    Prometheus,
+    /// OpenMetrics text 1.0.
+    OpenMetrics,
+}
+
+impl TextFormat {
+    /// The format that an `Accept` header asks for.
+    #[must_use]
+    pub fn asked_for(accept: Option<&str>) -> Self {
+        match accept {
+            Some(accept) if accept.contains("application/openmetrics-text") => Self::OpenMetrics,
+            _ => Self::Prometheus,
+        }
+    }
+
+    /// Its content type.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+impl Exposition {
+    /// Of these parts.
+    #[must_use]
+    pub fn new(control: &ControlMetrics, backend: &IoBackend, link: Option<ShardLink>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(process::ProcessCollector));
+        let ours = registry.sub_registry_with_prefix("ttdust");
+        control.register(ours);
+        let build = Family::<Labels, Gauge>::default();
+        build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
+        ours.register("build_info", meaning("build_info"), build);
+        let io = Family::<Labels, Gauge>::default();
+        io.get_or_create(&vec![("kind", backend.kind.to_owned()), ("reason", backend.reason.clone())]).set(1);
+        ours.register("io_backend", meaning("io_backend"), io);
+        let metrics = link.map_or_else(Vec::new, |link| {
+            link.shards().map(|shard| Arc::clone(link.engine().metrics(shard))).collect()
+        });
+        ours.register_collector(Box::new(shards::ShardCollector::new(metrics)));
+        Self { registry }
+    }
+
+    /// The text of a scrape.
+    #[must_use]
+    pub fn text(&self, format: TextFormat) -> String {
+        let mut text = String::new();
+        let written = match format {
+            TextFormat::Prometheus => encoding::prometheus_text::encode(&mut text, &self.registry),
+            TextFormat::OpenMetrics => encoding::text::encode(&mut text, &self.registry),
+        };
+        written.expect("writing to a String cannot fail");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn exposition() -> Exposition {
+        let control = ControlMetrics::default();
+        control.query_done("ok", Duration::from_millis(3), Some(&TimeRangeAnswer::default()));
+        control.request_done("GET", "/api/v1/streams/{id}", 200);
+        control.auth_attempt("ok");
+        let backend = IoBackend { kind: "epoll", reason: "a \"quoted\" reason".into() };
+        Exposition::new(&control, &backend, None)
+    }
+
+    #[test]
+    fn what_is_shown_is_what_the_table_says() {
+        let text = exposition().text(TextFormat::Prometheus);
+        let kinds: BTreeSet<_> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
+        let wanted: BTreeSet<_> = metrics().iter().map(|m| format!("{} {}", m.name, m.kind)).collect();
+        assert_eq!(kinds, wanted);
+    }
+
+    #[test]
+    fn both_formats_are_well_formed() {
+        let exposition = exposition();
+        let open = exposition.text(TextFormat::OpenMetrics);
+        assert!(open.ends_with("# EOF\n"), "{open}");
+        assert!(open.contains("# TYPE ttdust_query_requests counter"), "{open}");
+        let plain = exposition.text(TextFormat::Prometheus);
+        assert!(plain.contains("# TYPE ttdust_query_requests_total counter") && !plain.contains("# EOF"), "{plain}");
+        assert!(plain.contains("ttdust_query_requests_total{status=\"ok\"} 1"), "{plain}");
+        assert!(plain.contains(r#"reason="a \"quoted\" reason""#), "{plain}");
+        assert_eq!(TextFormat::asked_for(Some("application/openmetrics-text;version=1.0.0")), TextFormat::OpenMetrics);
+        assert_eq!(TextFormat::asked_for(Some("*/*")), TextFormat::Prometheus);
+    }
+
+    #[test]
+    fn an_open_connection_counts_until_it_is_closed() {
+        let metrics = Arc::new(ControlMetrics::default());
+        let guard = metrics.http_connection();
+        assert_eq!(metrics.http_connections.get(), 1);
+        drop(guard);
+        assert_eq!(metrics.http_connections.get(), 0);
+    }
+}

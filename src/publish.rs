@@ -1,0 +1,125 @@
+//! Makes the immutable catalog that everyone runs on, from what the catalog store holds, and keeps the one in force.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use ttdust_shards::{
+    ids::SchemaId,
+    schema::{CompiledSchema, SchemaError},
+    snapshot::{Access, CatalogSnapshot, StreamEntry},
+};
+
+use crate::{
+    access,
+    catalog::{Catalog, CatalogError, Everything, SchemaVersion},
+    config::AuthMode,
+    link::Homes,
+    workers::{WorkerError, Workers},
+};
+
+/// Why there is no new snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The catalog cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// A registered schema does not compile any more.
+    #[error("version {version} of {schema} is in the catalog but cannot be used: {source}")]
+    Schema {
+        /// The schema.
+        schema: SchemaId,
+        /// Its version.
+        version: u32,
+        /// Why.
+        #[source]
+        source: SchemaError,
+    },
+    /// No worker could compile it.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// The snapshot in force, and the making of the next.
+#[derive(Debug)]
+pub struct Publisher {
+    catalog: Catalog,
+    workers: Workers,
+    homes: Homes,
+    auth: AuthMode,
+    current: RwLock<Arc<CatalogSnapshot>>,
+    compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
+}
+
+impl Publisher {
+    /// With an empty snapshot in force.
+    #[must_use]
+    pub fn new(catalog: Catalog, workers: Workers, homes: Homes, auth: AuthMode) -> Self {
+        Self { catalog, workers, homes, auth, current: RwLock::default(), compiled: Mutex::default() }
+    }
+
+    /// The snapshot in force.
+    #[must_use]
+    pub fn current(&self) -> Arc<CatalogSnapshot> {
+        // Nothing can panic while the lock is held.
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the catalog and puts a new snapshot in force. Calls must not overlap.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the old one stays in force.
+    pub async fn advance(&self) -> Result<Arc<CatalogSnapshot>, PublishError> {
+        let everything = self.catalog.everything().await?;
+        let mut schemas = HashMap::new();
+        for version in &everything.schemas {
+            schemas.insert(version.schema, self.compiled(version).await?);
+        }
+        let version = self.current().version + 1;
+        let next =
+            Arc::new(CatalogSnapshot::new(version, self.access(&everything), self.entries(&everything, &schemas)?));
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
+        Ok(next)
+    }
+
+    async fn compiled(&self, version: &SchemaVersion) -> Result<Arc<CompiledSchema>, PublishError> {
+        let known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&version.schema).cloned();
+        if let Some(known) = known.filter(|known| known.version == version.version) {
+            return Ok(known);
+        }
+        let (id, number, definition) = (version.schema, version.version, version.definition.clone());
+        let compiled = self.workers.run(move || CompiledSchema::compile(id, number, &definition)).await?;
+        compiled.map(Arc::new).map_err(|source| PublishError::Schema { schema: id, version: number, source })
+    }
+
+    fn access(&self, everything: &Everything) -> Access {
+        match self.auth {
+            AuthMode::Off => Access::Open,
+            AuthMode::Keys => {
+                Access::Keys(everything.keys.iter().map(|key| (key.id.clone(), access::entry_of(key))).collect())
+            }
+        }
+    }
+
+    fn entries(
+        &self,
+        everything: &Everything,
+        schemas: &HashMap<SchemaId, Arc<CompiledSchema>>,
+    ) -> Result<Vec<StreamEntry>, CatalogError> {
+        let entry = |stream: &crate::catalog::Stream| {
+            let schema = schemas
+                .get(&stream.schema)
+                .ok_or_else(|| CatalogError::Corrupt(format!("stream {} has no schema version", stream.id)))?;
+            Ok(StreamEntry {
+                id: stream.id,
+                name: stream.name.clone(),
+                state: stream.state,
+                schema: Arc::clone(schema),
+                home: self.homes.of(stream.id, &stream.name),
+            })
+        };
+        everything.streams.iter().map(entry).collect()
+    }
+}

@@ -1,0 +1,318 @@
+//! The server's life: lock, recover, serve, drain. Only orders the parts.
+//!
+//! Order of the start: data directory → catalog → snapshot → shards (they recover and listen) → REST → ready. Order of the
+//! end: not ready → shards drain → REST ends → the process. A shard that fails ends the process with an error; so does a
+//! drain that takes too long.
+
+mod inbox;
+mod stop;
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+use ttdust_shards::{
+    ids::ShardId,
+    runtime::{Engine, EngineStart, StartError},
+};
+
+use crate::{
+    catalog::{Catalog, CatalogError},
+    config::{AuthMode, Config},
+    control::{Control, ControlError, Parts},
+    data_dir::{DataDir, DataDirError},
+    flush::Flusher,
+    http::{self, App, ConnectionLimits},
+    link::{Homes, ShardLink},
+    metrics::{ControlMetrics, Exposition},
+    objects::{LocalObjects, ObjectError, clean_staging},
+    publish::{PublishError, Publisher},
+    query::Queries,
+    workers::{Workers, pin},
+};
+use inbox::{Inbox, ShardEnd};
+
+/// Messages of all shards that wait for control.
+const INBOX: usize = 4096;
+/// Threads that move objects and check directories.
+const BLOCKING_THREADS: usize = 4;
+/// How long tasks may take to notice the end of the runtime.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// Why the server did not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // Each variant is the failure of the part that it names.
+pub enum ServeError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("cannot listen for REST on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("{what}: {source}")]
+    System { what: &'static str, source: io::Error },
+    #[error("shard {0} ended: {1}")]
+    Shard(ShardId, String),
+    #[error("the shards did not drain in {0:?} (shutdown_timeout); what was acked is in the log")]
+    DrainTimeout(Duration),
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { what, source }
+}
+
+/// Serves until a signal ends it. Blocking. With `port_file`, writes the addresses there, as JSON, once it is ready.
+///
+/// # Errors
+/// See [`ServeError`]; the process should exit non-zero.
+pub fn serve(config: Config, port_file: Option<&Path>) -> Result<(), ServeError> {
+    let _locked = DataDir::lock(&config.settings().data_dir)?;
+    // Threads that are started later are on the same cores, until they pin themselves elsewhere.
+    if let Err(error) = pin(&config.control_cores) {
+        tracing::warn!(cores = ?config.control_cores, %error, "the control plane is not pinned");
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(system("cannot start the control runtime"))?;
+    let ended = runtime.block_on(async {
+        let server = Server::start(Arc::new(config), port_file).await?;
+        server.run().await
+    });
+    runtime.shutdown_timeout(RUNTIME_END);
+    // The tasks that shared it are gone with the runtime.
+    if let Some(engine) = Arc::into_inner(ended?) {
+        engine.join();
+    }
+    Ok(())
+}
+
+/// The running server.
+struct Server {
+    config: Arc<Config>,
+    engine: Arc<Engine>,
+    link: ShardLink,
+    control: Arc<Control>,
+    signals: stop::Signals,
+    ended: mpsc::Receiver<ShardEnd>,
+    stop_http: watch::Sender<bool>,
+    http: JoinHandle<()>,
+}
+
+/// What stands before the shards do.
+struct Base {
+    catalog: Catalog,
+    objects: LocalObjects,
+    workers: Workers,
+    publisher: Arc<Publisher>,
+    metrics: Arc<ControlMetrics>,
+}
+
+impl Base {
+    async fn open(config: &Config) -> Result<Self, ServeError> {
+        let settings = config.settings();
+        let cleaned = clean_staging(&config.engine.staging_dir)?;
+        if cleaned > 0 {
+            tracing::info!(files = cleaned, "removed staged files of an earlier run; their rows are in the log");
+        }
+        let catalog = Catalog::open(&config.catalog_path())?;
+        let objects = LocalObjects::open(config.objects_dir())?;
+        let workers = Workers::start(settings.query_workers, settings.query_queue, &config.control_cores)
+            .map_err(system("cannot start the workers"))?;
+        let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
+        let homes = Homes::new(&settings.pins, shards);
+        let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth));
+        publisher.advance().await?;
+        Ok(Self { catalog, objects, workers, publisher, metrics: Arc::default() })
+    }
+
+    /// Recovers the logs and starts the shards.
+    async fn start_engine(&self, config: &Config) -> Result<(Arc<Engine>, mpsc::Receiver<Message>), ServeError> {
+        let (to_control, inbox) = mpsc::channel(INBOX);
+        let streams = self.catalog.everything().await?.streams;
+        let flushed_through: HashMap<_, _> =
+            streams.iter().filter(|s| s.flushed_through > 0).map(|s| (s.id, s.flushed_through)).collect();
+        let start = EngineStart {
+            config: config.engine.clone(),
+            catalog: self.publisher.current(),
+            flushed_through,
+            to_control,
+        };
+        // On a thread that may block, so that a signal still ends a long recovery.
+        let started = tokio::task::spawn_blocking(move || Engine::start(start)).await;
+        let engine = started.map_err(|e| system("cannot start the shards")(io::Error::other(e)))??;
+        Ok((Arc::new(engine), inbox))
+    }
+}
+
+type Message = ttdust_shards::message::ToControl;
+
+impl Server {
+    async fn start(config: Arc<Config>, port_file: Option<&Path>) -> Result<Self, ServeError> {
+        let mut signals = stop::Signals::install().map_err(system("cannot handle signals"))?;
+        let base = Base::open(&config).await?;
+        let address = config.settings().bind_address;
+        let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
+        let rest = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+        let (engine, messages) = tokio::select! {
+            started = base.start_engine(&config) => started?,
+            () = signals.next() => stop::exit_at_once(),
+        };
+        let link = ShardLink::new(Arc::clone(&engine));
+        log_start(&config, &engine, rest);
+
+        let queries = Arc::new(Queries::new(
+            base.catalog.clone(),
+            base.objects.clone(),
+            link.clone(),
+            base.workers.clone(),
+            Arc::clone(&base.publisher),
+            Arc::clone(&base.metrics),
+        ));
+        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
+        let (inbox, ended) = Inbox::new(link.clone(), flusher, Arc::clone(&queries));
+        tokio::spawn(inbox.run(messages));
+        let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
+        let control = Arc::new(Control::new(Parts {
+            config: Arc::clone(&config),
+            catalog: base.catalog,
+            objects: base.objects,
+            link: link.clone(),
+            workers: base.workers,
+            publisher: base.publisher,
+            queries,
+        }));
+        print_bootstrap_key(&control).await?;
+        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
+        let deletions = Arc::clone(&control);
+        tokio::spawn(async move { deletions.resume_deletions().await });
+        if let Some(path) = port_file {
+            write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
+        }
+        tracing::info!("ready");
+        Ok(Self { config, engine, link, control, signals, ended, stop_http, http })
+    }
+
+    /// Serves until a signal, then drains.
+    async fn run(mut self) -> Result<Arc<Engine>, ServeError> {
+        tokio::select! {
+            () = self.signals.next() => {}
+            ended = self.ended.recv() => return Err(unasked_end(ended)),
+        }
+        let timeout = self.config.settings().shutdown_timeout;
+        tracing::info!(timeout_s = timeout.as_secs(), "draining; a second signal ends the process at once");
+        self.control.start_draining();
+        let Self { engine, link, mut signals, mut ended, stop_http, http, .. } = self;
+        tokio::select! {
+            drained = tokio::time::timeout(timeout, drain(&link, &mut ended)) => {
+                drained.map_err(|_| ServeError::DrainTimeout(timeout))??;
+            }
+            () = signals.next() => stop::exit_at_once(),
+        }
+        // The receiver may be gone already; then there is nothing to stop.
+        let _ = stop_http.send(true);
+        tokio::select! {
+            _ = http => {}
+            () = signals.next() => stop::exit_at_once(),
+        }
+        tracing::info!("stopped");
+        Ok(engine)
+    }
+}
+
+fn unasked_end(ended: Option<ShardEnd>) -> ServeError {
+    match ended {
+        Some((shard, outcome)) => ServeError::Shard(shard, outcome.err().unwrap_or_else(|| "unasked".into())),
+        None => system("the inbox of the control plane ended")(io::ErrorKind::BrokenPipe.into()),
+    }
+}
+
+/// Drains every shard and waits for all to end.
+async fn drain(link: &ShardLink, ended: &mut mpsc::Receiver<ShardEnd>) -> Result<(), ServeError> {
+    let tell = link.shards().map(|shard| link.deliver(shard, ttdust_shards::message::ToShard::Drain));
+    // A shard that is gone already has reported its end.
+    let _ = futures_util::future::join_all(tell).await;
+    while !link.all_ended() {
+        match ended.recv().await {
+            Some((_, Ok(()))) => {}
+            other => return Err(unasked_end(other)),
+        }
+    }
+    // The last report may still hold a failure.
+    while let Ok((shard, outcome)) = ended.try_recv() {
+        outcome.map_err(|reason| ServeError::Shard(shard, reason))?;
+    }
+    Ok(())
+}
+
+fn start_http(
+    config: &Config,
+    listener: TcpListener,
+    control: &Arc<Control>,
+    metrics: Arc<ControlMetrics>,
+    exposition: Exposition,
+) -> (watch::Sender<bool>, JoinHandle<()>) {
+    let settings = config.settings();
+    let body_limit = usize::try_from(settings.limit_http_body_bytes).expect("a 64-bit target");
+    let app = App { control: Arc::clone(control), metrics: Arc::clone(&metrics), exposition, body_limit };
+    let (stop, stopped) = watch::channel(false);
+    let limits = ConnectionLimits { connections: settings.limit_http_connections };
+    let serving = http::serve(listener, http::router(Arc::new(app)), metrics, limits, stopped);
+    (stop, tokio::spawn(serving))
+}
+
+fn log_start(config: &Config, engine: &Engine, rest: SocketAddr) {
+    let (backend, recovery) = (engine.backend(), engine.recovery());
+    let auth = match config.auth {
+        AuthMode::Off => "off",
+        AuthMode::Keys => "keys",
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        http = %rest,
+        grpc = %engine.grpc_address(),
+        shards = engine.shards(),
+        control_cores = ?config.control_cores,
+        shard_cores = ?config.engine.shard_cores.iter().flatten().collect::<Vec<_>>(),
+        io_backend = backend.kind,
+        io_reason = %backend.reason,
+        auth,
+        "started"
+    );
+    tracing::info!(records = recovery.records, bytes = recovery.bytes, millis = recovery.millis, "log recovered");
+}
+
+/// The one place where a secret is shown: on stderr, once, as no log line.
+async fn print_bootstrap_key(control: &Control) -> Result<(), ServeError> {
+    if let Some(created) = control.bootstrap_key().await? {
+        eprintln!("There was no admin key. This one is shown now and never again:\n\n    {}\n", created.text);
+    }
+    Ok(())
+}
+
+/// Whoever waits for the file sees it whole.
+fn write_ports(path: &Path, rest: SocketAddr, grpc: SocketAddr) -> io::Result<()> {
+    let staged: PathBuf = path.with_extension("new");
+    std::fs::write(&staged, serde_json::json!({"http": rest.to_string(), "grpc": grpc.to_string()}).to_string())?;
+    std::fs::rename(staged, path)
+}

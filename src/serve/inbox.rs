@@ -1,0 +1,64 @@
+//! What the shards send to control, each message on a task of its own, so that a slow flush holds up no query.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use ttdust_shards::{
+    ids::ShardId,
+    message::{ToControl, ToShard},
+};
+
+use crate::{flush::Flusher, link::ShardLink, query::Queries};
+
+/// Each shard reports its end once.
+const ENDS: usize = 1024;
+
+/// A shard that ended, and how.
+pub(super) type ShardEnd = (ShardId, Result<(), String>);
+
+/// Hands messages out.
+pub(super) struct Inbox {
+    link: ShardLink,
+    flusher: Flusher,
+    queries: Arc<Queries>,
+    ended: mpsc::Sender<ShardEnd>,
+}
+
+impl Inbox {
+    /// With the line on which it reports shards that ended.
+    pub(super) fn new(link: ShardLink, flusher: Flusher, queries: Arc<Queries>) -> (Self, mpsc::Receiver<ShardEnd>) {
+        let (ended, reports) = mpsc::channel(ENDS);
+        (Self { link, flusher, queries, ended }, reports)
+    }
+
+    /// Runs until the last shard lets go of its end.
+    pub(super) async fn run(self, mut messages: mpsc::Receiver<ToControl>) {
+        while let Some(message) = messages.recv().await {
+            match message {
+                ToControl::FilesReady { shard, stream, files, through } => {
+                    let (flusher, link) = (self.flusher.clone(), self.link.clone());
+                    tokio::spawn(async move { flusher.flush(&link, shard, stream, files, through).await });
+                }
+                ToControl::Query(query, reply) => {
+                    let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
+                    tokio::spawn(async move {
+                        let answer = ToShard::Answer(reply.token, queries.time_range(query).await);
+                        // With its shard, the call is gone too.
+                        let _ = link.deliver(reply.shard, answer).await;
+                    });
+                }
+                ToControl::ShardEnded(shard, outcome) => {
+                    match &outcome {
+                        Ok(()) => tracing::info!(%shard, "shard drained"),
+                        Err(reason) => tracing::error!(%shard, %reason, "shard failed"),
+                    }
+                    self.link.mark_ended(shard);
+                    // Nobody listens any more only when the server is at its end.
+                    let _ = self.ended.send((shard, outcome)).await;
+                }
+            }
+        }
+        // Reports must not end while the server may wait for one: the line stays open with this task.
+        std::future::pending::<()>().await;
+    }
+}
