@@ -78,7 +78,6 @@ impl Target {
             .initial_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .max_frame_size(1 << 20)
-            .max_concurrent_reset_streams(0)
             .enable_push(false);
         builder
             .handshake(stream)

@@ -9,20 +9,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde_json::json;
 
 /// Bytes of all records of a set, at most: the set should not thrash the cache more than a real producer does.
 const SET_BYTES_MAX: usize = 64 << 20;
-const FLIGHTS: &str = "tests/data/flights.jsonl.gz";
-const FLIGHTS_SCHEMA: &str = "tests/data/flights.schema.json";
-const CLICKS_SCHEMA: &str = include_str!("../data/clicks.schema.json");
+const FLIGHTS: &[u8] = include_bytes!("../../tests/data/flights.jsonl.gz");
+const FLIGHTS_SCHEMA: &str = include_str!("../../tests/data/flights.schema.json");
+const CLICKS_SCHEMA: &str = include_str!("../../tests/data/clicks.schema.json");
 
 /// Where records come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PayloadKind {
     /// The bundled flights of 2013.
     Flights,
-    /// Generated page views of about 320 bytes.
+    /// Generated clicks of about 320 bytes.
     Clicks,
     /// NDJSON, also with gzip.
     File(PathBuf),
@@ -76,9 +75,6 @@ pub enum PayloadError {
         /// What the system said.
         source: io::Error,
     },
-    /// The bundled flights are not in the repository or below the current folder.
-    #[error("the bundled {0} was not found; run from the repository, or give --payload clicks or --payload file:PATH")]
-    NotBundled(&'static str),
     /// There is no line in the file.
     #[error("{0} holds no records: want one JSON object a line")]
     Empty(PathBuf),
@@ -109,9 +105,13 @@ impl Payloads {
     /// See [`PayloadError`].
     pub fn load(kind: &PayloadKind, max: usize) -> Result<Self, PayloadError> {
         match kind {
-            PayloadKind::Clicks => Ok(Self::new((0..max.max(1) as u64).map(click).collect())),
-            PayloadKind::Flights => Self::read(&bundled(FLIGHTS)?, max),
-            PayloadKind::File(path) => Self::read(path, max),
+            PayloadKind::Clicks => Ok(Self::new((0..max.max(1) as u64).map(crate::micro::validate::click).collect())),
+            PayloadKind::Flights => Self::read(Path::new("the bundled flights"), Box::new(gunzip(FLIGHTS)), max),
+            PayloadKind::File(path) => {
+                let file = File::open(path).map_err(|source| PayloadError::Io { path: path.clone(), source })?;
+                let gzip = path.extension().is_some_and(|extension| extension == "gz");
+                Self::read(path, if gzip { Box::new(gunzip(file)) } else { Box::new(file) }, max)
+            }
         }
     }
 
@@ -126,11 +126,8 @@ impl Payloads {
         Self { records, bytes }
     }
 
-    fn read(path: &Path, max: usize) -> Result<Self, PayloadError> {
+    fn read(path: &Path, plain: Box<dyn Read + '_>, max: usize) -> Result<Self, PayloadError> {
         let wrap = |source| PayloadError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(wrap)?;
-        let gzip = path.extension().is_some_and(|extension| extension == "gz");
-        let plain: Box<dyn Read> = if gzip { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
         let mut records = Vec::new();
         let mut bytes = 0;
         for line in BufReader::with_capacity(1 << 16, plain).split(b'\n') {
@@ -180,77 +177,42 @@ impl Payloads {
 /// # Errors
 /// See [`PayloadError`].
 pub fn schema(kind: &PayloadKind, own: Option<&Path>) -> Result<serde_json::Value, PayloadError> {
-    let read = |path: &Path| {
-        std::fs::read(path)
-            .map_err(|source| PayloadError::Io { path: path.to_owned(), source })
-            .map(|text| (path.to_owned(), text))
-    };
     let (path, text) = match (own, kind) {
-        (Some(path), _) => read(path)?,
-        (None, PayloadKind::Flights) => read(&bundled(FLIGHTS_SCHEMA)?)?,
-        (None, PayloadKind::Clicks) => (PathBuf::from("clicks.schema.json"), CLICKS_SCHEMA.into()),
+        (Some(path), _) => {
+            let text = std::fs::read_to_string(path);
+            (path, text.map_err(|source| PayloadError::Io { path: path.to_owned(), source })?)
+        }
+        (None, PayloadKind::Flights) => (Path::new("flights.schema.json"), FLIGHTS_SCHEMA.to_owned()),
+        (None, PayloadKind::Clicks) => (Path::new("clicks.schema.json"), CLICKS_SCHEMA.to_owned()),
         (None, PayloadKind::File(_)) => return Err(PayloadError::NoSchema),
     };
-    serde_json::from_slice(&text).map_err(|source| PayloadError::Schema { path, source })
+    serde_json::from_str(&text).map_err(|source| PayloadError::Schema { path: path.to_owned(), source })
 }
 
-fn bundled(name: &'static str) -> Result<PathBuf, PayloadError> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    [root.join(name), PathBuf::from(name)].into_iter().find(|path| path.is_file()).ok_or(PayloadError::NotBundled(name))
-}
-
-/// The `index`th page view: always the same bytes for an index.
-fn click(index: u64) -> Bytes {
-    // SplitMix64: cheap, and good enough to make values differ.
-    let mut state = index.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut next = |below: u64| {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % below
-    };
-    let country = ["DE", "US", "FR", "JP", "BR", "IN", "SE", "KE"][next(8) as usize];
-    let device = ["mobile", "desktop", "tablet"][next(3) as usize];
-    let page = ["/", "/pricing", "/docs/getting-started", "/blog/thread-per-core", "/account/settings"][next(5) as usize];
-    let (hi, lo) = (next(1 << 48), next(1 << 48));
-    let second = index % 86_400;
-    let clock = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
-    let value = json!({
-        "event_id": format!("{hi:012x}{lo:012x}"),
-        "timestamp": format!("2026-01-15T{clock}.{:03}Z", next(1000)),
-        "user_id": next(1_000_000),
-        "session": format!("s-{:08x}", next(1 << 32)),
-        "page": page,
-        "referrer": format!("https://example.org/search?q={}", next(100_000)),
-        "device": device,
-        "country": country,
-        "duration_ms": next(120_000),
-        "scroll": next(1000) as f64 / 1000.0,
-        "viewport": { "width": 320 + next(2000), "height": 480 + next(1200) },
-        "tags": ["landing", "ab-test-7"],
-        "converted": next(20) == 0,
-    });
-    Bytes::from(value.to_string())
+fn gunzip<R: Read>(zipped: R) -> flate2::read::MultiGzDecoder<R> {
+    flate2::read::MultiGzDecoder::new(zipped)
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
+    use ttdust_shards::{ids::SchemaId, schema::CompiledSchema, validate::Validator};
+
     use super::*;
 
     #[test]
-    fn clicks_are_stable_distinct_and_of_a_usual_size() {
-        let set = Payloads::load(&PayloadKind::Clicks, 1000).expect("generated");
-        assert_eq!(set.len(), 1000);
-        assert_eq!(set.get(3), set.get(1003));
-        assert_ne!(set.get(3), set.get(4));
-        assert!((280.0..400.0).contains(&set.mean_bytes()), "{}", set.mean_bytes());
-        let schema = schema(&PayloadKind::Clicks, None).expect("bundled");
-        let required = schema["required"].as_array().expect("a list");
-        for record in set.iter() {
-            let value: serde_json::Value = serde_json::from_slice(record).expect("JSON");
-            assert!(required.iter().all(|name| value.get(name.as_str().expect("a name")).is_some()));
+    fn bundled_records_are_stable_distinct_and_fit_their_schemas() {
+        for kind in [PayloadKind::Clicks, PayloadKind::Flights] {
+            let set = Payloads::load(&kind, 1000).expect("bundled");
+            assert_eq!(set.len(), 1000);
+            assert_eq!(set.get(3), set.get(1003));
+            assert_ne!(set.get(3), set.get(4));
+            assert!((280.0..400.0).contains(&set.mean_bytes()), "{}", set.mean_bytes());
+            let definition = schema(&kind, None).expect("bundled").to_string();
+            let schema = CompiledSchema::compile(SchemaId::generate(), 1, &definition).expect("a schema");
+            let mut validator = Validator::default();
+            assert!(set.iter().all(|record| validator.check(&schema, record).is_ok()), "{kind}");
         }
     }
 

@@ -47,7 +47,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub in_flight: u32,
     /// Records a request, for append
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: u32,
     /// Records to send: flights, clicks or file:PATH (NDJSON, also .gz)
     #[arg(long, value_name = "KIND", default_value = "flights")]

@@ -48,13 +48,15 @@ pub struct UnaryCalls {
     flight: Flight,
     send: SendRequest<Bytes>,
     open: Vec<Open>,
+    /// The server takes no more calls at a time: its answers wake us, no timer.
+    full: bool,
 }
 
 impl UnaryCalls {
     /// Calls over the connection of `send`.
     #[must_use]
     pub fn new(plan: Plan, target: Target, flight: Flight, send: SendRequest<Bytes>) -> Self {
-        Self { plan, target, flight, send, open: Vec::new() }
+        Self { plan, target, flight, send, open: Vec::new(), full: false }
     }
 
     /// Reads what came, and calls what is due. Whether all is over.
@@ -89,7 +91,7 @@ impl UnaryCalls {
     /// See [`super::call::Call::wake_ns`].
     #[must_use]
     pub fn wake_ns(&self, now_ns: u64) -> Option<u64> {
-        self.flight.wake_ns(now_ns)
+        if self.full { None } else { self.flight.wake_ns(now_ns) }
     }
 
     /// See [`super::call::Call::abandon`].
@@ -105,7 +107,9 @@ impl UnaryCalls {
         let now_ns = shared.now_ns();
         let window = shared.window();
         loop {
-            match self.send.poll_ready(cx) {
+            let ready = self.send.poll_ready(cx);
+            self.full = ready.is_pending();
+            match ready {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(ready) => ready?,
             }
