@@ -14,10 +14,12 @@
 pub mod batch;
 pub mod entry;
 pub mod frame;
+pub mod inspect;
 pub mod recovery;
 pub mod segment;
 
 mod filling;
+mod scan;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
@@ -239,6 +241,7 @@ impl Wal {
             epoch: self.epoch,
             lsn,
             log_start,
+            segment_blocks: u32::try_from(current.segment.bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
             checksum: 0,
         };
         self.last_checksum = header.seal(&mut bytes);
@@ -290,7 +293,7 @@ impl Wal {
         let bytes = self.oversize.unwrap_or(0).max(self.config.segment_bytes);
         let id = self.next_segment;
         self.next_segment += 1;
-        let fits = self.spare.front().is_some_and(|spare| spare.bytes == bytes);
+        let fits = self.spare.front().is_some_and(|spare| spare.recyclable && spare.bytes == bytes);
         let recycle = if fits { self.spare.pop_front() } else { None };
         Some(SegmentRequest { id, shard: self.shard, bytes, recycle })
     }

@@ -206,6 +206,10 @@ fn batches_share_the_frames_memory() -> io::Result<()> {
     let frame = wal.written(op.lsn, Ok(())).expect("it was written");
     let payload = frame.batches[0].rows()?.payload(1);
     assert!(memory.contains(&payload.as_ptr()), "a slice, not a copy");
-    assert_eq!(Arc::strong_count(frame.batches[0].segment()), 3, "the batch, the log and the write each hold the segment");
+    assert_eq!(
+        Arc::strong_count(frame.batches[0].segment()),
+        3,
+        "the batch, the log and the write each hold the segment"
+    );
     Ok(())
 }

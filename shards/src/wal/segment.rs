@@ -31,7 +31,7 @@ pub struct Segment {
 impl Segment {
     /// What is needed to remove or recycle it.
     pub(super) fn as_released(&self) -> ReleasedSegment {
-        ReleasedSegment { path: self.path.clone(), bytes: self.bytes }
+        ReleasedSegment { path: self.path.clone(), bytes: self.bytes, recyclable: true }
     }
 }
 
@@ -84,6 +84,8 @@ pub struct ReleasedSegment {
     pub path: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
+    /// Whether the file may become another segment.
+    pub recyclable: bool,
 }
 
 /// Serves a request in the shard's folder `dir`. Blocking, up to seconds.
@@ -94,7 +96,7 @@ pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Resu
     assert!(request.bytes > 0 && request.bytes.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
     let path = dir.join(file_name(request.id));
     let file = match request.recycle {
-        Some(old) if old.bytes == request.bytes => recycle(disk, &old.path, &path)?,
+        Some(old) if old.recyclable && old.bytes == request.bytes => recycle(disk, &old.path, &path)?,
         Some(old) => {
             remove(disk, &old)?;
             create(disk, &path, request.bytes)?
