@@ -293,6 +293,18 @@ impl SimDisk {
         self.state().down.is_some()
     }
 
+    /// How it crashed, if it is crashed.
+    #[must_use]
+    pub fn crash_kind(&self) -> Option<Crash> {
+        self.state().down
+    }
+
+    /// Takes back the crash or fault that is set and has not come yet.
+    pub fn clear_accidents(&self) {
+        let mut state = self.state();
+        (state.crash_at, state.fail_at) = (None, None);
+    }
+
     /// Starts again after a crash, or ends a run without one. No crash or fault stays set.
     pub fn restart(&self) {
         let mut state = self.state();

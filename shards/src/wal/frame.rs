@@ -36,7 +36,7 @@ pub struct FrameHeader {
     pub previous_checksum: u32,
     /// The segment it was written to.
     pub segment: u64,
-    /// The run of the log that wrote it: a counter in the upper half, a random number in the lower.
+    /// The run of the log that wrote it: the id of its first segment in the upper half, a random number in the lower.
     pub epoch: u64,
     /// Its position.
     pub lsn: Lsn,

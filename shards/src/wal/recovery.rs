@@ -24,8 +24,6 @@ pub struct LogEnd {
     pub last_lsn: Lsn,
     /// The checksum of the last frame.
     pub last_checksum: u32,
-    /// The epoch of the last frame.
-    pub last_epoch: u64,
     /// The highest id of any segment, with frames or without.
     pub last_segment: u64,
     /// Segments that still hold frames, sealed, oldest first. A clone of this list keeps them from being released.
@@ -141,20 +139,16 @@ pub fn recover(disk: &dyn Disk, dir: &Path, shard: ShardId) -> Result<Recovered,
 fn log_end(scan: Scan) -> LogEnd {
     let mut end = LogEnd { last_segment: scan.segments.last().map_or(0, |last| last.segment.id), ..LogEnd::default() };
     if let Some(last) = scan.last {
-        (end.last_lsn, end.last_checksum, end.last_epoch) = (last.lsn, last.checksum, last.epoch);
+        (end.last_lsn, end.last_checksum) = (last.lsn, last.checksum);
     }
-    let mut may_be_written = true;
     for ScannedSegment { segment, frames, first_lsn, last_lsn, .. } in scan.segments {
         if frames > 0 && segment.id >= scan.log_start {
             end.segments.push(SealedSegment { segment, first_lsn, last_lsn });
             continue;
         }
         let mut released = segment.as_released();
-        // A write that a killed process asked for may still come to the segment after the last frame: it is not used again.
-        if frames == 0 && scan.last.is_none_or(|last| segment.id > last.segment) {
-            released.recyclable = !may_be_written;
-            may_be_written = false;
-        }
+        // A write that a killed process asked for may still come to one of the segments after the last frame.
+        released.recyclable = scan.last.is_some_and(|last| segment.id <= last.segment);
         end.spare.push(released);
     }
     end
