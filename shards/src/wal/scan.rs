@@ -2,7 +2,7 @@
 //!
 //! A frame follows another if its position is the next one and it carries the other's checksum. Within a segment frames lie
 //! one after the other and bear one epoch. A position where no whole frame begins is the end of the segment, unless a whole
-//! frame of this segment stands further on: then it is damage. Where the chain does not go on in the next segment that has
+//! frame of this segment stands further on, or a torn one that was begun later: then it is damage. Where the chain does not go on in the next segment that has
 //! frames, what is between them is missing.
 //!
 //! One frame may be disowned: when a run ended with a write under way, the next run may have found no whole frame there and
@@ -229,6 +229,25 @@ impl Chain {
         self.issues.push(issue);
     }
 
+    /// Whether a frame that is not whole still shows that an earlier one is missing: a write is only begun when the one before
+    /// it is synced. Clients do not know the epoch, so no payload looks like this.
+    fn proves_missing(&self, torn: &FrameHeader) -> bool {
+        self.last.is_some_and(|last| !self.broken && torn.epoch == last.epoch && torn.lsn.0 > last.lsn.0 + 1)
+    }
+
+    /// Notes that the frame that should stand at `offset` of `segment`, or before it, is missing, as the one at `found` shows.
+    fn note_missing(&mut self, segment: &Segment, offset: u64, found: u64, torn: &FrameHeader) {
+        let reason = format!("no whole frame, but one with lsn {} was begun at byte {found} after it was synced", torn.lsn.0);
+        let place = Issue { path: segment.path.clone(), segment: segment.id, offset, reason, before: segment.id + 1 };
+        let issue = match (&self.suspect, &self.end) {
+            (Some(suspect), _) => Issue { reason: place.reason, before: place.before, ..suspect.clone() },
+            (None, Some((end, offset))) => Issue { path: end.path.clone(), segment: end.id, offset: *offset, ..place },
+            (None, None) => place,
+        };
+        self.issues.push(issue);
+        self.broken = true;
+    }
+
     /// Whether a frame found beyond a place where none begins can be of this segment. The random part of the epoch is not
     /// known to clients, so a payload that looks like a frame does not pass, once a frame of the run is known.
     fn may_follow(&self, found: &FrameHeader) -> bool {
@@ -319,20 +338,25 @@ impl Scanner<'_> {
             self.chain.suspect = Some(issue(error.to_string(), segment.id + 1));
         }
         let mut at = offset;
-        loop {
-            at += BLOCK_BYTES as u64;
-            let Some((found, header)) = reader.find(at, segment.id, self.shard)? else { return Ok(None) };
-            at = found;
-            if self.chain.may_follow(&header) {
-                break;
+        while let Some((found, header, verified)) = reader.find(at, segment.id, self.shard)? {
+            at = found + BLOCK_BYTES as u64;
+            if verified.is_err_and(|error| !error.is_refusal()) {
+                if self.chain.proves_missing(&header) {
+                    self.chain.note_missing(segment, offset, found, &header);
+                }
+                continue;
             }
+            if found == offset || !self.chain.may_follow(&header) {
+                continue;
+            }
+            if !error.is_refusal() {
+                let reason = format!("{error}, but the frame with a later place at byte {found} is whole");
+                self.chain.issues.push(issue(reason, segment.id + 1));
+                self.chain.broken = true;
+            }
+            return Ok(Some(found));
         }
-        if !error.is_refusal() {
-            let reason = format!("{error}, but the frame with a later place at byte {at} is whole");
-            self.chain.issues.push(issue(reason, segment.id + 1));
-            self.chain.broken = true;
-        }
-        Ok(Some(at))
+        Ok(None)
     }
 }
 
@@ -372,16 +396,18 @@ impl Reader<'_> {
         Ok(verified.map(|()| header))
     }
 
-    /// The first place from `offset` on where a whole frame of `segment` begins, or one that must not be passed over.
-    fn find(&mut self, offset: u64, segment: u64, shard: Option<ShardId>) -> io::Result<Option<(u64, FrameHeader)>> {
+    /// The first place from `offset` on that begins like a frame of `segment`, and whether a whole one stands there.
+    fn find(
+        &mut self,
+        offset: u64,
+        segment: u64,
+        shard: Option<ShardId>,
+    ) -> io::Result<Option<(u64, FrameHeader, Result<FrameHeader, FrameError>)>> {
         let mut at = offset;
         while at + BLOCK_BYTES as u64 <= self.len {
             self.load(at, BLOCK_BYTES)?;
             if let Ok(header) = FrameHeader::peek(self.slice(at, HEADER_BYTES), segment) {
-                match self.frame(at, segment, shard)? {
-                    Err(error) if !error.is_refusal() => {}
-                    _ => return Ok(Some((at, header))),
-                }
+                return Ok(Some((at, header, self.frame(at, segment, shard)?)));
             }
             at += BLOCK_BYTES as u64;
         }
