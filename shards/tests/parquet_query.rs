@@ -43,7 +43,10 @@ impl History {
             let payloads: Vec<Bytes> = (0..count)
                 .map(|_| Bytes::from(format!(r#"{{"n":{}}}"#, " ".repeat(random.below(9) as usize) + "1")))
                 .collect();
-            let batch = stream.batch(time, &metadata, &payloads);
+            let mut batch = stream.batch(time, &metadata, &payloads);
+            if random.chance(3) {
+                batch.spill();
+            }
             rows.extend(payloads.into_iter().enumerate().map(|(index, payload)| RecordRow {
                 sequence: batch.header().first_sequence + index as i64,
                 timestamp_unix_micros: time,

@@ -10,13 +10,17 @@ use std::{
 
 use bytes::Bytes;
 use ttdust_shards::{
-    ids::{SchemaId, StreamId},
+    config::WalConfig,
+    ids::{SchemaId, ShardId, StreamId},
     io::DiskFile,
     parquet::{PartitionHour, WriteJob, write},
     schema::CompiledSchema,
     wal::{
-        batch::{BatchHeader, RowBatch},
-        segment::Segment,
+        Wal,
+        batch::RowBatch,
+        entry::EntryDraft,
+        recovery::LogEnd,
+        segment::{PreparedSegment, Segment},
     },
 };
 
@@ -63,30 +67,29 @@ fn print(records: usize, json_bytes: usize, file_bytes: u64, elapsed: Duration) 
     );
 }
 
+/// `payloads` as the log holds them.
 fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
-    let segment = Arc::new(Segment { id: 1, path: PathBuf::new(), file: Arc::new(NoFile) });
-    let mut sequence = 1;
-    let mut batches = Vec::new();
+    let config = WalConfig { segment_bytes: 1 << 40, ..WalConfig::default() };
+    let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
+    let request = wal.wants_segment().expect("a new log wants its first segment");
+    let segment = Segment { id: request.id, path: PathBuf::new(), file: Arc::new(NoFile), bytes: request.bytes };
+    wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+    let mut next_sequence = 1;
     for chunk in payloads.chunks(BATCH_ROWS) {
-        let mut entry = vec![0u8; 64];
-        let mut end = 0;
-        for payload in chunk {
-            end += payload.len() as u32;
-            entry.extend_from_slice(&end.to_le_bytes());
-        }
-        chunk.iter().for_each(|payload| entry.extend_from_slice(payload));
-        entry[44..48].copy_from_slice(&(chunk.len() as u32).to_le_bytes());
-        let header = BatchHeader {
+        wal.append(&EntryDraft {
             stream,
-            first_sequence: sequence,
-            timestamp_unix_micros: sequence,
+            first_sequence: next_sequence,
+            timestamp_unix_micros: next_sequence,
             schema_version: 1,
-            count: chunk.len() as u32,
-            payload_bytes: end,
-            entry_bytes: entry.len() as u32,
-        };
-        sequence += chunk.len() as i64;
-        batches.push(RowBatch::new(header, Arc::clone(&segment), 0, Some(entry.into())));
+            payloads: chunk,
+            keys: &[],
+            metadata: &[],
+        });
+        next_sequence += chunk.len() as i64;
+    }
+    let mut batches = Vec::new();
+    while let Some(write) = wal.next_write() {
+        batches.extend(wal.written(write.lsn, Ok(())).expect("nothing was written, so nothing failed").batches);
     }
     batches
 }

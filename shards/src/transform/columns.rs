@@ -387,7 +387,7 @@ mod tests {
 
     /// The columns in one line: `name:kind`, nested ones in brackets.
     fn outline(columns: &[Column]) -> String {
-        fn kind(kind: &Kind) -> String {
+        fn word(kind: &Kind) -> String {
             match kind {
                 Kind::Utf8 { is_enum: true } => "enum".to_owned(),
                 Kind::Utf8 { is_enum: false } => "text".to_owned(),
@@ -396,11 +396,11 @@ mod tests {
                 Kind::Boolean => "bool".to_owned(),
                 Kind::Json => "json".to_owned(),
                 Kind::Struct(columns) => format!("{{{}}}", outline(columns)),
-                Kind::List(element) => format!("[{}]", kind(element)),
+                Kind::List(element) => format!("[{}]", word(element)),
             }
         }
         let columns: Vec<String> =
-            columns.iter().map(|column| format!("{}:{}", column.name, kind(&column.kind))).collect();
+            columns.iter().map(|column| format!("{}:{}", column.name, word(&column.kind))).collect();
         columns.join(" ")
     }
 

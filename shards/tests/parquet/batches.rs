@@ -1,87 +1,95 @@
-//! Row batches made the way the log makes them, and a seeded source of random numbers.
+//! Row batches made by the log, over a file in memory, and a seeded source of random numbers.
 
 use std::{
     io,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use bytes::Bytes;
 use ttdust_shards::{
-    ids::{SchemaId, StreamId},
+    config::WalConfig,
+    ids::{SchemaId, ShardId, StreamId},
     io::DiskFile,
     parquet::{FileMeta, PartitionHour, WriteJob},
     query::FileRef,
     schema::CompiledSchema,
     wal::{
-        batch::{BatchHeader, RowBatch},
-        segment::Segment,
+        Wal,
+        batch::RowBatch,
+        entry::EntryDraft,
+        recovery::LogEnd,
+        segment::{PreparedSegment, Segment},
     },
 };
 
 pub const MICROS_AN_HOUR: i64 = 3_600_000_000;
 
-/// Batches of one stream, one after the other.
+/// One stream's log, in memory.
 pub struct Stream {
     pub id: StreamId,
-    segment: Arc<Segment>,
+    wal: Wal,
     next_sequence: i64,
 }
 
 impl Stream {
     pub fn new() -> Self {
-        let segment = Segment { id: 1, path: PathBuf::from("none"), file: Arc::new(NoFile) };
-        Self { id: StreamId::from_bytes([7; 16]), segment: Arc::new(segment), next_sequence: 1 }
+        let config = WalConfig { segment_bytes: 1 << 40, frame_bytes: 4096, ..WalConfig::default() };
+        let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
+        let request = wal.wants_segment().unwrap();
+        let file = Arc::new(MemoryFile::default());
+        let segment = Segment { id: request.id, path: PathBuf::from("memory"), file, bytes: request.bytes };
+        wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+        Self { id: StreamId::from_bytes([7; 16]), wal, next_sequence: 1 }
     }
 
+    /// The next batch, acked.
     pub fn batch(&mut self, timestamp: i64, metadata: &[u8], payloads: &[Bytes]) -> RowBatch {
-        let mut entry = vec![0u8; 64];
-        let mut end = 0;
-        for payload in payloads {
-            end += payload.len() as u32;
-            entry.extend_from_slice(&end.to_le_bytes());
-        }
-        entry.extend_from_slice(metadata);
-        payloads.iter().for_each(|payload| entry.extend_from_slice(payload));
-        entry.resize(entry.len().next_multiple_of(8), 0);
-        let header = BatchHeader {
+        let draft = EntryDraft {
             stream: self.id,
             first_sequence: self.next_sequence,
             timestamp_unix_micros: timestamp,
             schema_version: 3,
-            count: payloads.len() as u32,
-            payload_bytes: end,
-            entry_bytes: entry.len() as u32,
+            payloads,
+            keys: &[],
+            metadata,
         };
-        entry[44..48].copy_from_slice(&header.count.to_le_bytes());
-        entry[52..56].copy_from_slice(&(metadata.len() as u32).to_le_bytes());
         self.next_sequence += payloads.len() as i64;
-        RowBatch::new(header, Arc::clone(&self.segment), 0, Some(entry.into()))
+        let lsn = self.wal.append(&draft);
+        let write = self.wal.next_write().unwrap();
+        write.segment.file.write_durable(&write.data, write.offset).unwrap();
+        let mut frame = self.wal.written(lsn, Ok(())).unwrap();
+        assert_eq!(frame.batches.len(), 1);
+        frame.batches.remove(0)
     }
 }
 
-#[derive(Debug)]
-struct NoFile;
+#[derive(Debug, Default)]
+struct MemoryFile(Mutex<Vec<u8>>);
 
-impl DiskFile for NoFile {
+impl DiskFile for MemoryFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(0)
+        Ok(self.0.lock().unwrap().len() as u64)
     }
-    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.copy_from_slice(&self.0.lock().unwrap()[offset as usize..][..buf.len()]);
+        Ok(())
     }
-    fn write_durable(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn write_durable(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut bytes = self.0.lock().unwrap();
+        bytes.resize(offset as usize, 0);
+        bytes.extend_from_slice(data);
+        Ok(())
     }
     fn sync(&self) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+        Ok(())
     }
     fn write_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
     fn writes_are_durable(&self) -> bool {
-        false
+        true
     }
 }
 
