@@ -261,7 +261,10 @@ impl<'j> Encoder<'j> {
         let properties = || layout::writer_properties(self.job, &self.columns, &typed);
         if let FileState::Waiting(sink) = &mut self.file {
             let sink = sink.take().expect("the state is left in the same step");
-            let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
+            let options = ArrowWriterOptions::new()
+                .with_properties(properties())
+                .with_skip_arrow_metadata(true)
+                .with_schema_root("record".to_owned());
             let writer = ArrowWriter::try_new_with_options(sink, Arc::clone(&self.schema), options)
                 .map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))?;
             self.file = FileState::Open(Box::new(writer));

@@ -240,6 +240,7 @@ fn every_field_has_an_id_and_a_type() {
 
 #[test]
 fn records_of_any_size_go_in() {
+    let mut stream = Stream::new();
     // Text that does not compress, so that the row group is cut by its bytes.
     let mut random = Random(3);
     let text: String = (0..2 << 20)

@@ -1,5 +1,8 @@
 //! Row batches made by the log, over a file in memory, and a seeded source of random numbers.
 
+// Each test binary uses a part.
+#![allow(dead_code)]
+
 use std::{
     io,
     os::fd::BorrowedFd,
