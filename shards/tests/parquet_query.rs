@@ -148,6 +148,31 @@ fn every_split_of_files_and_buffer_answers_as_a_list_would() {
 }
 
 #[test]
+fn rows_up_to_the_flush_come_from_files_and_later_ones_from_the_buffer() {
+    let rows = |origin: &'static str, stream: &mut Stream| -> Vec<RowBatch> {
+        (0..5).map(|time| stream.batch(time, &[], &[1, 2, 3, 4].map(|_| Bytes::from(origin)))).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (filed, buffered) = (rows("1", &mut Stream::new()), rows("2", &mut Stream::new()));
+    let file = file_ref(&parquet::write(&job(SCHEMA, &filed, dir.path(), "file")).unwrap());
+    let stream = filed[0].header().stream;
+    for flushed_through in 0..=20 {
+        let buffer = BufferSnapshot { stream, batches: buffered.clone(), flushed_through, last_sequence: 20 };
+        let (start_unix_micros, end_unix_micros) = (0, 5);
+        let query = TimeRangeQuery { stream, start_unix_micros, end_unix_micros, limit: 100, after_sequence: None };
+        let origins = |files: &[FileRef]| {
+            let answer = time_range(&query, &buffer, files).unwrap();
+            answer.records.iter().map(|row| (row.sequence, row.payload[0])).collect::<Vec<_>>()
+        };
+        let expected: Vec<(i64, u8)> =
+            (1..=20).map(|sequence| (sequence, if sequence <= flushed_through { b'1' } else { b'2' })).collect();
+        assert_eq!(origins(std::slice::from_ref(&file)), expected);
+        // The file is gone, by its age say: its rows do not come back from a batch that is still there.
+        assert_eq!(origins(&[]), expected[flushed_through as usize..]);
+    }
+}
+
+#[test]
 fn rows_are_found_across_pages_and_row_groups() {
     let mut random = Random(77);
     let history = History::new(&mut random, 900, 150, None);
@@ -203,6 +228,9 @@ fn only_what_is_needed_is_read() {
     let files = [FileRef { path: "not-there".into(), ..history.files[0].clone() }];
     let answer = time_range(&query, &history.buffer(0), &files).unwrap();
     assert_eq!((answer.records.len(), answer.rows_scanned, answer.partitions_scanned), (10, 10, 1));
+    assert!(time_range(&query, &history.buffer(history.last()), &files).is_err());
+    // Another file stands where the catalog says.
+    let files = [FileRef { last_sequence: history.last() + 1, ..history.files[0].clone() }];
     assert!(time_range(&query, &history.buffer(history.last()), &files).is_err());
 }
 
