@@ -1,11 +1,37 @@
 //! Frozen rows ↔ Parquet, in the measured layout.
 //!
 //! Columns: `_seq`, `_ingest_ts`, `_record_id`, `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of
-//! the schema, `_payload` (the record byte for byte). Ordered by `_seq`.
+//! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps.
+//!
+//! [`layout`] says how a file is laid out, `sink` makes its bytes durable, [`read`] reads it back.
 
-use std::{path::PathBuf, sync::Arc};
+pub mod layout;
+pub mod read;
+mod sink;
 
-use crate::{ids::StreamId, schema::CompiledSchema, wal::batch::RowBatch};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow_array::{
+    ArrayRef, RecordBatch,
+    builder::{Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder},
+};
+use arrow_schema::SchemaRef;
+use parquet::{
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
+    errors::ParquetError,
+};
+
+use crate::{
+    ids::{RecordId, StreamId},
+    schema::CompiledSchema,
+    transform::{columns, decode_metadata, rows, rows::RowBuilder},
+    wal::batch::RowBatch,
+};
+use sink::Sink;
 
 /// An hour of a stream: where its files lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,10 +102,215 @@ pub enum ParquetFileError {
     },
 }
 
-/// Writes and syncs a file. Runs on the flusher's thread.
+impl ParquetFileError {
+    /// What `error` means for the file at `path`.
+    fn from_parquet(path: &Path, error: ParquetError) -> Self {
+        let path = path.to_owned();
+        match error {
+            ParquetError::External(inner) => match inner.downcast::<io::Error>() {
+                Ok(source) => Self::Io { path, source: *source },
+                Err(inner) => Self::Format { path, reason: inner.to_string() },
+            },
+            error => Self::Format { path, reason: error.to_string() },
+        }
+    }
+}
+
+impl WriteJob {
+    /// The first and the last sequence number.
+    ///
+    /// # Panics
+    /// The job has no batches.
+    #[must_use]
+    pub fn sequences(&self) -> (i64, i64) {
+        let (first, last) = self.ends();
+        (first.header().first_sequence, last.header().last_sequence())
+    }
+
+    fn ends(&self) -> (&RowBatch, &RowBatch) {
+        let [first, ..] = self.batches.as_slice() else { panic!("a job to write a file has rows") };
+        (first, self.batches.last().unwrap_or(first))
+    }
+
+    /// A wrong job would be a wrong file, found too late to be put right.
+    fn assert_in_order(&self) {
+        for batch in &self.batches {
+            assert_eq!(batch.header().stream, self.stream, "rows of another stream");
+        }
+        for pair in self.batches.windows(2) {
+            let (before, after) = (pair[0].header(), pair[1].header());
+            assert_eq!(before.last_sequence() + 1, after.first_sequence, "a gap between batches");
+            assert!(before.timestamp_unix_micros <= after.timestamp_unix_micros, "time falls between batches");
+        }
+    }
+}
+
+/// Writes and syncs a file. Runs on the flusher's thread. Takes the memory of about one row group.
 ///
 /// # Errors
 /// [`ParquetFileError`]; what was written is removed.
-pub fn write(_job: &WriteJob) -> Result<FileMeta, ParquetFileError> {
-    unimplemented!()
+///
+/// # Panics
+/// The job has no batches, or they are another stream's, not in order, or with gaps.
+pub fn write(job: &WriteJob) -> Result<FileMeta, ParquetFileError> {
+    job.assert_in_order();
+    let io_error = |source| ParquetFileError::Io { path: job.path.clone(), source };
+    let sink = Sink::create(&job.path).map_err(io_error)?;
+    let mut encoder = Encoder::new(job, sink);
+    for batch in &job.batches {
+        encoder.append(batch)?;
+    }
+    let (bytes, checksum) = encoder.finish()?.finish().map_err(io_error)?;
+    let (first, last) = job.ends();
+    let (first_sequence, last_sequence) = job.sequences();
+    Ok(FileMeta {
+        stream: job.stream,
+        hour: job.hour,
+        path: job.path.clone(),
+        first_sequence,
+        last_sequence,
+        rows: (last_sequence - first_sequence + 1).unsigned_abs(),
+        min_timestamp: first.header().timestamp_unix_micros,
+        max_timestamp: last.header().timestamp_unix_micros,
+        bytes,
+        checksum,
+    })
+}
+
+/// Turns rows into record batches, and those into the file.
+struct Encoder<'j> {
+    job: &'j WriteJob,
+    schema: SchemaRef,
+    columns: Vec<columns::Column>,
+    typed: RowBuilder,
+    sequences: Int64Builder,
+    times: TimestampMicrosecondBuilder,
+    record_ids: StringBuilder,
+    schema_versions: Int32Builder,
+    metadata: StringBuilder,
+    payloads: StringBuilder,
+    step_rows: usize,
+    step_bytes: usize,
+    file: FileState,
+}
+
+/// The writer can only be made when the first rows have shown how to encode the columns.
+enum FileState {
+    Waiting(Option<Sink>),
+    Open(Box<ArrowWriter<Sink>>),
+}
+
+impl<'j> Encoder<'j> {
+    /// Rows of a step: a row group is a whole number of them.
+    const STEP_ROWS: usize = layout::PAGE_ROWS;
+    /// Payload bytes after which a step ends early. With one record more it is far from the 2 GiB of an Arrow column.
+    const STEP_BYTES: usize = 8 * 1024 * 1024;
+
+    fn new(job: &'j WriteJob, sink: Sink) -> Self {
+        let columns = columns::typed_columns(&job.schema.definition, &layout::OWN_COLUMNS);
+        let typed = RowBuilder::new(&columns);
+        Self {
+            job,
+            schema: layout::file_schema(typed.fields()),
+            columns,
+            typed,
+            sequences: Int64Builder::new(),
+            times: TimestampMicrosecondBuilder::new(),
+            record_ids: StringBuilder::new(),
+            schema_versions: Int32Builder::new(),
+            metadata: StringBuilder::new(),
+            payloads: StringBuilder::new(),
+            step_rows: 0,
+            step_bytes: 0,
+            file: FileState::Waiting(Some(sink)),
+        }
+    }
+
+    fn append(&mut self, batch: &RowBatch) -> Result<(), ParquetFileError> {
+        let header = *batch.header();
+        let path = &self.job.path;
+        let rows = batch.rows().map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
+        let metadata = metadata_json(&decode_metadata(&rows.metadata()));
+        for index in 0..header.count {
+            let sequence = header.first_sequence + i64::from(index);
+            let payload = rows.payload(index as usize);
+            let Ok(text) = std::str::from_utf8(&payload) else {
+                let reason = format!("record {sequence} of {} is not UTF-8: it was never validated", self.job.stream);
+                return Err(ParquetFileError::Format { path: path.clone(), reason });
+            };
+            self.sequences.append_value(sequence);
+            self.times.append_value(header.timestamp_unix_micros);
+            write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
+            self.schema_versions.append_value(header.schema_version as i32);
+            self.metadata.append_option(metadata.as_deref());
+            self.typed.append(&payload);
+            self.payloads.append_value(text);
+            self.step_rows += 1;
+            self.step_bytes += text.len();
+            if self.step_rows == Self::STEP_ROWS || self.step_bytes >= Self::STEP_BYTES {
+                self.step()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), ParquetFileError> {
+        self.step_rows = 0;
+        self.step_bytes = 0;
+        let typed = self.typed.finish();
+        let properties = || layout::writer_properties(self.job, &self.columns, &typed);
+        if let FileState::Waiting(sink) = &mut self.file {
+            let sink = sink.take().expect("the state is left in the same step");
+            let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
+            let writer = ArrowWriter::try_new_with_options(sink, Arc::clone(&self.schema), options)
+                .map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))?;
+            self.file = FileState::Open(Box::new(writer));
+        }
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(self.sequences.finish()),
+            Arc::new(self.times.finish().with_timezone("UTC")),
+            Arc::new(self.record_ids.finish()),
+            Arc::new(self.schema_versions.finish()),
+            Arc::new(self.metadata.finish()),
+        ];
+        columns.extend(typed);
+        columns.push(Arc::new(self.payloads.finish()));
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("built by this very schema");
+        let FileState::Open(writer) = &mut self.file else { unreachable!("opened above") };
+        writer.write(&batch).map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))
+    }
+
+    /// The file with its footer, not yet synced.
+    fn finish(mut self) -> Result<Sink, ParquetFileError> {
+        if self.step_rows > 0 {
+            self.step()?;
+        }
+        let FileState::Open(writer) = self.file else { unreachable!("a batch has at least one row") };
+        writer.into_inner().map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))
+    }
+}
+
+/// Appends the id's text without an allocation.
+fn write_record_id(column: &mut StringBuilder, id: RecordId) {
+    use std::fmt::Write as _;
+    write!(column, "{id}").expect("a column takes any text");
+    column.append_value("");
+}
+
+/// Metadata as a JSON object of strings; `None`: there is none.
+fn metadata_json(pairs: &[(String, String)]) -> Option<String> {
+    if pairs.is_empty() {
+        return None;
+    }
+    let mut text = String::from("{");
+    for (index, (name, value)) in pairs.iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        rows::write_json_string(name, &mut text);
+        text.push(':');
+        rows::write_json_string(value, &mut text);
+    }
+    text.push('}');
+    Some(text)
 }

@@ -3,13 +3,21 @@
 //! The buffer's snapshot carries `flushed_through`, taken in one step with its rows: rows up to it come from the files, rows
 //! past it from the buffer. Runs on workers, never on a shard's reactor.
 
-use std::path::PathBuf;
+pub mod cursor;
+
+pub use cursor::{CursorError, decode_cursor, encode_cursor};
+
+use std::{collections::BTreeSet, path::PathBuf};
 
 use bytes::Bytes;
 
 use crate::{
     ids::StreamId,
-    parquet::{ParquetFileError, PartitionHour},
+    parquet::{
+        ParquetFileError, PartitionHour,
+        read::{FileReader, FileRow},
+    },
+    transform::decode_metadata,
     wal::batch::RowBatch,
 };
 
@@ -17,6 +25,9 @@ use crate::{
 pub const LIMIT_MAX: usize = 10_000;
 /// The rows of an answer when the client names no number.
 pub const LIMIT_DEFAULT: usize = 1000;
+
+/// An answer ends early when its payloads come to this many bytes.
+pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A stream's rows that are not in a committed file, and where the files end.
 #[derive(Debug, Clone)]
@@ -81,7 +92,7 @@ pub struct RecordRow {
 /// An answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TimeRangeAnswer {
-    /// At most `limit` records.
+    /// At most `limit` records, and fewer when they are large: see [`ANSWER_BYTES_MAX`].
     pub records: Vec<RecordRow>,
     /// More may follow: ask again with this as `after_sequence`.
     pub next_after: Option<i64>,
@@ -106,10 +117,170 @@ pub enum QueryError {
 ///
 /// # Errors
 /// See [`QueryError`].
+///
+/// # Panics
+/// The limit is 0, or the buffer is another stream's.
 pub fn time_range(
-    _query: &TimeRangeQuery,
-    _buffer: &BufferSnapshot,
-    _files: &[FileRef],
+    query: &TimeRangeQuery,
+    buffer: &BufferSnapshot,
+    files: &[FileRef],
 ) -> Result<TimeRangeAnswer, QueryError> {
-    unimplemented!()
+    assert!(query.limit > 0, "a query wants at least one record");
+    assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
+    let mut page = Page::new(query);
+    let mut files: Vec<&FileRef> = files.iter().filter(|file| may_hold(query, buffer, file)).collect();
+    files.sort_unstable_by_key(|file| file.first_sequence);
+    let mut hours = BTreeSet::new();
+    for file in files {
+        // A file that another one covers has nothing new; with a full page this one may.
+        if file.last_sequence <= page.position {
+            continue;
+        }
+        if page.is_full() {
+            page.more = true;
+            break;
+        }
+        hours.insert(file.hour);
+        page.take_from_file(file, buffer.flushed_through)?;
+    }
+    page.answer.partitions_scanned = hours.len() as u64;
+    page.take_from_buffer(buffer)?;
+    Ok(page.finish())
+}
+
+/// Whether the file can hold a row that the answer needs.
+fn may_hold(query: &TimeRangeQuery, buffer: &BufferSnapshot, file: &FileRef) -> bool {
+    file.first_sequence <= buffer.flushed_through
+        && file.last_sequence > query.after_sequence.unwrap_or(0)
+        && file.max_timestamp >= query.start_unix_micros
+        && file.min_timestamp < query.end_unix_micros
+}
+
+/// An answer as it fills.
+struct Page<'q> {
+    query: &'q TimeRangeQuery,
+    answer: TimeRangeAnswer,
+    /// Rows up to this one are in the answer or not wanted.
+    position: i64,
+    bytes: usize,
+    more: bool,
+}
+
+impl<'q> Page<'q> {
+    fn new(query: &'q TimeRangeQuery) -> Self {
+        let position = query.after_sequence.unwrap_or(0);
+        Self { query, answer: TimeRangeAnswer::default(), position, bytes: 0, more: false }
+    }
+
+    fn is_full(&self) -> bool {
+        self.answer.records.len() >= self.query.limit || self.bytes >= ANSWER_BYTES_MAX
+    }
+
+    fn push(&mut self, record: RecordRow) {
+        self.position = record.sequence;
+        self.bytes += record.payload.len();
+        self.answer.records.push(record);
+    }
+
+    fn take_from_file(&mut self, file: &FileRef, flushed_through: i64) -> Result<(), QueryError> {
+        let mut reader = FileReader::open(&file.path)?;
+        let first = reader.first_sequence();
+        let mut start = row_number(self.position + 1, first);
+        let mut end = reader.rows().min(row_number(flushed_through + 1, first));
+        if file.min_timestamp < self.query.start_unix_micros {
+            start = start.max(reader.first_row_at(self.query.start_unix_micros)?);
+        }
+        if file.max_timestamp >= self.query.end_unix_micros {
+            end = end.min(reader.first_row_at(self.query.end_unix_micros)?);
+        }
+        if start < end {
+            let wanted = end.min(start + (self.query.limit - self.answer.records.len()));
+            reader.read(start..wanted, |row| {
+                self.push(record_of(row));
+                !self.is_full()
+            })?;
+            self.more |= self.position < first + end as i64 - 1;
+        }
+        self.answer.rows_scanned += reader.rows_decoded();
+        Ok(())
+    }
+
+    fn take_from_buffer(&mut self, buffer: &BufferSnapshot) -> Result<(), QueryError> {
+        let after = self.position.max(buffer.flushed_through);
+        let batches = &buffer.batches;
+        let time = |batch: &RowBatch| batch.header().timestamp_unix_micros;
+        let start = batches.partition_point(|batch| time(batch) < self.query.start_unix_micros);
+        let end = batches.partition_point(|batch| time(batch) < self.query.end_unix_micros);
+        let in_range = batches.get(start..end).unwrap_or_default();
+        let in_range = &in_range[in_range.partition_point(|batch| batch.header().last_sequence() <= after)..];
+        if self.is_full() {
+            self.more |= !in_range.is_empty();
+            return Ok(());
+        }
+        self.answer.partitions_scanned += u64::from(buffer.last_batch_sequence() > buffer.flushed_through);
+        for batch in in_range {
+            if self.is_full() {
+                self.more = true;
+                break;
+            }
+            self.take_from_batch(batch, after)?;
+        }
+        Ok(())
+    }
+
+    fn take_from_batch(&mut self, batch: &RowBatch, after: i64) -> Result<(), QueryError> {
+        let header = batch.header();
+        let rows = batch.rows().map_err(QueryError::Log)?;
+        let metadata = decode_metadata(&rows.metadata());
+        for index in row_number(after + 1, header.first_sequence)..header.count as usize {
+            if self.is_full() {
+                self.more = true;
+                break;
+            }
+            self.answer.rows_scanned += 1;
+            self.push(RecordRow {
+                sequence: header.first_sequence + index as i64,
+                timestamp_unix_micros: header.timestamp_unix_micros,
+                payload: rows.payload(index),
+                metadata: metadata.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> TimeRangeAnswer {
+        self.answer.next_after = self.more.then_some(self.position);
+        self.answer
+    }
+}
+
+impl BufferSnapshot {
+    fn last_batch_sequence(&self) -> i64 {
+        self.batches.last().map_or(0, |batch| batch.header().last_sequence())
+    }
+}
+
+/// The index, from 0, of `sequence` in rows that begin with `first`; 0 for one before them.
+fn row_number(sequence: i64, first: i64) -> usize {
+    usize::try_from(sequence.saturating_sub(first)).unwrap_or(0)
+}
+
+fn record_of(row: FileRow) -> RecordRow {
+    let metadata = row.metadata_json.as_deref().map(metadata_pairs).unwrap_or_default();
+    let FileRow { sequence, timestamp_unix_micros, payload, .. } = row;
+    RecordRow { sequence, timestamp_unix_micros, payload, metadata }
+}
+
+/// The pairs of a `_metadata` text, sorted by name. The server wrote it, so it is a JSON object of strings.
+fn metadata_pairs(json: &str) -> Vec<(String, String)> {
+    let Ok(serde_json::Value::Object(members)) = serde_json::from_str(json) else { return Vec::new() };
+    let mut pairs: Vec<_> = members
+        .into_iter()
+        .filter_map(|(name, value)| match value {
+            serde_json::Value::String(value) => Some((name, value)),
+            _ => None,
+        })
+        .collect();
+    pairs.sort_unstable();
+    pairs
 }

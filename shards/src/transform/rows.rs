@@ -1,0 +1,389 @@
+//! Records → Arrow arrays, one pass over a simd-json tape a record.
+//!
+//! A number column takes `1.0` and `1e2` as the integers that they are; a value that is not of its column's type is null. Of
+//! two members with the same name the last counts, as for `serde_json`.
+
+use std::{fmt::Write as _, mem, sync::Arc};
+
+use ahash::AHashMap;
+use arrow_array::{
+    ArrayRef, ListArray, StructArray,
+    builder::{
+        BooleanBuilder, Float64Builder, Int64Builder, ListBuilder, NullBufferBuilder, NullBuilder, StringBuilder,
+    },
+};
+use arrow_schema::{DataType, FieldRef, Fields};
+use simd_json::{Buffers, INPUT_PADDING, Node, StaticNode, Tape};
+
+use super::columns::{Column, Kind, fields};
+
+/// Nesting past this is not looked into: the row is null in every typed column. Admission refuses it long before.
+const MAX_JSON_DEPTH: usize = 128;
+
+/// Fills typed columns, row by row.
+pub struct RowBuilder {
+    root: Members,
+    fields: Fields,
+    scratch: Vec<u8>,
+    buffers: Buffers,
+    tape: Tape<'static>,
+}
+
+impl RowBuilder {
+    /// A builder for `columns`.
+    #[must_use]
+    pub fn new(columns: &[Column]) -> Self {
+        let fields = fields(columns);
+        Self {
+            root: Members::new(columns, &fields),
+            fields,
+            scratch: Vec::new(),
+            buffers: Buffers::with_max_depth(1024, MAX_JSON_DEPTH),
+            tape: Tape(Vec::new()),
+        }
+    }
+
+    /// The fields, in order of the columns.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// Adds the row of a record. What is no JSON object adds nulls.
+    pub fn append(&mut self, payload: &[u8]) {
+        if self.root.columns.is_empty() {
+            return;
+        }
+        // The parser rewrites what it reads, so it gets a copy.
+        self.scratch.clear();
+        self.scratch.extend_from_slice(payload);
+        self.scratch.resize(payload.len() + INPUT_PADDING, 0);
+        let mut tape = mem::replace(&mut self.tape, Tape(Vec::new())).reset();
+        let parsed =
+            simd_json::fill_tape_padded(&mut self.scratch, payload.len(), &mut self.buffers, &mut tape).is_ok();
+        if parsed {
+            self.root.append(&tape.0, 0);
+        }
+        self.tape = tape.reset();
+        if !parsed {
+            self.append_slowly(payload);
+        }
+    }
+
+    /// The rare record that simd-json refuses and `serde_json` takes, such as one with an integer past 64 bits.
+    #[cold]
+    fn append_slowly(&mut self, payload: &[u8]) {
+        let value = serde_json::from_slice::<serde_json::Value>(payload).unwrap_or_default();
+        let mut nodes = Vec::new();
+        push_nodes(&value, &mut nodes);
+        self.root.append(&nodes, 0);
+    }
+
+    /// The columns of the rows since the last call.
+    pub fn finish(&mut self) -> Vec<ArrayRef> {
+        self.root.finish()
+    }
+}
+
+/// Lays `value` out as simd-json's tape does.
+fn push_nodes<'v>(value: &'v serde_json::Value, nodes: &mut Vec<Node<'v>>) {
+    let at = nodes.len();
+    match value {
+        serde_json::Value::Null => nodes.push(Node::Static(StaticNode::Null)),
+        serde_json::Value::Bool(value) => nodes.push(Node::Static(StaticNode::Bool(*value))),
+        serde_json::Value::Number(number) => {
+            let int = number.as_i64().map(StaticNode::I64).or_else(|| number.as_u64().map(StaticNode::U64));
+            nodes.push(Node::Static(int.or_else(|| number.as_f64().map(StaticNode::F64)).unwrap_or_default()));
+        }
+        serde_json::Value::String(text) => nodes.push(Node::String(text)),
+        serde_json::Value::Array(elements) => {
+            nodes.push(Node::Array { len: elements.len(), count: 0 });
+            elements.iter().for_each(|element| push_nodes(element, nodes));
+            nodes[at] = Node::Array { len: elements.len(), count: nodes.len() - at - 1 };
+        }
+        serde_json::Value::Object(members) => {
+            nodes.push(Node::Object { len: members.len(), count: 0 });
+            for (key, member) in members {
+                nodes.push(Node::String(key));
+                push_nodes(member, nodes);
+            }
+            nodes[at] = Node::Object { len: members.len(), count: nodes.len() - at - 1 };
+        }
+    }
+}
+
+/// How many nodes the value at a node takes, with the node itself.
+fn span(node: &Node<'_>) -> usize {
+    match node {
+        Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
+        _ => 1,
+    }
+}
+
+/// The columns of an object's members.
+struct Members {
+    columns: Vec<Values>,
+    by_key: AHashMap<Box<str>, usize>,
+    keys: Vec<Box<str>>,
+    /// By position in the object: the column that the member there had last time. Producers rarely change their order.
+    guesses: Vec<usize>,
+    /// By column: the node of its value in the object at hand. Scratch.
+    found: Vec<Option<usize>>,
+}
+
+impl Members {
+    fn new(columns: &[Column], fields: &Fields) -> Self {
+        let keys: Vec<Box<str>> = columns.iter().map(|column| column.key.as_str().into()).collect();
+        Self {
+            columns: columns.iter().zip(fields).map(|(column, field)| Values::new(&column.kind, field)).collect(),
+            by_key: keys.iter().cloned().enumerate().map(|(index, key)| (key, index)).collect(),
+            guesses: vec![0; 2 * columns.len()],
+            found: vec![None; columns.len()],
+            keys,
+        }
+    }
+
+    /// Adds a row from the value at node `at`; whether it was an object.
+    fn append(&mut self, nodes: &[Node<'_>], at: usize) -> bool {
+        let Node::Object { len, .. } = nodes[at] else {
+            self.append_null();
+            return false;
+        };
+        self.found.fill(None);
+        let mut node = at + 1;
+        for position in 0..len {
+            let Node::String(key) = nodes[node] else { break };
+            if let Some(column) = self.column_of(key, position) {
+                self.found[column] = Some(node + 1);
+            }
+            node += 1 + span(&nodes[node + 1]);
+        }
+        for (column, found) in self.columns.iter_mut().zip(&self.found) {
+            match found {
+                Some(node) => column.append(nodes, *node),
+                None => column.append_null(),
+            }
+        }
+        true
+    }
+
+    fn column_of(&mut self, key: &str, position: usize) -> Option<usize> {
+        let guess = self.guesses.get_mut(position);
+        if let Some(&mut guess) = guess
+            && *self.keys[guess] == *key
+        {
+            return Some(guess);
+        }
+        let column = *self.by_key.get(key)?;
+        if let Some(guess) = self.guesses.get_mut(position) {
+            *guess = column;
+        }
+        Some(column)
+    }
+
+    fn append_null(&mut self) {
+        self.columns.iter_mut().for_each(Values::append_null);
+    }
+
+    fn finish(&mut self) -> Vec<ArrayRef> {
+        self.columns.iter_mut().map(Values::finish).collect()
+    }
+}
+
+/// The values of one column.
+enum Values {
+    Utf8(StringBuilder),
+    Int64(Int64Builder),
+    Float64(Float64Builder),
+    Boolean(BooleanBuilder),
+    Json { texts: StringBuilder, scratch: String },
+    Struct { members: Box<Members>, fields: Fields, valid: NullBufferBuilder },
+    // The list's shape over nothing; its elements stand apart.
+    List { elements: Box<Values>, field: FieldRef, shape: ListBuilder<NullBuilder> },
+}
+
+impl Values {
+    fn new(kind: &Kind, field: &FieldRef) -> Self {
+        match (kind, field.data_type()) {
+            (Kind::Int64, _) => Self::Int64(Int64Builder::new()),
+            (Kind::Float64, _) => Self::Float64(Float64Builder::new()),
+            (Kind::Boolean, _) => Self::Boolean(BooleanBuilder::new()),
+            (Kind::Json, _) => Self::Json { texts: StringBuilder::new(), scratch: String::new() },
+            (Kind::Struct(columns), DataType::Struct(fields)) => Self::Struct {
+                members: Box::new(Members::new(columns, fields)),
+                fields: fields.clone(),
+                valid: NullBufferBuilder::new(0),
+            },
+            (Kind::List(element), DataType::List(field)) => Self::List {
+                elements: Box::new(Self::new(element, field)),
+                field: Arc::clone(field),
+                shape: ListBuilder::new(NullBuilder::new()),
+            },
+            (Kind::Utf8 { .. } | Kind::Struct(_) | Kind::List(_), _) => Self::Utf8(StringBuilder::new()),
+        }
+    }
+
+    fn append(&mut self, nodes: &[Node<'_>], at: usize) {
+        match self {
+            Self::Utf8(builder) => match nodes[at] {
+                Node::String(text) => builder.append_value(text),
+                _ => builder.append_null(),
+            },
+            Self::Int64(builder) => builder.append_option(integer(&nodes[at])),
+            Self::Float64(builder) => builder.append_option(double(&nodes[at])),
+            Self::Boolean(builder) => match nodes[at] {
+                Node::Static(StaticNode::Bool(value)) => builder.append_value(value),
+                _ => builder.append_null(),
+            },
+            Self::Json { texts, scratch } => {
+                if matches!(nodes[at], Node::Static(StaticNode::Null)) {
+                    texts.append_null();
+                } else {
+                    scratch.clear();
+                    write_json(nodes, at, scratch);
+                    texts.append_value(&scratch);
+                }
+            }
+            Self::Struct { members, valid, .. } => valid.append(members.append(nodes, at)),
+            Self::List { elements, shape, .. } => {
+                let Node::Array { len, .. } = nodes[at] else {
+                    shape.append(false);
+                    return;
+                };
+                let mut node = at + 1;
+                for _ in 0..len {
+                    elements.append(nodes, node);
+                    node += span(&nodes[node]);
+                }
+                shape.values().append_nulls(len);
+                shape.append(true);
+            }
+        }
+    }
+
+    fn append_null(&mut self) {
+        match self {
+            Self::Utf8(builder) | Self::Json { texts: builder, .. } => builder.append_null(),
+            Self::Int64(builder) => builder.append_null(),
+            Self::Float64(builder) => builder.append_null(),
+            Self::Boolean(builder) => builder.append_null(),
+            Self::Struct { members, valid, .. } => {
+                members.append_null();
+                valid.append_null();
+            }
+            Self::List { shape, .. } => shape.append(false),
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Utf8(builder) | Self::Json { texts: builder, .. } => Arc::new(builder.finish()),
+            Self::Int64(builder) => Arc::new(builder.finish()),
+            Self::Float64(builder) => Arc::new(builder.finish()),
+            Self::Boolean(builder) => Arc::new(builder.finish()),
+            Self::Struct { members, fields, valid } => {
+                Arc::new(StructArray::new(fields.clone(), members.finish(), valid.finish()))
+            }
+            Self::List { elements, field, shape } => {
+                let (_, offsets, _, valid) = shape.finish().into_parts();
+                Arc::new(ListArray::new(Arc::clone(field), offsets, elements.finish(), valid))
+            }
+        }
+    }
+}
+
+/// The node as an integer, if it is one and 64 bits hold it.
+fn integer(node: &Node<'_>) -> Option<i64> {
+    // 2^63: the first double past i64; −2^63 is still within.
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    match node {
+        Node::Static(StaticNode::I64(value)) => Some(*value),
+        Node::Static(StaticNode::U64(value)) => i64::try_from(*value).ok(),
+        Node::Static(StaticNode::F64(value)) if value.fract() == 0.0 && *value >= -END && *value < END => {
+            Some(*value as i64)
+        }
+        _ => None,
+    }
+}
+
+/// The node as a double: the nearest one.
+fn double(node: &Node<'_>) -> Option<f64> {
+    match node {
+        Node::Static(StaticNode::I64(value)) => Some(*value as f64),
+        Node::Static(StaticNode::U64(value)) => Some(*value as f64),
+        Node::Static(StaticNode::F64(value)) => value.is_finite().then_some(*value),
+        _ => None,
+    }
+}
+
+/// Appends the value at node `at` as JSON text without spaces; returns the node after it. Recursion is bounded by the parsers'
+/// depth limits.
+fn write_json(nodes: &[Node<'_>], at: usize, text: &mut String) -> usize {
+    match nodes[at] {
+        Node::String(value) => write_json_string(value, text),
+        Node::Static(value) => write_json_scalar(value, text),
+        Node::Array { len, .. } => {
+            let mut node = at + 1;
+            text.push('[');
+            for index in 0..len {
+                if index > 0 {
+                    text.push(',');
+                }
+                node = write_json(nodes, node, text);
+            }
+            text.push(']');
+            return node;
+        }
+        Node::Object { len, .. } => {
+            let mut node = at + 1;
+            text.push('{');
+            for index in 0..len {
+                if index > 0 {
+                    text.push(',');
+                }
+                node = write_json(nodes, node, text);
+                text.push(':');
+                node = write_json(nodes, node, text);
+            }
+            text.push('}');
+            return node;
+        }
+    }
+    at + 1
+}
+
+fn write_json_scalar(value: StaticNode, text: &mut String) {
+    // Writing to a string cannot fail.
+    let _ = match value {
+        StaticNode::I64(value) => write!(text, "{value}"),
+        StaticNode::U64(value) => write!(text, "{value}"),
+        StaticNode::F64(value) => match serde_json::Number::from_f64(value) {
+            Some(number) => write!(text, "{number}"),
+            None => text.write_str("null"),
+        },
+        StaticNode::Bool(value) => write!(text, "{value}"),
+        StaticNode::Null => text.write_str("null"),
+    };
+}
+
+/// Appends `value` as a JSON string.
+pub(crate) fn write_json_string(value: &str, text: &mut String) {
+    text.push('"');
+    let mut rest = value;
+    while let Some(index) = rest.bytes().position(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        text.push_str(&rest[..index]);
+        match rest.as_bytes()[index] {
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            b'\n' => text.push_str("\\n"),
+            b'\r' => text.push_str("\\r"),
+            b'\t' => text.push_str("\\t"),
+            byte => {
+                let _ = write!(text, "\\u{byte:04x}");
+            }
+        }
+        rest = &rest[index + 1..];
+    }
+    text.push_str(rest);
+    text.push('"');
+}
