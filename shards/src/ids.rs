@@ -100,6 +100,15 @@ impl RecordId {
         Self(Uuid::from_u128(high << 64 | low))
     }
 
+    /// The id as clients see it, without an allocation.
+    #[must_use]
+    pub fn to_text(self) -> [u8; 40] {
+        let mut text = [0u8; 40];
+        text[..4].copy_from_slice(Self::PREFIX.as_bytes());
+        self.0.hyphenated().encode_lower(&mut text[4..]);
+        text
+    }
+
     /// The sequence number that the id carries.
     #[must_use]
     pub fn sequence(self) -> i64 {

@@ -3,7 +3,9 @@
 
 pub mod real;
 pub mod sim;
+pub mod uring;
 
+use bytes::{Buf, BytesMut};
 use std::{
     fmt, io,
     os::fd::BorrowedFd,
@@ -18,7 +20,7 @@ pub const BLOCK_BYTES: usize = 4096;
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Makes `dir` and its parents, and syncs the parent.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
-    /// The names of the plain files in `dir`, sorted. A missing directory is an empty one.
+    /// The names (not paths) of the plain files in `dir`, sorted. A missing directory is an empty one.
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>>;
     /// Makes a file of `len` zero bytes, really written and synced, and syncs its directory. The file must not exist.
     fn create(&self, path: &Path, len: u64) -> io::Result<Arc<dyn DiskFile>>;
@@ -31,6 +33,7 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 }
 
 /// An open file of a [`Disk`].
+#[expect(clippy::len_without_is_empty, reason = "a file's length is a question to the system, not a container's")]
 pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     /// Its length in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -38,7 +41,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of `data` at `offset` (both multiples of [`BLOCK_BYTES`]) and syncs it: on `Ok` it is on stable storage.
     fn write_durable(&self, data: &[u8], offset: u64) -> io::Result<()>;
-    /// Syncs whatever of the file is only in the page cache.
+    /// Syncs whatever of the file is only in the page cache, and lets the cache go: what is read after it came from the
+    /// device, so it is durable (a kernel may keep pages that it failed to write, marked clean).
     fn sync(&self) -> io::Result<()>;
     /// The descriptor for asynchronous durable writes, where the file is a real one.
     fn write_fd(&self) -> Option<BorrowedFd<'_>>;
@@ -52,4 +56,22 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn unix_micros(&self) -> i64;
     /// A clock that never steps back, microseconds since some start.
     fn monotonic_micros(&self) -> u64;
+}
+
+/// An empty buffer that begins on a multiple of [`BLOCK_BYTES`] and has room for at least `capacity` bytes. It stays aligned
+/// as long as it never grows past that and is split at multiples of a block.
+#[must_use]
+pub fn aligned_buffer(capacity: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(capacity + BLOCK_BYTES);
+    let skip = (buffer.as_ptr() as usize).next_multiple_of(BLOCK_BYTES) - buffer.as_ptr() as usize;
+    buffer.resize(skip, 0);
+    buffer.advance(skip);
+    assert!(is_aligned(&buffer) && buffer.capacity() >= capacity, "a skip of less than a block aligns and leaves room");
+    buffer
+}
+
+/// Whether `data` begins on a multiple of [`BLOCK_BYTES`] in memory.
+#[must_use]
+pub fn is_aligned(data: &[u8]) -> bool {
+    (data.as_ptr() as usize).is_multiple_of(BLOCK_BYTES)
 }

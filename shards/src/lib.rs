@@ -4,17 +4,22 @@
 //! `wal` (group commit) → ack → `buffer` → `flusher` → `parquet`. It knows no Postgres, Redis, S3 or REST; what it needs of
 //! them comes in as a [`snapshot::CatalogSnapshot`] and goes out as a [`message::ToControl`].
 
+mod background;
 pub mod buffer;
 pub mod config;
 pub mod dedup;
+mod grpc;
 pub mod ids;
 pub mod io;
+mod mailbox;
 pub mod message;
 pub mod metrics;
 pub mod parquet;
 pub mod query;
+mod reactor;
 pub mod runtime;
 pub mod schema;
+pub mod shard;
 pub mod snapshot;
 pub mod transform;
 pub mod validate;

@@ -62,6 +62,14 @@ pub struct Committed {
     pub duplicates: Vec<(u32, i64)>,
 }
 
+impl Committed {
+    /// Of a group of requests none of which was good: nothing was submitted.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { first_sequence: 0, accepted: 0, timestamp_unix_micros: 0, duplicates: Vec::new() }
+    }
+}
+
 /// Why a submission was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {

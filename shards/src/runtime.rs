@@ -1,16 +1,43 @@
 //! Starts the shards: probes the I/O backend, recovers the logs, pins the threads, runs the loops.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+mod tasks;
 
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    net::{SocketAddr, TcpListener},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use compio_driver::DriverType;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::EngineConfig,
+    background,
+    config::{EngineConfig, IoChoice},
     ids::{ShardId, StreamId},
+    io::{
+        Disk,
+        real::{RealDisk, SystemClock},
+        uring,
+    },
+    mailbox::{self, MailboxSender},
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
+    reactor::Reactor,
+    shard::Shard,
     snapshot::CatalogSnapshot,
-    wal::recovery::RecoveryError,
+    wal::{
+        Wal,
+        batch::RowBatch,
+        recovery::{self, LogEnd, Recovered, RecoveryError},
+        segment::Segment,
+    },
 };
 
 /// What the engine needs to start.
@@ -32,6 +59,19 @@ pub enum StartError {
     /// A log cannot be used.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The log and the catalog do not fit together.
+    #[error(
+        "stream {stream}: the log begins at record {log_begins}, but committed files end at {files_end}: the catalog is \
+         older than the log; restore the catalog that belongs to this data directory"
+    )]
+    CatalogBehind {
+        /// The stream.
+        stream: StreamId,
+        /// The first sequence number in the log.
+        log_begins: i64,
+        /// The last one in committed files.
+        files_end: i64,
+    },
     /// The address cannot be listened on.
     #[error("cannot listen for gRPC on {address}: {source}")]
     Listen {
@@ -82,57 +122,333 @@ pub struct RecoverySummary {
 
 /// The running shards.
 #[derive(Debug)]
-pub struct Engine {}
+pub struct Engine {
+    shards: Vec<Running>,
+    grpc_address: SocketAddr,
+    backend: IoBackend,
+    recovery: RecoverySummary,
+}
+
+#[derive(Debug)]
+struct Running {
+    mailbox: MailboxSender,
+    metrics: Arc<ShardMetrics>,
+    thread: JoinHandle<()>,
+}
+
+/// What one shard's thread is given.
+struct ShardStart {
+    id: ShardId,
+    config: Arc<EngineConfig>,
+    driver: DriverType,
+    catalog: Arc<CatalogSnapshot>,
+    flushed_through: HashMap<StreamId, i64>,
+    listener: TcpListener,
+    end: LogEnd,
+    batches: Vec<RowBatch>,
+    /// Segments of shards that are no more: a list a shard, oldest first.
+    retired: Vec<VecDeque<Arc<Segment>>>,
+    metrics: Arc<ShardMetrics>,
+    mailboxes: Vec<MailboxSender>,
+    to_control: mpsc::Sender<ToControl>,
+    disk: Arc<dyn Disk>,
+}
 
 impl Engine {
     /// Recovers the logs and starts the shards; returns when all of them listen. Blocking.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub fn start(_start: EngineStart) -> Result<Self, StartError> {
-        unimplemented!()
+    pub fn start(start: EngineStart) -> Result<Self, StartError> {
+        let config = Arc::new(start.config);
+        let count = config.shard_cores.len();
+        assert!(count > 0 && u16::try_from(count).is_ok(), "an engine has 1 to 65535 shards");
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        for dir in [&config.wal_dir, &config.staging_dir] {
+            disk.create_dir(dir).map_err(system(|| format!("cannot make {}", dir.display())))?;
+        }
+        let (driver, backend) = choose_backend(&*disk, &config)?;
+        let began = Instant::now();
+        let mut recovered = recover_all(&disk, &config.wal_dir)?;
+        let recovery = summarise(&recovered, &start.flushed_through, began);
+        let homes = distribute(&mut recovered, &start.catalog, &start.flushed_through, count)?;
+        let (listeners, grpc_address) = listen(config.grpc_address, count)?;
+        let mailboxes = (0..count)
+            .map(|_| mailbox::channel())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(system(|| "cannot make an eventfd".to_owned()))?;
+        let mut ends: BTreeMap<u16, LogEnd> = recovered.into_iter().map(|log| (log.shard.0, log.end)).collect();
+        let mut engine = Self { shards: Vec::new(), grpc_address, backend, recovery };
+        let (ready, started) = std::sync::mpsc::channel();
+        for ((index, listener), batches) in listeners.into_iter().enumerate().zip(homes) {
+            let id = ShardId(index as u16);
+            let end = ends.remove(&id.0).unwrap_or_default();
+            let retired = if index == 0 { retire(&mut ends, count) } else { Vec::new() };
+            let flushed_through = at_home(&start.flushed_through, &start.catalog, id);
+            let shard = ShardStart {
+                id,
+                config: Arc::clone(&config),
+                driver,
+                catalog: Arc::clone(&start.catalog),
+                flushed_through,
+                listener,
+                end,
+                batches,
+                retired,
+                metrics: Arc::default(),
+                mailboxes: mailboxes.clone(),
+                to_control: start.to_control.clone(),
+                disk: Arc::clone(&disk),
+            };
+            engine.shards.push(spawn(shard, ready.clone())?);
+        }
+        drop(ready);
+        for _ in 0..count {
+            let outcome = started.recv().unwrap_or_else(|_| Err(std::io::Error::other("a shard's thread ended")));
+            outcome.map_err(system(|| "a shard did not start".to_owned()))?;
+        }
+        Ok(engine)
     }
 
     /// How many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
-        unimplemented!()
+        self.shards.len() as u16
     }
 
     /// Sends to a shard; gives the message back when its queue is full. From any thread.
     ///
     /// # Errors
-    /// The message, when the queue is full or the shard has ended.
-    pub fn send(&self, _shard: ShardId, _message: ToShard) -> Result<(), ToShard> {
-        unimplemented!()
+    /// The message, when the queue is full.
+    pub fn send(&self, shard: ShardId, message: ToShard) -> Result<(), ToShard> {
+        self.shards[shard.index()].mailbox.send(message)
     }
 
     /// The counters of a shard.
     #[must_use]
-    pub fn metrics(&self, _shard: ShardId) -> &Arc<ShardMetrics> {
-        unimplemented!()
+    pub fn metrics(&self, shard: ShardId) -> &Arc<ShardMetrics> {
+        &self.shards[shard.index()].metrics
     }
 
     /// Where gRPC really listens (the port is chosen if the configured one is 0).
     #[must_use]
     pub fn grpc_address(&self) -> SocketAddr {
-        unimplemented!()
+        self.grpc_address
     }
 
     /// The I/O backend.
     #[must_use]
     pub fn backend(&self) -> &IoBackend {
-        unimplemented!()
+        &self.backend
     }
 
     /// What recovery found.
     #[must_use]
     pub fn recovery(&self) -> RecoverySummary {
-        unimplemented!()
+        self.recovery
     }
 
     /// Waits for the shards' threads to end (after [`ToShard::Drain`]). Blocking.
     pub fn join(self) {
-        unimplemented!()
+        for shard in self.shards {
+            // A panic was caught on the thread and told to control.
+            let _ = shard.thread.join();
+        }
     }
+}
+
+fn system(what: impl FnOnce() -> String) -> impl FnOnce(std::io::Error) -> StartError {
+    |source| StartError::System { what: what(), source }
+}
+
+fn choose_backend(disk: &dyn Disk, config: &EngineConfig) -> Result<(DriverType, IoBackend), StartError> {
+    const REMEDY: &str = "allow io_uring (kernel.io_uring_disabled = 0, a seccomp profile that permits io_uring_setup, \
+                          io_uring_enter and io_uring_register, and enough locked memory: ulimit -l)";
+    let epoll = |reason: String| Ok((DriverType::Poll, IoBackend { kind: "epoll", reason }));
+    if config.io == IoChoice::Epoll {
+        return epoll("configured".to_owned());
+    }
+    match uring::probe(disk, &config.wal_dir) {
+        Ok(()) => Ok((DriverType::IoUring, IoBackend { kind: "uring", reason: "probe passed".to_owned() })),
+        Err(reason) if config.io == IoChoice::Auto => epoll(reason),
+        Err(reason) => Err(StartError::NoUring { reason, remedy: REMEDY.to_owned() }),
+    }
+}
+
+/// The log folder of a shard.
+fn log_dir(wal_dir: &Path, shard: ShardId) -> PathBuf {
+    wal_dir.join(format!("shard-{:05}", shard.0))
+}
+
+/// Reads every log folder, those of shards that are no more too; one thread each.
+fn recover_all(disk: &Arc<dyn Disk>, wal_dir: &Path) -> Result<Vec<Recovered>, StartError> {
+    let entries = std::fs::read_dir(wal_dir).map_err(system(|| format!("cannot list {}", wal_dir.display())))?;
+    let mut shards: Vec<ShardId> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("shard-")?.parse().ok().map(ShardId))
+        .collect();
+    shards.sort_unstable();
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = shards
+            .iter()
+            .map(|&shard| scope.spawn(move || recovery::recover(&**disk, &log_dir(wal_dir, shard), shard)))
+            .collect();
+        threads.into_iter().map(|thread| thread.join()).collect()
+    });
+    let mut recovered = Vec::new();
+    for outcome in outcomes {
+        let log = outcome.map_err(|_| system(|| "recovery".to_owned())(std::io::Error::other("panicked")))??;
+        if let Some(cut) = &log.truncated {
+            tracing::warn!(shard = %log.shard, %cut, "a torn tail was cut off: it was never acked");
+        }
+        recovered.push(log);
+    }
+    Ok(recovered)
+}
+
+fn summarise(logs: &[Recovered], flushed_through: &HashMap<StreamId, i64>, began: Instant) -> RecoverySummary {
+    let unflushed = |batch: &RowBatch| {
+        let header = batch.header();
+        let flushed = flushed_through.get(&header.stream).copied().unwrap_or(0);
+        (header.last_sequence() - flushed.max(header.first_sequence - 1)).max(0) as u64
+    };
+    RecoverySummary {
+        records: logs.iter().flat_map(|log| &log.batches).map(unflushed).sum(),
+        bytes: logs.iter().map(|log| log.bytes_read).sum(),
+        millis: began.elapsed().as_millis() as u64,
+    }
+}
+
+/// Gives each recovered batch to the shard that owns its stream now, in the order of the sequence numbers.
+fn distribute(
+    logs: &mut [Recovered],
+    catalog: &CatalogSnapshot,
+    flushed_through: &HashMap<StreamId, i64>,
+    count: usize,
+) -> Result<Vec<Vec<RowBatch>>, StartError> {
+    let mut homes = vec![Vec::new(); count];
+    for batch in logs.iter_mut().flat_map(|log| log.batches.drain(..)) {
+        // A stream that is not in the catalog was deleted: its rows go.
+        if let Some(stream) = catalog.stream(batch.header().stream) {
+            homes[stream.home.index()].push(batch);
+        }
+    }
+    for batches in &mut homes {
+        batches.sort_by_key(|batch: &RowBatch| (batch.header().stream, batch.header().first_sequence));
+        let mut last: Option<(StreamId, i64)> = None;
+        for batch in batches {
+            let header = batch.header();
+            let files_end = flushed_through.get(&header.stream).copied().unwrap_or(0);
+            let end = last.filter(|(stream, _)| *stream == header.stream).map_or(files_end, |(_, end)| end.max(files_end));
+            if header.first_sequence > end + 1 {
+                let log_begins = header.first_sequence;
+                return Err(StartError::CatalogBehind { stream: header.stream, log_begins, files_end: end });
+            }
+            last = Some((header.stream, header.last_sequence()));
+        }
+    }
+    Ok(homes)
+}
+
+/// The segments of shards past `count`: kept until their rows are in files.
+fn retire(ends: &mut BTreeMap<u16, LogEnd>, count: usize) -> Vec<VecDeque<Arc<Segment>>> {
+    let segments = |end: LogEnd| end.segments.into_iter().map(|sealed| sealed.segment).collect();
+    ends.split_off(&(count as u16)).into_values().map(segments).collect()
+}
+
+fn at_home(flushed: &HashMap<StreamId, i64>, catalog: &CatalogSnapshot, id: ShardId) -> HashMap<StreamId, i64> {
+    let here = |stream: StreamId| catalog.stream(stream).is_some_and(|stream| stream.home == id);
+    flushed.iter().filter(|(stream, _)| here(**stream)).map(|(&stream, &through)| (stream, through)).collect()
+}
+
+/// One listener a shard, all on the same address: the kernel spreads connections over them.
+fn listen(address: SocketAddr, count: usize) -> Result<(Vec<TcpListener>, SocketAddr), StartError> {
+    const BACKLOG: i32 = 1024;
+    let mut address = address;
+    let mut bind = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
+        // The first one chooses the port if none is configured; the others follow it.
+        address = listener.local_addr()?;
+        Ok(listener)
+    };
+    let listeners: std::io::Result<Vec<_>> = (0..count).map(|_| bind()).collect();
+    match listeners {
+        Ok(listeners) => Ok((listeners, address)),
+        Err(source) => Err(StartError::Listen { address, source }),
+    }
+}
+
+fn spawn(start: ShardStart, ready: std::sync::mpsc::Sender<std::io::Result<()>>) -> Result<Running, StartError> {
+    let (id, metrics) = (start.id, Arc::clone(&start.metrics));
+    let mailbox = start.mailboxes[id.index()].clone();
+    let to_control = start.to_control.clone();
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{id}"))
+        .spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| run(start, &ready)));
+            let outcome = ended.unwrap_or_else(|_| Err("the shard's thread panicked".to_owned()));
+            // Control is gone only when the process ends anyway.
+            let _ = to_control.blocking_send(ToControl::ShardEnded(id, outcome));
+        })
+        .map_err(system(|| format!("cannot start shard {id}")))?;
+    Ok(Running { mailbox, metrics, thread })
+}
+
+/// A shard's thread, from start to end.
+fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>) -> Result<(), String> {
+    let built = background::pin(start.config.shard_cores[start.id.index()])
+        .and_then(|()| uring::build_runtime(start.driver))
+        .and_then(|runtime| Ok((runtime, build(start)?)));
+    let (runtime, parts) = match built {
+        Ok(built) => built,
+        Err(error) => {
+            let reason = error.to_string();
+            // The receiver is gone only when another shard failed first.
+            let _ = ready.send(Err(error));
+            return Err(reason);
+        }
+    };
+    runtime.block_on(tasks::run(parts, ready))
+}
+
+/// What a shard's loops need.
+struct Parts {
+    reactor: Rc<Reactor>,
+    driver: DriverType,
+    listener: TcpListener,
+    mailbox: MailboxSender,
+    flusher: crossbeam_channel::Sender<background::FlushJob>,
+    preparer: crossbeam_channel::Sender<background::DiskJob>,
+    retired: Vec<VecDeque<Arc<Segment>>>,
+    staging_dir: PathBuf,
+}
+
+fn build(start: ShardStart) -> std::io::Result<Parts> {
+    let ShardStart { id, config, disk, metrics, to_control, .. } = start;
+    let mailbox = start.mailboxes[id.index()].clone();
+    let dir = log_dir(&config.wal_dir, id);
+    disk.create_dir(&dir)?;
+    let core = config.shard_cores[id.index()];
+    let preparer = background::start_preparer(id, dir, disk, mailbox.clone())?;
+    let flusher =
+        background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let wal = Wal::new(id, config.wal, start.end);
+    let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock::new()))?;
+    let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control);
+    reactor.set_catalog(start.catalog);
+    Ok(Parts {
+        reactor: Rc::new(reactor),
+        driver: start.driver,
+        listener: start.listener,
+        mailbox,
+        flusher,
+        preparer,
+        retired: start.retired,
+        staging_dir: config.staging_dir.clone(),
+    })
 }

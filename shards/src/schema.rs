@@ -1,8 +1,8 @@
 //! A compiled schema: what a registered draft-07 definition becomes before a shard sees it.
 //!
 //! A definition is compiled twice, for the tape of a record (the fast path) and for its `serde_json` value (the reference,
-//! which decides on all that the tape does not accept). Both hold the same rules: draft-07 only, formats checked, nothing
-//! fetched, patterns matched in linear time.
+//! which decides on all that the tape does not accept). Both hold the same rules: draft-07 only, formats checked (those of
+//! draft-07, and `uuid`), nothing fetched, patterns matched in linear time.
 
 use std::{fmt, sync::Arc};
 
@@ -103,6 +103,8 @@ fn build<F: Json>(definition: &Value) -> Result<jsonschema::Validator<F>, Schema
     jsonschema::options_for::<F>()
         .with_draft(Draft::Draft7)
         .should_validate_formats(true)
+        // Newer than draft-07, but whoever writes it means it.
+        .with_format("uuid", |text: &str| text.len() == 36 && uuid::Uuid::try_parse(text).is_ok())
         .with_pattern_options(patterns)
         .offline()
         .build(definition)

@@ -6,6 +6,10 @@
 //!
 //! An entry is also the row batch that lives in the buffer after the sync (see [`batch::RowBatch`]): a payload is copied once,
 //! from the socket's buffer into the frame, and the frame's memory is then the row buffer.
+//!
+//! Invariants: one write is in flight at a time, and frames are written in the order of their positions, so a frame that is
+//! synced means that all before it are. A frame never spans segments; a segment holds frames of one run only. Segments are
+//! released from the oldest on, and never the one with the newest synced frame, so what is left on disk is one unbroken chain.
 
 pub mod batch;
 pub mod entry;
@@ -13,13 +17,18 @@ pub mod frame;
 pub mod recovery;
 pub mod segment;
 
-use std::{io, sync::Arc};
+mod filling;
+
+use std::{collections::VecDeque, io, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{config::WalConfig, ids::ShardId};
-use batch::RowBatch;
+use crate::{config::WalConfig, ids::ShardId, io::BLOCK_BYTES};
+use batch::{BatchHeader, RowBatch};
 use entry::EntryDraft;
+use filling::{Filling, FullFrame};
+use frame::FrameHeader;
+use recovery::{LogEnd, SealedSegment};
 use segment::{PreparedSegment, ReleasedSegment, Segment, SegmentRequest};
 
 /// Position of a frame in a shard's log: 1, 2, 3, … without gaps, over restarts too. 0: before the first.
@@ -72,83 +81,292 @@ pub struct WalUsage {
     pub segments_active: usize,
 }
 
+/// How far a log has come. `appended >= synced >= released`, and none ever falls: see [`Positions::advance`].
+#[derive(Debug, Clone, Copy)]
+struct Positions {
+    /// The newest frame that holds an entry.
+    appended: Lsn,
+    /// The newest frame on stable storage.
+    synced: Lsn,
+    /// The newest frame whose segment was released: its rows were flushed.
+    released: Lsn,
+}
+
+impl Positions {
+    fn advance(&mut self, next: Self) {
+        assert!(
+            next.appended >= self.appended && next.synced >= self.synced && next.released >= self.released,
+            "a position of the log fell: {self:?} to {next:?}"
+        );
+        assert!(
+            next.appended >= next.synced && next.synced >= next.released,
+            "the log's positions are out of order: {next:?}"
+        );
+        *self = next;
+    }
+}
+
+/// The segment that frames go to.
+#[derive(Debug)]
+struct Current {
+    segment: Arc<Segment>,
+    first_lsn: Lsn,
+    /// Where the next frame goes.
+    offset: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    lsn: Lsn,
+    segment: Arc<Segment>,
+    offset: u64,
+    data: Bytes,
+    entries: Vec<(u32, BatchHeader)>,
+}
+
 /// The log of one shard. See the module's comment.
 #[derive(Debug)]
-pub struct Wal {}
+pub struct Wal {
+    shard: ShardId,
+    config: WalConfig,
+    epoch: u64,
+    positions: Positions,
+    /// Of the newest sealed frame.
+    last_checksum: u32,
+    filling: Filling,
+    in_flight: Option<InFlight>,
+    poisoned: bool,
+    /// Oldest first; all their frames are synced.
+    sealed: VecDeque<SealedSegment>,
+    current: Option<Current>,
+    /// Their ids rise.
+    prepared: VecDeque<Arc<Segment>>,
+    /// Released segments, oldest first, kept to be recycled.
+    spare: VecDeque<ReleasedSegment>,
+    next_segment: u64,
+    on_order: bool,
+    /// A frame waits that no prepared segment can hold: so many bytes.
+    oversize: Option<u64>,
+    used_bytes: u64,
+}
 
 impl Wal {
     /// A log that goes on after `recovered` (use [`recovery::Recovered::empty`] for a new one), in a *new* segment.
     #[must_use]
-    pub fn new(_shard: ShardId, _config: WalConfig, _recovered: recovery::LogEnd) -> Self {
-        unimplemented!()
+    pub fn new(shard: ShardId, config: WalConfig, recovered: LogEnd) -> Self {
+        // Not known to a client, so that a payload cannot be made to look like a frame of this run.
+        Self::with_epoch_salt(shard, config, recovered, uuid::Uuid::new_v4().as_u128() as u32)
+    }
+
+    /// The same with a given random number, for simulation.
+    #[must_use]
+    pub fn with_epoch_salt(shard: ShardId, config: WalConfig, recovered: LogEnd, salt: u32) -> Self {
+        assert!(
+            config.segment_bytes > 0 && config.segment_bytes.is_multiple_of(BLOCK_BYTES as u64),
+            "segments are whole blocks"
+        );
+        let last = recovered.last_lsn;
+        let released = recovered.segments.first().map_or(last, |oldest| Lsn(oldest.first_lsn.0 - 1));
+        Self {
+            shard,
+            config,
+            epoch: ((recovered.last_epoch >> 32) + 1) << 32 | u64::from(salt),
+            positions: Positions { appended: last, synced: last, released },
+            last_checksum: recovered.last_checksum,
+            filling: Filling::new(last, config.frame_bytes),
+            in_flight: None,
+            poisoned: false,
+            used_bytes: recovered.segments.iter().map(|sealed| sealed.segment.bytes).sum(),
+            sealed: recovered.segments.into(),
+            current: None,
+            prepared: VecDeque::new(),
+            spare: recovered.spare.into(),
+            next_segment: recovered.last_segment + 1,
+            on_order: false,
+            oversize: None,
+        }
     }
 
     /// Puts an entry into the open frame and returns that frame's position. Never fails and never blocks: the caller has
     /// asked [`Wal::usage`] first. A frame that would pass `frame_bytes` is closed and queued behind the one being written.
-    pub fn append(&mut self, _draft: &EntryDraft<'_>) -> Lsn {
-        unimplemented!()
+    ///
+    /// # Panics
+    /// The draft breaks its contract: no payload, not as many keys as payloads, over [`entry::MAX_ENTRY_BYTES`].
+    pub fn append(&mut self, draft: &EntryDraft<'_>) -> Lsn {
+        let lsn = self.filling.append(draft);
+        self.positions.advance(Positions { appended: lsn, ..self.positions });
+        lsn
     }
 
     /// The newest frame that holds an entry, synced or not.
     #[must_use]
     pub fn last_lsn(&self) -> Lsn {
-        unimplemented!()
+        self.positions.appended
     }
 
     /// The newest frame on stable storage.
     #[must_use]
     pub fn synced_lsn(&self) -> Lsn {
-        unimplemented!()
+        self.positions.synced
     }
 
-    /// Bytes appended and not yet synced.
+    /// Bytes appended and not yet synced, with what pads them.
     #[must_use]
     pub fn unsynced_bytes(&self) -> usize {
-        unimplemented!()
+        self.filling.bytes() + self.in_flight.as_ref().map_or(0, |write| write.data.len())
     }
 
-    /// The next durable write, or `None`: one is under way, nothing waits, no prepared segment is at hand, or poisoned.
+    /// The next durable write, or `None`: one is under way, nothing waits, no prepared segment is at hand, or poisoned. Ask
+    /// after every append, write and offered segment.
     pub fn next_write(&mut self) -> Option<WriteOp> {
-        unimplemented!()
+        if self.poisoned || self.in_flight.is_some() {
+            return None;
+        }
+        let bytes = self.filling.next_bytes()? as u64;
+        if !self.make_room(bytes) {
+            return None;
+        }
+        let frame = self.filling.take().expect("a frame waits: its length was just asked");
+        let current = self.current.as_mut().expect("room was just made in it");
+        let log_start = self.sealed.front().map_or(current.segment.id, |oldest| oldest.segment.id);
+        let FullFrame { lsn, mut bytes, body_bytes, entries } = frame;
+        let header = FrameHeader {
+            body_bytes,
+            entries: u32::try_from(entries.len()).expect("an entry has at least 64 bytes"),
+            shard: self.shard,
+            previous_checksum: self.last_checksum,
+            segment: current.segment.id,
+            epoch: self.epoch,
+            lsn,
+            log_start,
+            checksum: 0,
+        };
+        self.last_checksum = header.seal(&mut bytes);
+        let data = bytes.freeze();
+        let op = WriteOp { lsn, segment: Arc::clone(&current.segment), offset: current.offset, data: data.clone() };
+        current.offset += data.len() as u64;
+        self.in_flight = Some(InFlight { lsn, segment: Arc::clone(&op.segment), offset: op.offset, data, entries });
+        Some(op)
     }
 
     /// Tells how the write under way ended.
     ///
     /// # Errors
     /// [`WalPoisoned`] when it failed; from then on [`Wal::next_write`] returns `None` for ever.
-    pub fn written(&mut self, _lsn: Lsn, _result: io::Result<()>) -> Result<SyncedFrame, WalPoisoned> {
-        unimplemented!()
+    pub fn written(&mut self, lsn: Lsn, result: io::Result<()>) -> Result<SyncedFrame, WalPoisoned> {
+        let write = self.in_flight.take().expect("a write is under way");
+        assert_eq!(write.lsn, lsn, "the write under way is another");
+        if let Err(source) = result {
+            self.poisoned = true;
+            return Err(WalPoisoned { lsn, segment: write.segment.path.display().to_string(), source });
+        }
+        assert_eq!(self.positions.synced.0 + 1, lsn.0, "frames are synced in order");
+        self.positions.advance(Positions { synced: lsn, ..self.positions });
+        let mut batches = Vec::with_capacity(write.entries.len());
+        for (index, &(at, header)) in write.entries.iter().enumerate() {
+            let start = at as usize;
+            let is_last = index + 1 == write.entries.len();
+            let end = if is_last { write.data.len() } else { start + header.entry_bytes as usize };
+            let resident = Some(write.data.slice(start..end));
+            let offset = write.offset + u64::from(at);
+            batches.push(RowBatch::new(header, Arc::clone(&write.segment), offset, resident));
+        }
+        Ok(SyncedFrame { lsn, batches })
     }
 
     /// Whether a write failed.
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
-        unimplemented!()
+        self.poisoned
     }
 
-    /// A segment that should be prepared ahead (see [`segment::prepare`]), or `None` if enough are at hand or on order.
+    /// A segment that should be prepared ahead (see [`segment::prepare`]), or `None` if enough are at hand or one is on order.
     pub fn wants_segment(&mut self) -> Option<SegmentRequest> {
-        unimplemented!()
+        let enough = self.prepared.len() >= self.config.segments_ahead.max(1) && self.oversize.is_none();
+        if self.on_order || enough || self.poisoned {
+            return None;
+        }
+        self.on_order = true;
+        let bytes = self.oversize.unwrap_or(0).max(self.config.segment_bytes);
+        let id = self.next_segment;
+        self.next_segment += 1;
+        let fits = self.spare.front().is_some_and(|spare| spare.bytes == bytes);
+        let recycle = if fits { self.spare.pop_front() } else { None };
+        Some(SegmentRequest { id, shard: self.shard, bytes, recycle })
     }
 
     /// Takes a prepared segment.
-    pub fn offer_segment(&mut self, _segment: PreparedSegment) {
-        unimplemented!()
+    pub fn offer_segment(&mut self, segment: PreparedSegment) {
+        let segment = segment.segment;
+        assert!(
+            self.prepared.back().is_none_or(|last| last.id < segment.id) && segment.id < self.next_segment,
+            "segments are offered in the order of the requests"
+        );
+        self.on_order = false;
+        if self.oversize.is_some_and(|bytes| bytes <= segment.bytes) {
+            self.oversize = None;
+        }
+        self.prepared.push_back(segment);
     }
 
     /// A request could not be served (a full disk): it will be asked again.
     pub fn segment_failed(&mut self) {
-        unimplemented!()
+        self.on_order = false;
     }
 
-    /// Sealed segments that no row batch refers to any more: to be recycled by the next request, or removed.
+    /// Sealed segments that no row batch refers to any more and that are not kept to be recycled: to be removed with
+    /// [`segment::remove`].
     pub fn release(&mut self) -> Vec<ReleasedSegment> {
-        unimplemented!()
+        while let Some(oldest) = self.sealed.front() {
+            let holds_newest = oldest.last_lsn >= self.positions.synced;
+            // The count cannot rise behind our back: whoever could clone it would hold one.
+            if holds_newest || Arc::strong_count(&oldest.segment) > 1 {
+                break;
+            }
+            let oldest = self.sealed.pop_front().expect("the front was just looked at");
+            self.positions.advance(Positions { released: oldest.last_lsn, ..self.positions });
+            self.used_bytes -= oldest.segment.bytes;
+            self.spare.push_back(oldest.segment.as_released());
+        }
+        let surplus = self.spare.len().saturating_sub(self.config.segments_ahead.max(1));
+        let unfit =
+            self.spare.iter().rposition(|spare| spare.bytes != self.config.segment_bytes).map_or(0, |at| at + 1);
+        self.spare.drain(..surplus.max(unfit)).collect()
     }
 
     /// How full the log is.
     #[must_use]
     pub fn usage(&self) -> WalUsage {
-        unimplemented!()
+        WalUsage {
+            used_bytes: self.used_bytes,
+            quota_bytes: self.config.quota_bytes,
+            segments_active: self.sealed.len() + usize::from(self.current.is_some()),
+        }
+    }
+
+    /// Whether the current segment has room for a frame of `bytes`, after moving on to a prepared one if need be.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        if self.current.as_ref().is_some_and(|current| current.segment.bytes - current.offset >= bytes) {
+            return true;
+        }
+        let Some(at) = self.prepared.iter().position(|segment| segment.bytes >= bytes) else {
+            if !self.prepared.is_empty() || bytes > self.config.segment_bytes {
+                self.oversize = Some(bytes);
+            }
+            return false;
+        };
+        // Ids must rise along the log, so those passed over can only be used again under a new id.
+        for passed in self.prepared.drain(..at) {
+            self.spare.push_back(passed.as_released());
+        }
+        let segment = self.prepared.pop_front().expect("its position was just found");
+        self.used_bytes += segment.bytes;
+        // No write is in flight, so the last synced frame is the last one of the segment that is left.
+        let last_lsn = self.positions.synced;
+        let next = Current { segment, first_lsn: Lsn(last_lsn.0 + 1), offset: 0 };
+        if let Some(Current { segment, first_lsn, .. }) = self.current.replace(next) {
+            self.sealed.push_back(SealedSegment { segment, first_lsn, last_lsn });
+        }
+        true
     }
 }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 
-use super::segment::Segment;
+use super::{entry::Layout, segment::Segment};
 use crate::ids::StreamId;
 
 /// What a batch's header says.
@@ -22,6 +22,8 @@ pub struct BatchHeader {
     pub count: u32,
     /// Bytes of all payloads.
     pub payload_bytes: u32,
+    /// Bytes of all idempotency keys; 0: no record has one.
+    pub key_bytes: u32,
     /// Bytes of the whole entry.
     pub entry_bytes: u32,
 }
@@ -67,37 +69,85 @@ impl RowBatch {
         self.resident = None;
     }
 
+    /// Bytes of memory that it holds on to: the last batch of a frame counts the frame's padding too. 0 if spilled.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.resident.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// The segment that holds it.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    /// Where its entry stands in its segment, in bytes.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Its records. Reads the segment if the batch is not in memory: then not for a shard's reactor.
     ///
     /// # Errors
     /// The segment cannot be read, or what stands there is not this entry.
     pub fn rows(&self) -> io::Result<Rows> {
-        unimplemented!()
+        let damaged = |reason: String| {
+            let what = format!("{} at byte {}: {reason}", self.segment.path.display(), self.offset);
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        };
+        let (entry, layout) = match &self.resident {
+            Some(entry) => (entry.clone(), Layout::decode(entry)),
+            None => {
+                let mut entry = vec![0; self.header.entry_bytes as usize];
+                self.segment.file.read_exact_at(&mut entry, self.offset)?;
+                let layout = Layout::decode_checked(&entry);
+                (Bytes::from(entry), layout)
+            }
+        };
+        let layout = layout.map_err(|error| damaged(error.to_string()))?;
+        if layout.header != self.header {
+            return Err(damaged("another entry stands there".to_owned()));
+        }
+        Ok(Rows { entry, layout })
     }
 }
 
-/// The records of a batch, in memory.
+/// The records of a batch, in memory. An index past the last record panics.
 #[derive(Debug, Clone)]
 pub struct Rows {
     entry: Bytes,
+    layout: Layout,
 }
 
 impl Rows {
+    /// How many records there are; at least one.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.layout.header.count as usize
+    }
+
     /// The payload of record `index` (from 0), without a copy.
     #[must_use]
-    pub fn payload(&self, _index: usize) -> Bytes {
-        unimplemented!()
+    pub fn payload(&self, index: usize) -> Bytes {
+        self.entry.slice(self.layout.payload(&self.entry, index))
+    }
+
+    /// The same, borrowed: cheaper where the bytes are only looked at.
+    #[must_use]
+    pub fn payload_bytes(&self, index: usize) -> &[u8] {
+        &self.entry[self.layout.payload(&self.entry, index)]
     }
 
     /// Its idempotency key; empty: none.
     #[must_use]
-    pub fn key(&self, _index: usize) -> &[u8] {
-        unimplemented!()
+    pub fn key(&self, index: usize) -> &[u8] {
+        &self.entry[self.layout.key(&self.entry, index)]
     }
 
     /// The encoded metadata that all records of the batch share; empty: none.
     #[must_use]
     pub fn metadata(&self) -> Bytes {
-        unimplemented!()
+        self.entry.slice(self.layout.metadata())
     }
 }

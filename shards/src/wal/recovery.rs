@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Lsn, batch::RowBatch, segment::Segment};
+use super::{
+    Lsn,
+    batch::RowBatch,
+    segment::{ReleasedSegment, Segment},
+};
 use crate::{ids::ShardId, io::Disk};
 use std::sync::Arc;
 
@@ -13,10 +17,25 @@ pub struct LogEnd {
     pub last_lsn: Lsn,
     /// The checksum of the last frame.
     pub last_checksum: u32,
-    /// The id of the newest segment.
+    /// The epoch of the last frame.
+    pub last_epoch: u64,
+    /// The highest id of any segment, with frames or without.
     pub last_segment: u64,
-    /// Segments that still hold frames, sealed, oldest first.
-    pub segments: Vec<Arc<Segment>>,
+    /// Segments that still hold frames, sealed, oldest first. A clone of this list keeps them from being released.
+    pub segments: Vec<SealedSegment>,
+    /// Segments that hold none any more or never did: to be recycled.
+    pub spare: Vec<ReleasedSegment>,
+}
+
+/// A segment that takes no more frames.
+#[derive(Debug, Clone)]
+pub struct SealedSegment {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Its first frame.
+    pub first_lsn: Lsn,
+    /// Its last frame.
+    pub last_lsn: Lsn,
 }
 
 /// What a shard's folder held.

@@ -1,4 +1,8 @@
 //! Segment files: preparing, recycling, removing.
+//!
+//! A segment is `{id:016x}.wal` in the shard's folder. One that is being made has another name until it is whole, so a file
+//! with a segment's name is always pre-written to its full length. A recycled file keeps its old frames: they bear the old
+//! segment id, so they are no frames of the new segment.
 
 use std::{
     io,
@@ -8,7 +12,7 @@ use std::{
 
 use crate::{
     ids::ShardId,
-    io::{Disk, DiskFile},
+    io::{BLOCK_BYTES, Disk, DiskFile},
 };
 
 /// A segment file.
@@ -20,6 +24,35 @@ pub struct Segment {
     pub path: PathBuf,
     /// The open file.
     pub file: Arc<dyn DiskFile>,
+    /// Its length in bytes, in whole blocks.
+    pub bytes: u64,
+}
+
+impl Segment {
+    /// What is needed to remove or recycle it.
+    pub(crate) fn as_released(&self) -> ReleasedSegment {
+        ReleasedSegment { path: self.path.clone(), bytes: self.bytes }
+    }
+}
+
+/// The file name of segment `id`.
+#[must_use]
+pub fn file_name(id: u64) -> String {
+    format!("{id:016x}.wal")
+}
+
+/// The id in a segment's file name; `None` for the name of anything else.
+#[must_use]
+pub fn parse_file_name(name: &Path) -> Option<u64> {
+    let hex = name.to_str()?.strip_suffix(".wal")?;
+    let id = u64::from_str_radix(hex, 16).ok()?;
+    (file_name(id) == name.to_str()?).then_some(id)
+}
+
+/// Whether this is the name of a segment that was being made when the process died: never evidence of anything.
+#[must_use]
+pub(super) fn is_unfinished(name: &Path) -> bool {
+    name.extension().is_some_and(|extension| extension == "tmp")
 }
 
 /// A wish for a segment, to be served by [`prepare`] off the reactor.
@@ -42,17 +75,89 @@ pub struct PreparedSegment {
     pub segment: Arc<Segment>,
 }
 
-/// A sealed segment that nothing refers to any more.
-#[derive(Debug)]
+/// A segment that nothing refers to any more: all its rows are in committed files, or it never held any. To be removed with
+/// [`remove`], or recycled by way of a [`SegmentRequest`]. Serve requests and removals of a shard on one thread, in the order
+/// in which the log gave them out: then a crash never leaves a hole in the middle of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleasedSegment {
     /// Its path.
     pub path: PathBuf,
+    /// Its length in bytes.
+    pub bytes: u64,
 }
 
 /// Serves a request in the shard's folder `dir`. Blocking, up to seconds.
 ///
 /// # Errors
 /// The file cannot be made; nothing of it is left.
-pub fn prepare(_disk: &dyn Disk, _dir: &Path, _request: SegmentRequest) -> io::Result<PreparedSegment> {
-    unimplemented!()
+pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Result<PreparedSegment> {
+    assert!(request.bytes > 0 && request.bytes.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
+    let path = dir.join(file_name(request.id));
+    let file = match request.recycle {
+        Some(old) if old.bytes == request.bytes => recycle(disk, &old.path, &path)?,
+        Some(old) => {
+            remove(disk, &old)?;
+            create(disk, &path, request.bytes)?
+        }
+        None => create(disk, &path, request.bytes)?,
+    };
+    Ok(PreparedSegment { segment: Arc::new(Segment { id: request.id, path, file, bytes: request.bytes }) })
+}
+
+/// Removes a released segment. Blocking. One that is gone already is no error.
+///
+/// # Errors
+/// What the system says.
+pub fn remove(disk: &dyn Disk, released: &ReleasedSegment) -> io::Result<()> {
+    match disk.remove(&released.path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn recycle(disk: &dyn Disk, old: &Path, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    let made = disk.rename(old, path).and_then(|()| disk.open(path));
+    if made.is_err() {
+        // The first error is the one to report. What stays behind is told apart at the next start.
+        let _ = disk.remove(path);
+        let _ = disk.remove(old);
+    }
+    made
+}
+
+fn create(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    let unfinished = path.with_extension("tmp");
+    match disk.remove(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&unfinished, bytes)?;
+    match disk.rename(&unfinished, path) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let _ = disk.remove(&unfinished);
+            let _ = disk.remove(path);
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_segments_own_name_is_parsed() {
+        assert_eq!(parse_file_name(Path::new(&file_name(0x2a))), Some(42));
+        assert_eq!(parse_file_name(Path::new(&file_name(u64::MAX))), Some(u64::MAX));
+        for name in [
+            "2a.wal",
+            "000000000000002A.wal",
+            "000000000000002a.wal.damaged",
+            "000000000000002a.tmp",
+            "+00000000000002a.wal",
+        ] {
+            assert_eq!(parse_file_name(Path::new(name)), None, "{name}");
+        }
+    }
 }

@@ -1,0 +1,7 @@
+.PHONY: demo test
+
+demo:
+	cargo run --release -- demo
+
+test:
+	bash .ci/run

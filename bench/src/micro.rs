@@ -1,0 +1,66 @@
+//! Micro-benchmarks: one part of the engine, in this process, without a server. One file a part, each with a `run`.
+
+pub mod validate;
+pub mod wal;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use clap::{Args, Subcommand};
+
+use crate::{
+    load::args::duration,
+    payload::{self, PayloadKind, Payloads},
+};
+
+type AnyError = Box<dyn std::error::Error>;
+
+/// Flags of `ttdust-bench micro`.
+#[derive(Debug, Args)]
+pub struct MicroArgs {
+    #[command(subcommand)]
+    part: Part,
+    /// How long to measure each figure
+    #[arg(long, global = true, value_name = "TIME", default_value = "2s", value_parser = duration)]
+    duration: std::time::Duration,
+    /// Records: flights, clicks or file:PATH; default: flights and clicks
+    #[arg(long, global = true, value_name = "KIND")]
+    payload: Vec<PayloadKind>,
+    /// The JSON Schema of a payload of one's own
+    #[arg(long, global = true, value_name = "PATH")]
+    schema: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// The write-ahead log: appends and framing in memory, then durable commits in a real folder
+    Wal {
+        /// Where to make the log; it is removed at the end
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Checking records against their schema
+    Validate,
+}
+
+/// Measures, and prints.
+///
+/// # Errors
+/// What the part said.
+pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
+    let kinds = if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
+    match &args.part {
+        Part::Wal { dir } => Ok(wal::run(&records(&kinds[0])?, dir, args.duration)?),
+        Part::Validate => {
+            for kind in &kinds {
+                let definition = payload::schema(kind, args.schema.as_deref())?.to_string();
+                validate::run(&kind.to_string(), &definition, &records(kind)?, args.duration.as_secs_f64())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn records(kind: &PayloadKind) -> Result<Vec<Bytes>, payload::PayloadError> {
+    Ok(Payloads::load(kind, 20_000)?.iter().cloned().collect())
+}

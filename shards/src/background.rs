@@ -1,0 +1,145 @@
+//! A shard's two helper threads, for what may block: the flusher writes Parquet, the preparer makes log segments.
+//!
+//! The flusher runs on the shard's own core at lower priority, so that what it takes is what the shard leaves.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::mpsc;
+
+use crate::{
+    ids::{ShardId, StreamId},
+    io::Disk,
+    mailbox::MailboxSender,
+    message::{ToControl, ToShard},
+    metrics::ShardMetrics,
+    parquet::{self, WriteJob},
+    wal::segment::{self, ReleasedSegment, SegmentRequest},
+};
+
+/// How much nicer than its shard the flusher is.
+const FLUSHER_NICE: i32 = 5;
+
+/// Rows to write, and how far they go.
+#[derive(Debug)]
+pub struct FlushJob {
+    /// The file.
+    pub job: WriteJob,
+    /// The last sequence number in it.
+    pub through: i64,
+}
+
+/// What the preparer does.
+#[derive(Debug)]
+pub enum DiskJob {
+    /// Make a segment and send it as [`ToShard::Segment`].
+    Prepare(SegmentRequest),
+    /// Remove a segment that nothing needs.
+    Remove(ReleasedSegment),
+}
+
+/// Pins the calling thread to `core`.
+///
+/// # Errors
+/// The core is not there, or not in the process's cpuset.
+pub fn pin(core: Option<usize>) -> io::Result<()> {
+    let Some(core) = core else { return Ok(()) };
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(core);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+/// Starts a shard's flusher. It ends when the sender is dropped.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start_flusher(
+    shard: ShardId,
+    core: Option<usize>,
+    mailbox: MailboxSender,
+    to_control: mpsc::Sender<ToControl>,
+    metrics: Arc<ShardMetrics>,
+) -> io::Result<Sender<FlushJob>> {
+    let (sender, jobs) = bounded::<FlushJob>(1);
+    std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
+        if let Err(error) = pin(core) {
+            tracing::warn!(%shard, %error, "the flusher is not pinned");
+        }
+        if let Err(error) = rustix::process::setpriority_process(None, FLUSHER_NICE) {
+            tracing::warn!(%shard, %error, "the flusher runs at the shard's own priority");
+        }
+        while let Ok(FlushJob { job, through }) = jobs.recv() {
+            let started = std::time::Instant::now();
+            match parquet::write(&job) {
+                Ok(file) => {
+                    metrics.flush_latency.observe(started.elapsed().as_micros() as u64);
+                    tracing::debug!(%shard, stream = %job.stream, rows = file.rows, bytes = file.bytes, "file written");
+                    let ready = ToControl::FilesReady { shard, stream: job.stream, files: vec![file], through };
+                    // Control is gone: the process ends, and the log keeps the rows.
+                    let _ = to_control.blocking_send(ready);
+                }
+                Err(error) => {
+                    tracing::error!(%shard, stream = %job.stream, %error, "flush failed: trying again");
+                    metrics.flush_failures.add(1);
+                    send_until_taken(&mailbox, ToShard::FlushFailed(job.stream));
+                }
+            }
+        }
+    })?;
+    Ok(sender)
+}
+
+fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard) {
+    while let Err(refused) = mailbox.send(message) {
+        message = refused;
+        std::thread::yield_now();
+    }
+}
+
+/// Starts a shard's preparer for the log in `dir`. It ends when the sender is dropped.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start_preparer(
+    shard: ShardId,
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    mailbox: MailboxSender,
+) -> io::Result<Sender<DiskJob>> {
+    let (sender, jobs) = crossbeam_channel::unbounded();
+    std::thread::Builder::new()
+        .name(format!("prepare-{shard}"))
+        .spawn(move || prepare(shard, &dir, &*disk, &mailbox, &jobs))?;
+    Ok(sender)
+}
+
+fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender, jobs: &Receiver<DiskJob>) {
+    while let Ok(job) = jobs.recv() {
+        match job {
+            DiskJob::Prepare(request) => {
+                let prepared = segment::prepare(disk, dir, request);
+                if let Err(error) = &prepared {
+                    tracing::error!(%shard, %error, dir = %dir.display(), "no room for a log segment: refusing records");
+                }
+                let sent = mailbox.send(ToShard::Segment(prepared));
+                assert!(sent.is_ok(), "a prepared segment is never refused");
+            }
+            DiskJob::Remove(segment) => {
+                let path = segment.path.clone();
+                if let Err(error) = segment::remove(disk, &segment) {
+                    tracing::warn!(%shard, %error, path = %path.display(), "a released segment stays on disk");
+                }
+            }
+        }
+    }
+}
+
+/// Where the flusher writes the rows of `stream` from `first` on.
+#[must_use]
+pub fn staging_path(dir: &Path, stream: StreamId, first: i64, through: i64) -> PathBuf {
+    dir.join(format!("{stream}-{first:020}-{through:020}.parquet"))
+}

@@ -1,0 +1,17 @@
+//! The gRPC services of a shard, straight on h2.
+//!
+//! A call goes through `transport` (socket) → `server` (connection, dispatch) → `framing` (messages) → `exchange` (the loop of
+//! a call) → `ingest`, `append`, `query`, `health` or `reflection` (what a method means) → `status` (how it ends).
+
+pub mod access;
+pub mod append;
+pub mod exchange;
+pub mod framing;
+pub mod health;
+pub mod ingest;
+pub mod intake;
+pub mod query;
+pub mod reflection;
+pub mod server;
+pub mod status;
+pub mod transport;

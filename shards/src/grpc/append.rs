@@ -1,0 +1,237 @@
+//! `Append`: many records a message, one submission and one answer each.
+
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use ttdust_proto::ingestion::{
+    AppendRequest, AppendResponse, DuplicateSequence, IngestError, OnInvalid, RowError, Status as RecordStatus,
+};
+
+use super::{
+    exchange::Method,
+    framing::put_message,
+    intake::{Intake, refused_in_stream, take_outcome},
+    status::{Code, Status},
+};
+use crate::{
+    message::{Committed, Outcome},
+    reactor::{Bell, Slot},
+    snapshot::StreamEntry,
+};
+
+/// Bad records that an answer describes; the others are only counted.
+const ROW_ERRORS_MAX: usize = 100;
+
+/// `Append`.
+#[derive(Debug)]
+pub struct Append {
+    intake: Intake,
+    bell: Rc<Bell>,
+    /// The stream of the last message that named one.
+    stream_id: String,
+    submitted: VecDeque<Request>,
+    bytes: usize,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct Request {
+    stream: Arc<StreamEntry>,
+    records: u32,
+    rejected: u32,
+    row_errors: Vec<RowError>,
+    /// Index in the request of each submitted record; empty: all, in order.
+    taken: Vec<u32>,
+    bytes: usize,
+    received: Instant,
+    /// `None`: nothing was submitted.
+    slot: Option<Rc<Slot>>,
+}
+
+impl Append {
+    /// A call whose submissions ring `bell`.
+    #[must_use]
+    pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
+        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Whether the request is one that this server takes.
+    fn check_request(&self, request: &AppendRequest) -> Result<(), Status> {
+        let invalid = |reason, message: String| Err(Status::new(Code::InvalidArgument, reason, message));
+        let (payloads, keys) = (request.payloads.len(), request.idempotency_keys.len());
+        let limit = self.intake.reactor.limits.records_per_request;
+        if payloads > limit {
+            return invalid("TOO_MANY_RECORDS", format!("{payloads} records in a request, over the limit of {limit}"));
+        }
+        if keys != 0 && keys != payloads {
+            return invalid("KEY_COUNT", format!("{keys} idempotency keys for {payloads} payloads: send none, or one each"));
+        }
+        if !request.writer_id.is_empty() {
+            let message = "writer sessions are not available in this version: use idempotency_keys";
+            return Err(Status::new(Code::Unimplemented, "WRITER_SESSIONS_UNAVAILABLE", message));
+        }
+        match OnInvalid::try_from(request.on_invalid) {
+            Ok(OnInvalid::Atomic | OnInvalid::Skip) => Ok(()),
+            Ok(OnInvalid::Dlq) => {
+                let message = "on_invalid DLQ is not available in this version: use ATOMIC or SKIP";
+                Err(Status::new(Code::Unimplemented, "DLQ_UNAVAILABLE", message))
+            }
+            Err(_) => invalid("MALFORMED_MESSAGE", format!("on_invalid {} is not a known value", request.on_invalid)),
+        }
+    }
+
+    /// Leaves the good records in `request` and tells which they were.
+    fn sort_out(&self, request: &mut AppendRequest, answer: &mut Request) {
+        let mut bad = Vec::new();
+        for (index, payload) in request.payloads.iter().enumerate() {
+            if let Err(invalid) = self.intake.check(&answer.stream, payload) {
+                bad.push(index as u32);
+                if answer.row_errors.len() < ROW_ERRORS_MAX {
+                    let error = Some(Status::invalid_record(&invalid).to_error());
+                    answer.row_errors.push(RowError { index: index as u32, error });
+                }
+            }
+        }
+        if bad.is_empty() {
+            return;
+        }
+        if request.on_invalid() == OnInvalid::Atomic {
+            answer.rejected = answer.records;
+            request.payloads.clear();
+            request.idempotency_keys.clear();
+            return;
+        }
+        answer.rejected = bad.len() as u32;
+        answer.taken = (0..answer.records).filter(|index| bad.binary_search(index).is_err()).collect();
+        request.payloads = answer.taken.iter().map(|&index| request.payloads[index as usize].clone()).collect();
+        if !request.idempotency_keys.is_empty() {
+            let keys = &mut request.idempotency_keys;
+            *keys = answer.taken.iter().map(|&index| std::mem::take(&mut keys[index as usize])).collect();
+        }
+    }
+}
+
+impl Method for Append {
+    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+        let bytes = message.len();
+        let mut request = AppendRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
+        if !request.stream_id.is_empty() {
+            self.stream_id = std::mem::take(&mut request.stream_id);
+        }
+        self.check_request(&request)?;
+        let stream = self.intake.stream(&self.stream_id, &request.schema_id)?;
+        let metadata = self.intake.metadata(&request.metadata)?;
+        request.idempotency_keys.iter().try_for_each(|key| self.intake.check_key(key))?;
+        let mut answer = Request {
+            stream,
+            records: request.payloads.len() as u32,
+            rejected: 0,
+            row_errors: Vec::new(),
+            taken: Vec::new(),
+            bytes,
+            received,
+            slot: None,
+        };
+        self.sort_out(&mut request, &mut answer);
+        if !request.payloads.is_empty() {
+            let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
+            answer.slot = Some(self.intake.submit(&answer.stream, request.payloads, keys, metadata, &self.bell));
+        }
+        self.bytes += bytes;
+        self.submitted.push_back(answer);
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+
+    fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
+        let mut now = None;
+        while let Some(request) = self.submitted.front_mut() {
+            let outcome = match &request.slot {
+                None => Outcome::Committed(Committed::nothing()),
+                Some(slot) => match take_outcome(slot) {
+                    None => break,
+                    Some(outcome) => outcome,
+                },
+            };
+            let reactor = &self.intake.reactor;
+            let response = match outcome {
+                Outcome::Unknown => return Err(Status::outcome_unknown()),
+                Outcome::Refused(refusal) => {
+                    let (error, retry_after_millis) = refused_in_stream(reactor, refusal)?;
+                    request.refused(error, retry_after_millis)
+                }
+                Outcome::Committed(committed) => request.committed(committed),
+            };
+            reactor.count_requests(response.status(), 1);
+            put_message(out, &response);
+            reactor.observe_ack(request.received, *now.get_or_insert_with(Instant::now));
+            self.bytes -= request.bytes;
+            self.submitted.pop_front();
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> (usize, usize) {
+        (self.submitted.len(), self.bytes)
+    }
+}
+
+impl Request {
+    /// The answer when nothing was admitted: the whole request can be sent again.
+    fn refused(&mut self, error: IngestError, retry_after_millis: u32) -> AppendResponse {
+        AppendResponse {
+            rejected: self.records,
+            row_errors: std::mem::take(&mut self.row_errors),
+            status: RecordStatus::RateLimited.into(),
+            schema_version: self.stream.schema.version as i32,
+            retry_after_millis: Some(retry_after_millis),
+            error: Some(error),
+            ..AppendResponse::default()
+        }
+    }
+
+    fn committed(&mut self, committed: Committed) -> AppendResponse {
+        let duplicates = committed.duplicates.len() as u32;
+        let status = match committed.accepted {
+            0 if self.rejected > 0 && duplicates == 0 => RecordStatus::ValidationError,
+            0 if duplicates > 0 => RecordStatus::Duplicate,
+            _ => RecordStatus::Ok,
+        };
+        let error = (status == RecordStatus::ValidationError).then(|| IngestError {
+            code: "INVALID_RECORDS".to_owned(),
+            message: format!("{} of {} records rejected: see row_errors", self.rejected, self.records),
+            field_errors: Vec::new(),
+        });
+        let duplicate_sequences = committed
+            .duplicates
+            .iter()
+            .map(|&(at, sequence_number)| DuplicateSequence { index: self.index_of(at), sequence_number })
+            .collect();
+        let last_sequence = match committed.accepted {
+            0 => 0,
+            accepted => committed.first_sequence + i64::from(accepted) - 1,
+        };
+        AppendResponse {
+            first_sequence: committed.first_sequence,
+            last_sequence,
+            timestamp_unix_micros: committed.timestamp_unix_micros,
+            accepted: committed.accepted,
+            duplicates,
+            rejected: self.rejected,
+            dead_lettered: 0,
+            row_errors: std::mem::take(&mut self.row_errors),
+            status: status.into(),
+            schema_version: self.stream.schema.version as i32,
+            retry_after_millis: None,
+            error,
+            duplicate_sequences,
+        }
+    }
+
+    /// The index in the request of the record that was submitted as number `submitted`.
+    fn index_of(&self, submitted: u32) -> u32 {
+        if self.taken.is_empty() { submitted } else { self.taken[submitted as usize] }
+    }
+}

@@ -1,0 +1,183 @@
+//! What `IngestStream`, `Ingest` and `Append` have in common: which stream, may the caller, is the record good.
+
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use ttdust_proto::ingestion::IngestError;
+
+use super::{
+    access::{Action, Caller},
+    status::{Code, Status},
+};
+use crate::{
+    ids::ShardId,
+    io::{Clock as _, real::SystemClock},
+    message::{Outcome, ReplyTo, Submission},
+    transform::encode_metadata,
+    reactor::{Reactor, Reply, Slot},
+    snapshot::{StreamEntry, StreamState, names_schema},
+    validate::Invalid,
+};
+
+/// Where a call's records go: remembers the stream of the last message.
+#[derive(Debug)]
+pub struct Intake {
+    /// The shard's shared state.
+    pub reactor: Rc<Reactor>,
+    caller: Caller,
+    last: Option<Target>,
+}
+
+/// A stream as a client named it, under one version of the catalog.
+#[derive(Debug)]
+struct Target {
+    stream_text: String,
+    schema_text: String,
+    catalog_version: u64,
+    stream: Arc<StreamEntry>,
+}
+
+impl Intake {
+    /// Takes records of `caller`.
+    #[must_use]
+    pub fn new(reactor: Rc<Reactor>, caller: Caller) -> Self {
+        Self { reactor, caller, last: None }
+    }
+
+    /// The stream that the client means, if it may write to it now.
+    ///
+    /// # Errors
+    /// How the call ends.
+    pub fn stream(&mut self, stream_text: &str, schema_text: &str) -> Result<Arc<StreamEntry>, Status> {
+        if let Some(last) = &self.last
+            && last.catalog_version == self.reactor.catalog_version()
+            && last.stream_text == stream_text
+            && last.schema_text == schema_text
+        {
+            return Ok(Arc::clone(&last.stream));
+        }
+        let catalog = self.reactor.catalog();
+        self.caller.check(Action::Write, &catalog, SystemClock::new().unix_micros())?;
+        if stream_text.is_empty() {
+            return Err(Status::new(Code::InvalidArgument, "STREAM_REQUIRED", "stream_id is empty"));
+        }
+        let stream = catalog.resolve(stream_text).ok_or_else(|| Status::unknown_stream(stream_text))?;
+        if !names_schema(stream, schema_text) {
+            let message = format!("the stream's schema is {}: leave schema_id empty or send that id", stream.schema.id);
+            return Err(Status::new(Code::FailedPrecondition, "SCHEMA_MISMATCH", message));
+        }
+        match stream.state {
+            StreamState::Active => {}
+            StreamState::Paused => {
+                let message = "the stream is paused: resume it with PATCH /api/v1/streams/{id}";
+                return Err(Status::new(Code::FailedPrecondition, "STREAM_PAUSED", message));
+            }
+            StreamState::Deleting => {
+                let message = "the stream is being deleted";
+                return Err(Status::new(Code::FailedPrecondition, "STREAM_DELETING", message));
+            }
+        }
+        self.last = Some(Target {
+            stream_text: stream_text.to_owned(),
+            schema_text: schema_text.to_owned(),
+            catalog_version: catalog.version,
+            stream: Arc::clone(stream),
+        });
+        Ok(Arc::clone(stream))
+    }
+
+    /// Whether the record is good: its size, then JSON, then the schema.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn check(&self, stream: &StreamEntry, payload: &[u8]) -> Result<(), Box<Invalid>> {
+        let metrics = &self.reactor.metrics;
+        metrics.records_received.add(1);
+        metrics.payload_bytes.add(payload.len() as u64);
+        let limit = self.reactor.limits.record_bytes;
+        let verdict = if payload.len() > limit {
+            let message = format!("the record has {} bytes, over the limit of {limit}", payload.len());
+            Err(Box::new(Invalid { code: "RECORD_TOO_LARGE", message, field_errors: Vec::new() }))
+        } else {
+            self.reactor.validator.borrow_mut().check(&stream.schema, payload)
+        };
+        match verdict {
+            Ok(()) => metrics.records_validated.add(1),
+            Err(_) => metrics.validation_errors.add(1),
+        }
+        verdict
+    }
+
+    /// Whether an idempotency key is short enough.
+    ///
+    /// # Errors
+    /// It is not: the call ends.
+    pub fn check_key(&self, key: &str) -> Result<(), Status> {
+        let limit = self.reactor.limits.key_bytes;
+        if key.len() <= limit {
+            return Ok(());
+        }
+        let message = format!("an idempotency key has {} bytes, over the limit of {limit}", key.len());
+        Err(Status::new(Code::InvalidArgument, "KEY_TOO_LONG", message))
+    }
+
+    /// A request's metadata, encoded; empty: none.
+    ///
+    /// # Errors
+    /// It is over its limit: the call ends.
+    pub fn metadata(&self, metadata: &BTreeMap<String, String>) -> Result<Bytes, Status> {
+        if metadata.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let limit = self.reactor.limits.metadata_bytes;
+        let size: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > limit {
+            let message = format!("the metadata has {size} bytes, over the limit of {limit}");
+            return Err(Status::new(Code::InvalidArgument, "METADATA_TOO_LARGE", message));
+        }
+        Ok(encode_metadata(metadata).into())
+    }
+
+    /// Submits checked records of one stream.
+    pub fn submit(
+        &self,
+        stream: &StreamEntry,
+        payloads: Vec<Bytes>,
+        keys: Vec<Bytes>,
+        metadata: Bytes,
+        waiter: &Rc<crate::reactor::Bell>,
+    ) -> Rc<Slot> {
+        let submission = Submission {
+            stream: stream.id,
+            schema_version: stream.schema.version,
+            payloads,
+            keys,
+            metadata,
+            reply: ReplyTo { shard: ShardId(0), token: 0 },
+        };
+        self.reactor.submit(stream.home, submission, waiter)
+    }
+}
+
+/// The outcome in a slot, if it is there.
+#[must_use]
+pub fn take_outcome(slot: &Slot) -> Option<Outcome> {
+    slot.take().map(|reply| match reply {
+        Reply::Outcome(outcome) => outcome,
+        Reply::Answer(_) => unreachable!("a submission's slot gets an outcome"),
+    })
+}
+
+/// A refusal as an answer inside a stream, or as the end of the call where it is not RESOURCE_EXHAUSTED.
+///
+/// # Errors
+/// The status that ends the call.
+pub fn refused_in_stream(reactor: &Reactor, refusal: crate::message::Refusal) -> Result<(IngestError, u32), Status> {
+    let status = Status::refused(refusal);
+    if status.code != Code::ResourceExhausted {
+        return Err(status);
+    }
+    reactor.metrics.backpressure.add(1);
+    let retry_after_millis = status.retry_after.map_or(0, |after| after.as_millis() as u32);
+    Ok((status.to_error(), retry_after_millis))
+}

@@ -1,0 +1,367 @@
+//! Connections and dispatch: accept, HTTP/2 within explicit bounds, one task a call.
+
+use std::{net::TcpListener, rc::Rc, task::Poll, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use compio_runtime::{fd::PollFd, time};
+use futures_util::future::{self, Either};
+use h2::{Ping, RecvStream, SendStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use ttdust_proto::path;
+
+use super::{
+    access::Caller,
+    append::Append,
+    exchange::{Exchange, Method},
+    framing::{Encoding, MessageReader, put_message},
+    health,
+    ingest::{self, IngestStream},
+    intake::Intake,
+    query,
+    reflection::{Descriptors, Reflection},
+    status::{Code, Status},
+    transport::Transport,
+};
+use crate::{
+    io::{Clock as _, real::SystemClock},
+    reactor::{Bell, Reactor},
+};
+
+/// Calls that one connection may have open.
+const STREAMS_MAX: u32 = 128;
+/// Header bytes of one request; h2's own default is 16 MiB.
+const HEADER_LIST_BYTES: u32 = 16 << 10;
+/// Calls that were reset before they were accepted, past which the connection is closed (rapid reset, CVE-2023-44487).
+const PENDING_RESETS_MAX: usize = 20;
+/// Resets by this side for the peer's faults, past which the connection is closed.
+const ERROR_RESETS_MAX: usize = 1024;
+/// Bytes of answers that one call may hold back in h2.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes that a client may send ahead in one call.
+const CALL_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes that a client may send ahead in one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// The largest frame that a client may send: a request of a usual size then is one slice, not a copy.
+const FRAME_BYTES: u32 = 1 << 20;
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Accepts connections until the server drains.
+///
+/// # Errors
+/// The listener cannot be waited for.
+pub async fn accept(reactor: Rc<Reactor>, listener: TcpListener) -> std::io::Result<()> {
+    let listener = PollFd::new(listener)?;
+    let descriptors = Rc::new(Descriptors::load());
+    let bell = Rc::new(Bell::default());
+    let _guard = reactor.connections.enter(&bell);
+    while !reactor.is_draining() {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                if reactor.connections.len() > reactor.limits.connections {
+                    tracing::warn!(shard = %reactor.id, %peer, "connection refused: over the limit of connections");
+                    continue;
+                }
+                match Transport::new(socket) {
+                    Ok(transport) => {
+                        let task = serve(Rc::clone(&reactor), Rc::clone(&descriptors), transport);
+                        compio_runtime::spawn(task).detach();
+                    }
+                    Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                let ready = listener.accept_ready();
+                let rung = bell.rung();
+                futures_util::pin_mut!(ready, rung);
+                if let Either::Left((ready, _)) = future::select(ready, rung).await {
+                    ready?;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(shard = %reactor.id, %error, "accept failed: pausing");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn http2() -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_BYTES)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .max_local_error_reset_streams(Some(ERROR_RESETS_MAX))
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
+        .initial_window_size(CALL_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(FRAME_BYTES);
+    builder
+}
+
+/// Serves one connection to its end.
+async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport) {
+    let bell = Rc::new(Bell::default());
+    let _guard = reactor.connections.enter(&bell);
+    reactor.metrics.connections.set(reactor.connections.len() as u64);
+    let handshake = http2().handshake::<_, Bytes>(transport);
+    let mut connection = match time::timeout(PREFACE_TIMEOUT, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 preface refused"),
+        Err(_) => return tracing::debug!("no HTTP/2 preface in time"),
+    };
+    let ping_pong = connection.ping_pong().expect("taken once");
+    let mut silent = std::pin::pin!(keep_alive(ping_pong));
+    let mut told = false;
+    loop {
+        let accepted = future::poll_fn(|cx| {
+            if reactor.is_draining() && !std::mem::replace(&mut told, true) {
+                connection.graceful_shutdown();
+            }
+            let _ = bell.poll_rung(cx);
+            if silent.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            connection.poll_accept(cx)
+        });
+        match accepted.await {
+            Some(Ok((request, respond))) => {
+                let task = call(Rc::clone(&reactor), Rc::clone(&descriptors), request, respond);
+                compio_runtime::spawn(task).detach();
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "connection ended");
+                break;
+            }
+            None => break,
+        }
+    }
+    drop(connection);
+    reactor.metrics.connections.set(reactor.connections.len().saturating_sub(1) as u64);
+}
+
+/// Ends when the peer does not answer a ping in time.
+async fn keep_alive(mut ping_pong: h2::PingPong) {
+    loop {
+        time::sleep(KEEPALIVE_INTERVAL).await;
+        match time::timeout(KEEPALIVE_TIMEOUT, ping_pong.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => future::pending().await,
+            Err(_) => return tracing::debug!("a peer does not answer pings: closed"),
+        }
+    }
+}
+
+/// Serves one call to its end.
+async fn call(
+    reactor: Rc<Reactor>,
+    descriptors: Rc<Descriptors>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    if let Some(status) = refuse_http(&head) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        let _ = respond.send_response(response, true);
+        return;
+    }
+    let deadline = head.headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    let work = dispatch(reactor, descriptors, head, body, &mut respond);
+    let ended = match deadline {
+        None => work.await,
+        Some(after) => match time::timeout(after, work).await {
+            Ok(ended) => ended,
+            Err(_) => Err(deadline_exceeded()),
+        },
+    };
+    if let Err(status) = ended {
+        respond_status(&mut respond, &status);
+    }
+}
+
+fn deadline_exceeded() -> Status {
+    let message = "the call's deadline passed; a write that was under way may have happened";
+    Status::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
+}
+
+/// What plain HTTP answers to a request that is not gRPC.
+fn refuse_http(head: &http::request::Parts) -> Option<StatusCode> {
+    if head.method != HttpMethod::POST {
+        return Some(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let is_grpc = head
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/grpc"));
+    (!is_grpc).then_some(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let value: u64 = if digits.len() <= 8 { digits.parse().ok()? } else { return None };
+    Some(match unit {
+        "H" => Duration::from_secs(value * 3600),
+        "M" => Duration::from_secs(value * 60),
+        "S" => Duration::from_secs(value),
+        "m" => Duration::from_millis(value),
+        "u" => Duration::from_micros(value),
+        "n" => Duration::from_nanos(value),
+        _ => return None,
+    })
+}
+
+/// Finds the method and runs it. `Err`: the call ends with this status and nothing was answered yet.
+async fn dispatch(
+    reactor: Rc<Reactor>,
+    descriptors: Rc<Descriptors>,
+    head: http::request::Parts,
+    body: RecvStream,
+    respond: &mut SendResponse<Bytes>,
+) -> Result<(), Status> {
+    if reactor.is_draining() {
+        return Err(Status::draining());
+    }
+    let encoding = Encoding::of_request(&head.headers)?;
+    let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
+    let bell = Rc::new(Bell::default());
+    let caller = || Caller::of(&head.headers, &reactor.catalog(), SystemClock::new().unix_micros());
+    match head.uri.path() {
+        path::APPEND => {
+            let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            stream(&reactor, reader, respond, method, bell).await
+        }
+        path::INGEST_STREAM => {
+            let method = IngestStream::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            stream(&reactor, reader, respond, method, bell).await
+        }
+        path::REFLECTION | path::REFLECTION_ALPHA => {
+            stream(&reactor, reader, respond, Reflection::new(descriptors), bell).await
+        }
+        path::INGEST => {
+            let _call = reactor.calls.enter(&bell);
+            let intake = Intake::new(Rc::clone(&reactor), caller()?);
+            let message = only_message(reader).await?;
+            respond_message(respond, &ingest::ingest(intake, Rc::clone(&bell), message).await?)
+        }
+        path::QUERY_TIME_RANGE => {
+            let _call = reactor.calls.enter(&bell);
+            let caller = caller()?;
+            let message = only_message(reader).await?;
+            respond_message(respond, &query::time_range(&reactor, &caller, &bell, message).await?)
+        }
+        path::HEALTH_CHECK => {
+            let message = only_message(reader).await?;
+            respond_message(respond, &health::check(&reactor, message)?)
+        }
+        path::HEALTH_WATCH => {
+            let _call = reactor.calls.enter(&bell);
+            let message = only_message(reader).await?;
+            let mut send = respond_headers(respond)?;
+            let status = health::watch(&reactor, &bell, message, &mut send).await.err().unwrap_or_else(Status::ok);
+            let _ = send.send_trailers(status.to_trailers());
+            Ok(())
+        }
+        other => Err(unimplemented_method(other)),
+    }
+}
+
+/// Methods of the contract that come later are told apart from those that never were.
+fn unimplemented_method(path: &str) -> Status {
+    const LATER: [&str; 9] = [
+        path::INGEST_BATCH,
+        path::GET_BATCH_JOB,
+        path::LOOKUP_BY_KEY,
+        path::STREAMING_READ,
+        path::CREATE_STREAM,
+        path::UPDATE_STREAM,
+        path::DELETE_STREAM,
+        path::LIST_STREAMS,
+        path::GET_STREAM,
+    ];
+    if LATER.contains(&path) {
+        let message = format!("{path} is not available in this version");
+        return Status::new(Code::Unimplemented, "NOT_AVAILABLE", message);
+    }
+    let shown: String = path.chars().take(128).collect();
+    Status::new(Code::Unimplemented, "UNKNOWN_METHOD", format!("no method {shown:?}: ask the reflection service"))
+}
+
+async fn stream<M: Method>(
+    reactor: &Rc<Reactor>,
+    reader: MessageReader,
+    respond: &mut SendResponse<Bytes>,
+    method: M,
+    bell: Rc<Bell>,
+) -> Result<(), Status> {
+    let send = respond_headers(respond)?;
+    Exchange::new(Rc::clone(reactor), reader, send, method, bell).run().await;
+    Ok(())
+}
+
+/// The one message of a call that takes one.
+async fn only_message(mut reader: MessageReader) -> Result<Bytes, Status> {
+    match time::timeout(FIRST_MESSAGE_TIMEOUT, future::poll_fn(|cx| reader.poll_message(cx))).await {
+        Ok(Some(message)) => message,
+        Ok(None) => {
+            Err(Status::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the call ended without a request message"))
+        }
+        Err(_) => Err(deadline_exceeded()),
+    }
+}
+
+fn grpc_response() -> Response<()> {
+    let mut response = Response::new(());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static("identity,gzip,zstd"));
+    response
+}
+
+fn respond_headers(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes>, Status> {
+    respond
+        .send_response(grpc_response(), false)
+        .map_err(|error| Status::new(Code::Cancelled, "CONNECTION_LOST", error.to_string()))
+}
+
+/// Answers a unary call. A client that is gone is nobody to tell.
+fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Message) -> Result<(), Status> {
+    let mut send = respond_headers(respond)?;
+    let mut out = BytesMut::new();
+    put_message(&mut out, message);
+    // h2 holds what the client's window does not take yet; an answer is bounded by the rows of a page.
+    if send.send_data(out.freeze(), false).is_ok() {
+        let _ = send.send_trailers(Status::ok().to_trailers());
+    }
+    Ok(())
+}
+
+/// Ends a call with a status alone.
+fn respond_status(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let mut response = grpc_response();
+    let trailers: HeaderMap = status.to_trailers();
+    response.headers_mut().extend(trailers);
+    let _ = respond.send_response(response, true);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(parse_timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("1H"), Some(Duration::from_secs(3600)));
+        for bad in ["", "m", "1", "123456789S", "1x", "é"] {
+            assert_eq!(parse_timeout(bad), None, "{bad}");
+        }
+    }
+}

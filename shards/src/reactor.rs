@@ -1,0 +1,305 @@
+//! What all tasks of one shard's thread share: the shard's state, the calls that wait, the ways to others.
+//!
+//! Invariant: no borrow of a cell is held over an await.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    config::Limits,
+    ids::ShardId,
+    mailbox::MailboxSender,
+    message::{Outcome, QueryFailure, Refusal, ReplyTo, Submission, ToControl, ToShard},
+    metrics::ShardMetrics,
+    query::{TimeRangeAnswer, TimeRangeQuery},
+    shard::{Shard, Submitted},
+    snapshot::CatalogSnapshot,
+    validate::Validator,
+};
+
+/// How long a client whose request found a full queue waits.
+const QUEUE_RETRY: Duration = Duration::from_millis(20);
+
+/// The shared state of one shard's thread.
+#[derive(Debug)]
+pub struct Reactor {
+    /// Which shard this is.
+    pub id: ShardId,
+    /// Bounds on what clients send.
+    pub limits: Limits,
+    /// The state owner.
+    pub shard: RefCell<Shard>,
+    /// Checks records.
+    pub validator: RefCell<Validator>,
+    /// Counters.
+    pub metrics: Arc<ShardMetrics>,
+    /// Rung when there may be something to write.
+    pub commit: Bell,
+    /// Rung when there may be something to flush.
+    pub flush: Bell,
+    catalog: RefCell<Arc<CatalogSnapshot>>,
+    slots: RefCell<Slots>,
+    shards: Vec<MailboxSender>,
+    to_control: mpsc::Sender<ToControl>,
+    draining: Cell<bool>,
+    /// The calls that serve requests now.
+    pub calls: Rc<Registry>,
+    /// The open connections.
+    pub connections: Rc<Registry>,
+    catalog_version: Cell<u64>,
+}
+
+/// What a slot waits for.
+#[derive(Debug)]
+pub enum Reply {
+    /// Of a submission.
+    Outcome(Outcome),
+    /// Of a query.
+    Answer(Result<TimeRangeAnswer, QueryFailure>),
+}
+
+/// Where a reply arrives; the call that waits for it holds it too.
+#[derive(Debug)]
+pub struct Slot {
+    reply: RefCell<Option<Reply>>,
+    waiter: Rc<Bell>,
+}
+
+impl Slot {
+    /// Takes the reply, once it is there.
+    #[must_use]
+    pub fn take(&self) -> Option<Reply> {
+        self.reply.borrow_mut().take()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    next: u64,
+    waiting: HashMap<u64, Rc<Slot>, ahash::RandomState>,
+}
+
+/// A flag that one task of the thread waits for.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Bell {
+    /// Raises the flag and wakes the task.
+    pub fn ring(&self) {
+        self.rung.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Lowers the flag if it is up; otherwise the task is woken when it is raised.
+    pub fn poll_rung(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.rung.replace(false) {
+            return Poll::Ready(());
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Waits for the flag, and lowers it.
+    pub async fn rung(&self) {
+        std::future::poll_fn(|cx| self.poll_rung(cx)).await;
+    }
+}
+
+impl Reactor {
+    /// The shared state of shard `id` among `shards`.
+    #[must_use]
+    pub fn new(
+        id: ShardId,
+        limits: Limits,
+        shard: Shard,
+        metrics: Arc<ShardMetrics>,
+        shards: Vec<MailboxSender>,
+        to_control: mpsc::Sender<ToControl>,
+    ) -> Self {
+        Self {
+            id,
+            limits,
+            shard: RefCell::new(shard),
+            validator: RefCell::default(),
+            metrics,
+            commit: Bell::default(),
+            flush: Bell::default(),
+            catalog: RefCell::default(),
+            slots: RefCell::default(),
+            shards,
+            to_control,
+            draining: Cell::new(false),
+            calls: Rc::default(),
+            connections: Rc::default(),
+            catalog_version: Cell::new(0),
+        }
+    }
+
+    /// The catalog that this shard runs on.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<CatalogSnapshot> {
+        Arc::clone(&self.catalog.borrow())
+    }
+
+    /// Runs on a new catalog from now on.
+    pub fn set_catalog(&self, catalog: Arc<CatalogSnapshot>) {
+        self.shard.borrow_mut().set_catalog(Arc::clone(&catalog));
+        self.catalog_version.set(catalog.version);
+        *self.catalog.borrow_mut() = catalog;
+    }
+
+    /// The version of the catalog that this shard runs on.
+    #[must_use]
+    pub fn catalog_version(&self) -> u64 {
+        self.catalog_version.get()
+    }
+
+    /// Sends validated records to their home; the outcome arrives in the slot, whose waiter is rung.
+    pub fn submit(&self, home: ShardId, mut submission: Submission, waiter: &Rc<Bell>) -> Rc<Slot> {
+        let (slot, token) = self.new_slot(waiter);
+        submission.reply = ReplyTo { shard: self.id, token };
+        if home == self.id {
+            self.admit(&submission);
+        } else if self.shards[home.index()].send(ToShard::Submit(submission)).is_err() {
+            self.fill(token, Reply::Outcome(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY))));
+        }
+        slot
+    }
+
+    /// Puts a submission, from here or from another shard, before this shard's state.
+    pub fn admit(&self, submission: &Submission) {
+        let submitted = self.shard.borrow_mut().submit(submission);
+        match submitted {
+            Submitted::Waiting => self.commit.ring(),
+            Submitted::Done(outcome) => self.tell(submission.reply, outcome),
+        }
+    }
+
+    /// Brings an outcome to the call that waits for it, here or on another shard.
+    pub fn tell(&self, to: ReplyTo, outcome: Outcome) {
+        if to.shard == self.id {
+            self.fill(to.token, Reply::Outcome(outcome));
+        } else {
+            let sent = self.shards[to.shard.index()].send(ToShard::Outcome(to.token, outcome));
+            assert!(sent.is_ok(), "outcomes are never refused");
+        }
+    }
+
+    /// Asks control; the answer arrives in the slot.
+    pub fn query(&self, query: TimeRangeQuery, waiter: &Rc<Bell>) -> Rc<Slot> {
+        let (slot, token) = self.new_slot(waiter);
+        let reply = ReplyTo { shard: self.id, token };
+        if self.to_control.try_send(ToControl::Query(query, reply)).is_err() {
+            self.fill(token, Reply::Answer(Err(QueryFailure::Overloaded)));
+        }
+        slot
+    }
+
+    fn new_slot(&self, waiter: &Rc<Bell>) -> (Rc<Slot>, u64) {
+        let slot = Rc::new(Slot { reply: RefCell::default(), waiter: Rc::clone(waiter) });
+        let mut slots = self.slots.borrow_mut();
+        slots.next += 1;
+        let token = slots.next;
+        slots.waiting.insert(token, Rc::clone(&slot));
+        (slot, token)
+    }
+
+    /// Puts a reply into its slot. A slot whose call is gone takes it all the same, and is dropped.
+    pub fn fill(&self, token: u64, reply: Reply) {
+        let slot = self.slots.borrow_mut().waiting.remove(&token);
+        let slot = slot.expect("a reply comes once, to a slot that was made for it");
+        *slot.reply.borrow_mut() = Some(reply);
+        slot.waiter.ring();
+    }
+
+    /// Whether the shard takes no more.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// From now on nothing is taken: not here, not from other shards.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.shard.borrow_mut().drain();
+        self.commit.ring();
+        self.flush.ring();
+        self.calls.ring_all();
+        self.connections.ring_all();
+    }
+
+    /// Counts answers to requests.
+    pub fn count_requests(&self, status: ttdust_proto::ingestion::Status, count: usize) {
+        let index = (status as usize).saturating_sub(1);
+        self.metrics.requests[index].add(count as u64);
+    }
+
+    /// Counts an ack that was handed to the socket now.
+    pub fn observe_ack(&self, received: Instant, now: Instant) {
+        self.metrics.ack_latency.observe(now.saturating_duration_since(received).as_micros() as u64);
+    }
+}
+
+/// Tasks of one kind that run now, with a bell each, so that a drain reaches the idle ones.
+#[derive(Debug, Default)]
+pub struct Registry {
+    bells: RefCell<HashMap<u64, Rc<Bell>, ahash::RandomState>>,
+    next: Cell<u64>,
+}
+
+impl Registry {
+    /// Counts a task in for as long as the guard lives.
+    #[must_use]
+    pub fn enter(self: &Rc<Self>, bell: &Rc<Bell>) -> Guard {
+        let key = self.next.get();
+        self.next.set(key + 1);
+        self.bells.borrow_mut().insert(key, Rc::clone(bell));
+        Guard { registry: Rc::clone(self), key }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bells.borrow().len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Rings every bell.
+    pub fn ring_all(&self) {
+        self.bells.borrow().values().for_each(|bell| bell.ring());
+    }
+}
+
+/// A task that is counted in.
+#[derive(Debug)]
+pub struct Guard {
+    registry: Rc<Registry>,
+    key: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.registry.bells.borrow_mut().remove(&self.key);
+    }
+}

@@ -1,0 +1,282 @@
+//! The loops of a shard's thread: commit, inbox, upkeep, accept. They end together, by a drain or by a failure.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use compio_runtime::time;
+use futures_util::future::{self, Either};
+use tokio::sync::oneshot;
+
+use super::Parts;
+use crate::{
+    background::{DiskJob, FlushJob, staging_path},
+    grpc::server,
+    ids::StreamId,
+    io::uring,
+    mailbox::Mailbox,
+    message::ToShard,
+    parquet::WriteJob,
+    reactor::{Bell, Reactor, Reply},
+    wal::segment::Segment,
+};
+
+/// How often gauges are set and ages are looked at.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(100);
+/// How long calls have to end by themselves in a drain.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long answers have to leave the process after a failed write.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// Clients of [`ToShard::FlushAll`]: for each the rows that must be in files before it is answered.
+type FlushWaits = RefCell<Vec<(Vec<(StreamId, i64)>, oneshot::Sender<()>)>>;
+
+/// What the loops share beside the reactor.
+struct Loops {
+    reactor: Rc<Reactor>,
+    parts: Parts,
+    flush_waits: FlushWaits,
+    retired: RefCell<Vec<VecDeque<Arc<Segment>>>>,
+    drain: Bell,
+}
+
+/// Runs a shard until it is drained (`Ok`) or cannot go on.
+pub(super) async fn run(
+    mut parts: Parts,
+    ready: &std::sync::mpsc::Sender<std::io::Result<()>>,
+) -> Result<(), String> {
+    let mailbox = match Mailbox::new(&parts.mailbox) {
+        Ok(mailbox) => mailbox,
+        Err(error) => {
+            let reason = error.to_string();
+            let _ = ready.send(Err(error));
+            return Err(reason);
+        }
+    };
+    let reactor = Rc::clone(&parts.reactor);
+    let listener = parts.listener.try_clone().map_err(|error| error.to_string())?;
+    let retired = RefCell::new(std::mem::take(&mut parts.retired));
+    let loops = Rc::new(Loops { reactor, parts, flush_waits: RefCell::default(), retired, drain: Bell::default() });
+    loops.order_segments();
+    let inbox = compio_runtime::spawn(inbox(Rc::clone(&loops), mailbox));
+    let commit = compio_runtime::spawn(commit(Rc::clone(&loops)));
+    let upkeep = compio_runtime::spawn(upkeep(Rc::clone(&loops)));
+    let accept = compio_runtime::spawn(server::accept(Rc::clone(&loops.reactor), listener));
+    // Only the first failure or the end of the drain gets through; control may be gone, and then the process ends anyway.
+    let _ = ready.send(Ok(()));
+    let failed = future::select(
+        future::select(Box::pin(flatten(inbox)), Box::pin(flatten(commit))),
+        future::select(Box::pin(flatten(upkeep)), Box::pin(flatten_io(accept, Rc::clone(&loops.reactor)))),
+    );
+    let drained = Box::pin(drained(Rc::clone(&loops)));
+    match future::select(drained, failed).await {
+        Either::Left(((), _)) => Ok(()),
+        Either::Right((failure, _)) => {
+            let reason = match failure {
+                Either::Left((Either::Left((reason, _)) | Either::Right((reason, _)), _))
+                | Either::Right((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => reason,
+            };
+            time::sleep(LAST_WORDS).await;
+            Err(reason)
+        }
+    }
+}
+
+/// The reason for which a loop ended that never should.
+async fn flatten(task: compio_runtime::JoinHandle<String>) -> String {
+    task.await.unwrap_or_else(|_| "a loop of the shard panicked".to_owned())
+}
+
+/// The same for the accept loop, which does end, in a drain.
+async fn flatten_io(task: compio_runtime::JoinHandle<std::io::Result<()>>, reactor: Rc<Reactor>) -> String {
+    match task.await {
+        Ok(Ok(())) if reactor.is_draining() => future::pending().await,
+        Ok(Ok(())) => "the accept loop ended".to_owned(),
+        Ok(Err(error)) => format!("the accept loop failed: {error}"),
+        Err(_) => "the accept loop panicked".to_owned(),
+    }
+}
+
+/// Ends when a drain is asked for and done.
+async fn drained(loops: Rc<Loops>) {
+    loops.drain.rung().await;
+    loops.reactor.drain();
+    let deadline = Instant::now() + DRAIN_TIMEOUT;
+    let done = || {
+        let reactor = &loops.reactor;
+        reactor.shard.borrow().is_quiet() && reactor.calls.is_empty() && reactor.connections.is_empty()
+    };
+    while !done() && Instant::now() < deadline {
+        time::sleep(Duration::from_millis(10)).await;
+    }
+    // Writes are never dropped half-way: the frame under way is on disk before the thread ends.
+    while !loops.reactor.shard.borrow().is_quiet() {
+        time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Group commit: one durable write at a time; what comes in meanwhile is the next frame.
+async fn commit(loops: Rc<Loops>) -> String {
+    let reactor = &loops.reactor;
+    loop {
+        let write = reactor.shard.borrow_mut().next_write();
+        let Some(write) = write else {
+            reactor.commit.rung().await;
+            continue;
+        };
+        let started = Instant::now();
+        let result = uring::write_durable(loops.parts.driver, &write).await;
+        let micros = started.elapsed().as_micros() as u64;
+        let written = reactor.shard.borrow_mut().written(write.lsn, result, |to, outcome| reactor.tell(to, outcome));
+        let records = match written {
+            Ok(records) => records,
+            Err(poisoned) => {
+                tracing::error!(shard = %reactor.id, error = %poisoned, "the shard stops: the log must be recovered");
+                return poisoned.to_string();
+            }
+        };
+        let metrics = &reactor.metrics;
+        metrics.wal_writes.add(1);
+        metrics.wal_bytes.add(write.data.len() as u64);
+        metrics.wal_latency.observe(micros);
+        metrics.wal_commit_records.set(records);
+        metrics.records_accepted.add(records);
+        loops.order_segments();
+    }
+}
+
+/// Messages from other threads.
+async fn inbox(loops: Rc<Loops>, mailbox: Mailbox) -> String {
+    loop {
+        if let Err(error) = mailbox.ready().await {
+            return format!("the shard's queue cannot be waited for: {error}");
+        }
+        loops.reactor.metrics.queue_depth.set(mailbox.depth() as u64);
+        while let Some(message) = mailbox.pop() {
+            loops.handle(message);
+        }
+    }
+}
+
+/// What is done now and then: flush what is due, let go of segments, set gauges.
+async fn upkeep(loops: Rc<Loops>) -> String {
+    loop {
+        loops.order_flush();
+        loops.release_segments();
+        loops.set_gauges();
+        let rung = loops.reactor.flush.rung();
+        futures_util::pin_mut!(rung);
+        let _ = time::timeout(UPKEEP_INTERVAL, rung).await;
+    }
+}
+
+impl Loops {
+    fn handle(&self, message: ToShard) {
+        let reactor = &self.reactor;
+        match message {
+            ToShard::Submit(submission) => reactor.admit(&submission),
+            ToShard::Outcome(token, outcome) => reactor.fill(token, Reply::Outcome(outcome)),
+            ToShard::Answer(token, answer) => reactor.fill(token, Reply::Answer(answer)),
+            ToShard::Catalog(catalog, done) => {
+                reactor.set_catalog(catalog);
+                // Control does not wait any more: it has it all the same.
+                let _ = done.send(());
+            }
+            ToShard::Snapshot(stream, reply) => {
+                let _ = reply.send(reactor.shard.borrow().snapshot(stream));
+            }
+            ToShard::Flushed(stream, through) => {
+                reactor.shard.borrow_mut().flushed(stream, through);
+                self.answer_flush_waits();
+                reactor.flush.ring();
+            }
+            ToShard::FlushFailed(stream) => reactor.shard.borrow_mut().flush_failed(stream),
+            ToShard::FlushAll(done) => {
+                reactor.shard.borrow_mut().freeze_all();
+                let targets = reactor.shard.borrow().buffer().last_sequences().collect();
+                self.flush_waits.borrow_mut().push((targets, done));
+                self.answer_flush_waits();
+                reactor.flush.ring();
+            }
+            ToShard::Segment(prepared) => {
+                reactor.shard.borrow_mut().segment_prepared(prepared);
+                reactor.commit.ring();
+            }
+            ToShard::Drain => self.drain.ring(),
+        }
+    }
+
+    fn answer_flush_waits(&self) {
+        let shard = self.reactor.shard.borrow();
+        let mut waits = self.flush_waits.borrow_mut();
+        let reached = |targets: &[(StreamId, i64)]| {
+            targets.iter().all(|&(stream, through)| shard.buffer().flushed_through(stream) >= through)
+        };
+        let (done, waiting) = std::mem::take(&mut *waits).into_iter().partition(|(targets, _)| reached(targets));
+        *waits = waiting;
+        let done: Vec<_> = done;
+        for (_, reply) in done {
+            let _ = reply.send(());
+        }
+    }
+
+    /// Gives the flusher the next rows, if it is idle and there are any.
+    fn order_flush(&self) {
+        let reactor = &self.reactor;
+        let Some(frozen) = reactor.shard.borrow_mut().next_flush() else { return };
+        let Some(stream) = reactor.catalog().stream(frozen.stream).cloned() else {
+            return reactor.shard.borrow_mut().flush_failed(frozen.stream);
+        };
+        let first = frozen.batches.first().map_or(0, |batch| batch.header().first_sequence);
+        let job = WriteJob {
+            stream: frozen.stream,
+            schema: Arc::clone(&stream.schema),
+            hour: frozen.hour,
+            batches: frozen.batches,
+            path: staging_path(&self.parts.staging_dir, frozen.stream, first, frozen.through),
+        };
+        let sent = self.parts.flusher.try_send(FlushJob { job, through: frozen.through });
+        assert!(sent.is_ok(), "one flush is under way at a time, so the flusher takes it");
+    }
+
+    fn order_segments(&self) {
+        let wanted = self.reactor.shard.borrow_mut().wants_segment();
+        if let Some(request) = wanted {
+            let sent = self.parts.preparer.send(DiskJob::Prepare(request));
+            assert!(sent.is_ok(), "the preparer lives as long as the shard");
+        }
+    }
+
+    fn release_segments(&self) {
+        let mut released = self.reactor.shard.borrow_mut().release();
+        for folder in self.retired.borrow_mut().iter_mut() {
+            // Oldest first, so that what is left on disk stays one unbroken chain.
+            while let Some(segment) = folder.pop_front_if(|segment| Arc::strong_count(segment) == 1) {
+                released.push(segment.as_released());
+            }
+        }
+        for segment in released {
+            let sent = self.parts.preparer.send(DiskJob::Remove(segment));
+            assert!(sent.is_ok(), "the preparer lives as long as the shard");
+        }
+        self.order_segments();
+    }
+
+    fn set_gauges(&self) {
+        let reactor = &self.reactor;
+        let shard = reactor.shard.borrow();
+        let metrics = &reactor.metrics;
+        let usage = shard.wal_usage();
+        metrics.wal_segments.set(usage.segments_active as u64);
+        metrics.wal_used_bytes.set(usage.used_bytes);
+        metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
+        metrics.buffer_records.set(shard.buffer().records());
+        metrics.dedup_keys.set(shard.dedup_keys() as u64);
+        let busy = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        metrics.busy_micros.set(busy.tv_sec as u64 * 1_000_000 + busy.tv_nsec as u64 / 1000);
+    }
+}

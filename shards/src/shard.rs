@@ -1,0 +1,357 @@
+//! The state owner of one shard: sequence numbers, dedup, log, buffer, and who waits for what. Synchronous, no I/O, no await:
+//! it only puts the parts in sequence. The runtime performs [`Shard::next_write`] and tells [`Shard::written`].
+//!
+//! Invariant: an outcome is told only when every frame that it rests on is synced, and in the order of the frames.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{
+    buffer::{Buffer, Frozen},
+    config::EngineConfig,
+    dedup::{Dedup, Seen},
+    ids::{FIRST_SEQUENCE, ShardId, StreamId},
+    io::Clock,
+    message::{Committed, Outcome, Refusal, ReplyTo, Submission},
+    query::BufferSnapshot,
+    snapshot::CatalogSnapshot,
+    wal::{
+        Lsn, Wal, WalPoisoned, WalUsage, WriteOp,
+        batch::RowBatch,
+        entry::EntryDraft,
+        segment::{PreparedSegment, ReleasedSegment, SegmentRequest},
+    },
+};
+
+/// Unsynced bytes past which a shard refuses more: the disk does not keep up.
+const UNSYNCED_BYTES_MAX: usize = 64 << 20;
+/// The log's quota in percent: past it, records are refused with a retry time.
+const QUOTA_BACKPRESSURE_PERCENT: u64 = 85;
+/// The log's quota in percent: past it, the answer is UNAVAILABLE.
+const QUOTA_FULL_PERCENT: u64 = 95;
+/// The log's quota in percent: past it, rows are frozen before their time, so that segments come free.
+const QUOTA_HURRY_PERCENT: u64 = 40;
+/// What a refused client is told to wait.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// The pause after a failed flush, in microseconds.
+const FLUSH_RETRY_MICROS: u64 = 1_000_000;
+
+/// What became of a submission at once.
+#[derive(Debug)]
+pub enum Submitted {
+    /// Its outcome comes with a later [`Shard::written`].
+    Waiting,
+    /// Its outcome, now.
+    Done(Outcome),
+}
+
+/// One shard's state.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    catalog: Arc<CatalogSnapshot>,
+    sequencers: HashMap<StreamId, Sequencer, ahash::RandomState>,
+    dedup: Dedup,
+    wal: Wal,
+    buffer: Buffer,
+    /// Outcomes in the order of the frames that they wait for.
+    waiting: VecDeque<(Lsn, ReplyTo, Committed)>,
+    /// Bytes of the frame being written.
+    writing_bytes: usize,
+    clock: Arc<dyn Clock>,
+    draining: bool,
+    disk_full: bool,
+    /// Payloads and keys that were not duplicates, reused from submission to submission.
+    fresh_payloads: Vec<bytes::Bytes>,
+    fresh_keys: Vec<bytes::Bytes>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sequencer {
+    next: i64,
+    last_timestamp: i64,
+}
+
+impl Shard {
+    /// A shard that goes on with `recovered` rows (those of its streams, oldest first) on top of files up to
+    /// `flushed_through`.
+    ///
+    /// # Errors
+    /// A recovered batch's keys cannot be read.
+    pub fn new(
+        id: ShardId,
+        config: &EngineConfig,
+        wal: Wal,
+        recovered: Vec<RowBatch>,
+        flushed_through: &HashMap<StreamId, i64>,
+        clock: Arc<dyn Clock>,
+    ) -> io::Result<Self> {
+        let mut shard = Self {
+            id,
+            catalog: Arc::default(),
+            sequencers: HashMap::default(),
+            dedup: Dedup::new(config.dedup_window, config.dedup_keys_max),
+            wal,
+            buffer: Buffer::new(config.buffer, flushed_through),
+            waiting: VecDeque::new(),
+            writing_bytes: 0,
+            clock,
+            draining: false,
+            disk_full: false,
+            fresh_payloads: Vec::new(),
+            fresh_keys: Vec::new(),
+        };
+        for (&stream, &through) in flushed_through {
+            shard.sequencers.insert(stream, Sequencer { next: through + 1, last_timestamp: 0 });
+        }
+        let now = shard.clock.monotonic_micros();
+        for batch in recovered {
+            shard.remember(&batch)?;
+            shard.buffer.insert(batch, 0, now);
+        }
+        Ok(shard)
+    }
+
+    /// Takes a recovered batch's keys, sequence numbers and time.
+    fn remember(&mut self, batch: &RowBatch) -> io::Result<()> {
+        let header = batch.header();
+        let sequencer = self.sequencer(header.stream);
+        sequencer.next = sequencer.next.max(header.last_sequence() + 1);
+        sequencer.last_timestamp = sequencer.last_timestamp.max(header.timestamp_unix_micros);
+        if header.key_bytes == 0 {
+            return Ok(());
+        }
+        let rows = batch.rows()?;
+        for index in 0..header.count as usize {
+            let key = rows.key(index);
+            if !key.is_empty() {
+                let sequence = header.first_sequence + index as i64;
+                let seen = Seen { sequence, timestamp_unix_micros: header.timestamp_unix_micros };
+                self.dedup.check(header.stream, key, seen);
+            }
+        }
+        Ok(())
+    }
+
+    fn sequencer(&mut self, stream: StreamId) -> &mut Sequencer {
+        self.sequencers.entry(stream).or_insert(Sequencer { next: FIRST_SEQUENCE, last_timestamp: 0 })
+    }
+
+    /// Runs on a new catalog: forgets streams that are gone from it.
+    pub fn set_catalog(&mut self, catalog: Arc<CatalogSnapshot>) {
+        let gone: Vec<_> = self.buffer.streams().filter(|&stream| catalog.stream(stream).is_none()).collect();
+        for stream in gone {
+            self.buffer.remove(stream);
+            self.sequencers.remove(&stream);
+        }
+        self.catalog = catalog;
+    }
+
+    /// Takes validated records: gives them sequence numbers and puts them into the open frame.
+    pub fn submit(&mut self, submission: &Submission) -> Submitted {
+        if let Some(refusal) = self.refusal(submission) {
+            return Submitted::Done(Outcome::Refused(refusal));
+        }
+        let now = self.clock.unix_micros();
+        let sequencer = self.sequencer(submission.stream);
+        let timestamp_unix_micros = now.max(sequencer.last_timestamp);
+        let first_sequence = sequencer.next;
+        sequencer.last_timestamp = timestamp_unix_micros;
+        let mut committed = Committed { first_sequence, accepted: 0, timestamp_unix_micros, duplicates: Vec::new() };
+        let has_keys = submission.keys.iter().any(|key| !key.is_empty());
+        let (payloads, keys): (&[_], &[_]) = if has_keys {
+            self.drop_duplicates(submission, &mut committed);
+            (&self.fresh_payloads, &self.fresh_keys)
+        } else {
+            (&submission.payloads, &[])
+        };
+        committed.accepted = payloads.len() as u32;
+        let lsn = if payloads.is_empty() {
+            committed.first_sequence = 0;
+            self.wal.last_lsn()
+        } else {
+            self.wal.append(&EntryDraft {
+                stream: submission.stream,
+                first_sequence,
+                timestamp_unix_micros,
+                schema_version: submission.schema_version,
+                payloads,
+                keys,
+                metadata: &submission.metadata,
+            })
+        };
+        let accepted = i64::from(committed.accepted);
+        self.sequencer(submission.stream).next += accepted;
+        self.fresh_payloads.clear();
+        self.fresh_keys.clear();
+        if lsn <= self.wal.synced_lsn() {
+            return Submitted::Done(Outcome::Committed(committed));
+        }
+        self.waiting.push_back((lsn, submission.reply, committed));
+        Submitted::Waiting
+    }
+
+    /// Why `submission` cannot be admitted now.
+    fn refusal(&self, submission: &Submission) -> Option<Refusal> {
+        if self.wal.is_poisoned() {
+            return Some(Refusal::Poisoned);
+        }
+        if self.draining {
+            return Some(Refusal::Draining);
+        }
+        if self.catalog.stream(submission.stream).is_none_or(|stream| stream.home != self.id) {
+            return Some(Refusal::NotHere);
+        }
+        let usage = self.wal.usage();
+        if self.disk_full || percent(usage) >= QUOTA_FULL_PERCENT {
+            return Some(Refusal::LogFull(RETRY_AFTER * 10));
+        }
+        let behind = self.wal.unsynced_bytes() >= UNSYNCED_BYTES_MAX;
+        (behind || percent(usage) >= QUOTA_BACKPRESSURE_PERCENT).then_some(Refusal::Backpressure(RETRY_AFTER))
+    }
+
+    /// Sorts a submission's records into duplicates (told in `committed`) and fresh ones (left in `self.fresh_*`).
+    fn drop_duplicates(&mut self, submission: &Submission, committed: &mut Committed) {
+        for (index, (payload, key)) in submission.payloads.iter().zip(&submission.keys).enumerate() {
+            let sequence = committed.first_sequence + self.fresh_payloads.len() as i64;
+            let seen = Seen { sequence, timestamp_unix_micros: committed.timestamp_unix_micros };
+            match if key.is_empty() { None } else { self.dedup.check(submission.stream, key, seen) } {
+                Some(first) => committed.duplicates.push((index as u32, first.sequence)),
+                None => {
+                    self.fresh_payloads.push(payload.clone());
+                    self.fresh_keys.push(key.clone());
+                }
+            }
+        }
+    }
+
+    /// The next durable write, or `None`. See [`Wal::next_write`].
+    pub fn next_write(&mut self) -> Option<WriteOp> {
+        let write = self.wal.next_write()?;
+        self.writing_bytes = write.data.len();
+        Some(write)
+    }
+
+    /// Tells how a write ended; `tell` gets each outcome that now stands.
+    ///
+    /// # Errors
+    /// The write failed: everything that waited was told [`Outcome::Unknown`], and the shard takes no more.
+    pub fn written(
+        &mut self,
+        lsn: Lsn,
+        result: io::Result<()>,
+        mut tell: impl FnMut(ReplyTo, Outcome),
+    ) -> Result<u64, WalPoisoned> {
+        let frame = match self.wal.written(lsn, result) {
+            Ok(frame) => frame,
+            Err(poisoned) => {
+                self.waiting.drain(..).for_each(|(_, reply, _)| tell(reply, Outcome::Unknown));
+                return Err(poisoned);
+            }
+        };
+        let now = self.clock.monotonic_micros();
+        let entries: usize = frame.batches.iter().map(|batch| batch.header().entry_bytes as usize).sum();
+        // The frame's header and padding stay in memory as long as its first batch does.
+        let mut overhead = self.writing_bytes.saturating_sub(entries);
+        let mut records = 0;
+        for batch in frame.batches {
+            records += u64::from(batch.header().count);
+            let memory_bytes = batch.header().entry_bytes as usize + std::mem::take(&mut overhead);
+            if self.catalog.stream(batch.header().stream).is_some() {
+                self.buffer.insert(batch, memory_bytes, now);
+            }
+        }
+        while let Some((_, reply, committed)) = self.waiting.pop_front_if(|(waits_for, ..)| *waits_for <= frame.lsn) {
+            tell(reply, Outcome::Committed(committed));
+        }
+        Ok(records)
+    }
+
+    /// A segment to prepare; see [`Wal::wants_segment`].
+    pub fn wants_segment(&mut self) -> Option<SegmentRequest> {
+        self.wal.wants_segment()
+    }
+
+    /// Takes a prepared segment, or learns that there is none (a full disk).
+    pub fn segment_prepared(&mut self, prepared: io::Result<PreparedSegment>) {
+        self.disk_full = prepared.is_err();
+        match prepared {
+            Ok(segment) => self.wal.offer_segment(segment),
+            Err(_) => self.wal.segment_failed(),
+        }
+    }
+
+    /// Segments that nothing needs any more.
+    pub fn release(&mut self) -> Vec<ReleasedSegment> {
+        self.wal.release()
+    }
+
+    /// Freezes what is due, and returns the rows to flush next, if any.
+    pub fn next_flush(&mut self) -> Option<Frozen> {
+        let now = self.clock.monotonic_micros();
+        self.buffer.freeze_aged(now);
+        if percent(self.wal.usage()) >= QUOTA_HURRY_PERCENT {
+            self.buffer.freeze_oldest();
+        }
+        self.buffer.next_flush(now)
+    }
+
+    /// See [`Buffer::freeze_all`].
+    pub fn freeze_all(&mut self) {
+        self.buffer.freeze_all();
+    }
+
+    /// See [`Buffer::flushed`].
+    pub fn flushed(&mut self, stream: StreamId, through: i64) {
+        self.buffer.flushed(stream, through);
+    }
+
+    /// See [`Buffer::flush_failed`].
+    pub fn flush_failed(&mut self, stream: StreamId) {
+        let retry_at = self.clock.monotonic_micros() + FLUSH_RETRY_MICROS;
+        self.buffer.flush_failed(stream, retry_at);
+    }
+
+    /// See [`Buffer::snapshot`].
+    #[must_use]
+    pub fn snapshot(&self, stream: StreamId) -> BufferSnapshot {
+        self.buffer.snapshot(stream)
+    }
+
+    /// The row buffer, for its figures.
+    #[must_use]
+    pub fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
+    /// How full the log is.
+    #[must_use]
+    pub fn wal_usage(&self) -> WalUsage {
+        self.wal.usage()
+    }
+
+    /// Idempotency keys remembered.
+    #[must_use]
+    pub fn dedup_keys(&self) -> usize {
+        self.dedup.len()
+    }
+
+    /// From now on every submission is refused.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether everything that was admitted is synced and told.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.wal.unsynced_bytes() == 0
+    }
+}
+
+fn percent(usage: WalUsage) -> u64 {
+    usage.used_bytes * 100 / usage.quota_bytes.max(1)
+}

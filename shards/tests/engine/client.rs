@@ -1,0 +1,198 @@
+//! A gRPC client of the tests' own, on h2: what it sends and gets is plain messages, headers and trailers.
+
+use std::{collections::BTreeMap, future::poll_fn, net::SocketAddr, time::Duration};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::{RecvStream, SendStream, client};
+use http::{HeaderMap, Request};
+use prost::Message;
+use ttdust_proto::rpc;
+
+/// One connection.
+pub struct Client {
+    send: client::SendRequest<Bytes>,
+    pub headers: Vec<(&'static str, String)>,
+}
+
+/// How a call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub code: u32,
+    pub message: String,
+    pub reason: String,
+    pub retry_after: Option<Duration>,
+    pub violations: BTreeMap<String, String>,
+}
+
+/// A call that is open.
+pub struct Call {
+    pub send: SendStream<Bytes>,
+    response: Option<client::ResponseFuture>,
+    body: Option<RecvStream>,
+    head: HeaderMap,
+    received: BytesMut,
+}
+
+/// A message as it stands on the wire.
+pub fn framed(message: &impl Message) -> Bytes {
+    framed_bytes(&message.encode_to_vec(), 0)
+}
+
+/// Bytes as a message, with a flag for compression.
+pub fn framed_bytes(message: &[u8], flag: u8) -> Bytes {
+    let mut frame = BytesMut::new();
+    frame.put_u8(flag);
+    frame.put_u32(message.len() as u32);
+    frame.put_slice(message);
+    frame.freeze()
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpStream::connect(address).await.expect("the server listens");
+        socket.set_nodelay(true).expect("a socket");
+        let (send, connection) = client::Builder::new()
+            .initial_window_size(1 << 20)
+            .handshake(socket)
+            .await
+            .expect("HTTP/2");
+        tokio::spawn(connection);
+        Self { send, headers: Vec::new() }
+    }
+
+    /// Opens a call.
+    pub async fn call(&mut self, path: &str) -> Call {
+        let mut send = self.send.clone().ready().await.expect("room for a call");
+        let mut request = Request::post(format!("http://ttdust{path}")).header("te", "trailers");
+        if !self.headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/grpc");
+        }
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let (response, send) = send.send_request(request.body(()).expect("a request"), false).expect("sent");
+        Call { send, response: Some(response), body: None, head: HeaderMap::new(), received: BytesMut::new() }
+    }
+
+    /// A call of one message and one answer.
+    pub async fn unary<A: Message + Default>(&mut self, path: &str, message: &impl Message) -> Result<A, Ended> {
+        let mut call = self.call(path).await;
+        call.send_bytes(framed(message)).await;
+        call.finish();
+        let answer = call.receive().await?;
+        let ended = call.receive::<A>().await.expect_err("one answer");
+        assert_eq!(ended.code, 0, "{ended:?}");
+        Ok(answer)
+    }
+}
+
+impl Call {
+    pub async fn send(&mut self, message: &impl Message) {
+        self.send_bytes(framed(message)).await;
+    }
+
+    /// Sends raw bytes; stops early if the server has ended the call.
+    pub async fn send_bytes(&mut self, mut data: Bytes) {
+        while !data.is_empty() {
+            self.send.reserve_capacity(data.len());
+            if self.send.capacity() == 0 {
+                match poll_fn(|cx| self.send.poll_capacity(cx)).await {
+                    Some(Ok(_)) => continue,
+                    _ => return,
+                }
+            }
+            let part = data.split_to(self.send.capacity().min(data.len()));
+            if self.send.send_data(part, false).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says that no more messages come.
+    pub fn finish(&mut self) {
+        // A call that the server has ended takes nothing more.
+        let _ = self.send.send_data(Bytes::new(), true);
+    }
+
+    /// The next answer, or how the call ended.
+    pub async fn receive<A: Message + Default>(&mut self) -> Result<A, Ended> {
+        if let Some(response) = self.response.take() {
+            let (head, body) = response.await.expect("a response").into_parts();
+            assert_eq!(head.status, 200);
+            self.head = head.headers;
+            self.body = Some(body);
+        }
+        let body = self.body.as_mut().expect("the response has come");
+        loop {
+            if self.received.len() >= 5 {
+                let length = (&self.received[1..5]).get_u32() as usize;
+                if self.received.len() >= 5 + length {
+                    self.received.advance(5);
+                    return Ok(A::decode(self.received.split_to(length)).expect("an answer decodes"));
+                }
+            }
+            match poll_fn(|cx| body.poll_data(cx)).await {
+                Some(data) => {
+                    let data = data.expect("data");
+                    body.flow_control().release_capacity(data.len()).expect("received");
+                    self.received.extend_from_slice(&data);
+                }
+                None => {
+                    let trailers = body.trailers().await.expect("trailers").unwrap_or_else(|| self.head.clone());
+                    return Err(Ended::of(&trailers));
+                }
+            }
+        }
+    }
+}
+
+impl Ended {
+    fn of(trailers: &HeaderMap) -> Self {
+        let text = |name: &str| trailers.get(name).map(|value| value.to_str().expect("ASCII").to_owned());
+        let code = text("grpc-status").expect("grpc-status").parse().expect("a number");
+        let message = text("grpc-message").unwrap_or_default();
+        let mut ended =
+            Self { code, message, reason: String::new(), retry_after: None, violations: BTreeMap::new() };
+        if let Some(details) = text("grpc-status-details-bin") {
+            let status = rpc::Status::decode(&*unbase64(&details)).expect("details decode");
+            assert_eq!(status.code as u32, code);
+            for detail in status.details {
+                ended.take(&detail);
+            }
+        }
+        ended
+    }
+
+    fn take(&mut self, detail: &prost_types::Any) {
+        match detail.type_url.as_str() {
+            "type.googleapis.com/google.rpc.ErrorInfo" => {
+                let info = rpc::ErrorInfo::decode(&*detail.value).expect("decodes");
+                assert_eq!(info.domain, "ttdust");
+                self.reason = info.reason;
+            }
+            "type.googleapis.com/google.rpc.RetryInfo" => {
+                let delay = rpc::RetryInfo::decode(&*detail.value).expect("decodes").retry_delay.expect("a delay");
+                self.retry_after = Some(Duration::new(delay.seconds as u64, delay.nanos as u32));
+            }
+            "type.googleapis.com/google.rpc.BadRequest" => {
+                let bad = rpc::BadRequest::decode(&*detail.value).expect("decodes");
+                self.violations.extend(bad.field_violations.into_iter().map(|v| (v.field, v.description)));
+            }
+            other => panic!("unknown detail {other}"),
+        }
+    }
+}
+
+fn unbase64(text: &str) -> Vec<u8> {
+    const ALPHABET: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bits, mut count, mut out) = (0u32, 0, Vec::new());
+    for digit in text.trim_end_matches('=').chars() {
+        bits = bits << 6 | ALPHABET.find(digit).expect("base64") as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    out
+}

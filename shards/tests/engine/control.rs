@@ -1,0 +1,164 @@
+//! An engine with a control plane of the tests' own: a catalog in memory, files where the flusher wrote them.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+use ttdust_shards::{
+    config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
+    ids::{SchemaId, ShardId, StreamId},
+    message::{ToControl, ToShard},
+    parquet::FileMeta,
+    query::{self, FileRef},
+    runtime::{Engine, EngineStart},
+    schema::CompiledSchema,
+    snapshot::{Access, CatalogSnapshot, StreamEntry, StreamState, home_shard},
+};
+
+pub const SCHEMA: &str = r#"{"type":"object","required":["id"],"properties":{"id":{"type":"integer","minimum":0},
+    "name":{"type":"string","maxLength":8}},"additionalProperties":false}"#;
+
+/// What outlives a restart of the engine.
+#[derive(Default)]
+pub struct Store {
+    pub files: Mutex<Vec<FileMeta>>,
+    pub ended: Mutex<Vec<(ShardId, Result<(), String>)>>,
+}
+
+/// A running engine and its control thread.
+pub struct Fixture {
+    pub engine: Arc<Engine>,
+    pub store: Arc<Store>,
+    pub stream: StreamId,
+    pub schema: SchemaId,
+    version: Mutex<u64>,
+    control: Option<std::thread::JoinHandle<()>>,
+}
+
+/// A configuration for tests in `dir`.
+pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
+    EngineConfig {
+        grpc_address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        shard_cores: vec![None; shards],
+        io,
+        wal_dir: dir.join("wal"),
+        staging_dir: dir.join("staging"),
+        limits: Limits::default(),
+        wal: WalConfig { segment_bytes: 1 << 20, quota_bytes: 64 << 20, frame_bytes: 256 << 10, segments_ahead: 2 },
+        buffer: BufferConfig { memory_bytes: 4 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
+        dedup_keys_max: 100_000,
+        dedup_window: Duration::from_secs(24 * 3600),
+    }
+}
+
+impl Fixture {
+    pub fn start(config: EngineConfig) -> Self {
+        Self::start_with(config, Arc::default(), StreamId::generate(), SchemaId::generate())
+    }
+
+    /// Starts an engine over the same store and stream.
+    pub fn start_with(config: EngineConfig, store: Arc<Store>, stream: StreamId, schema: SchemaId) -> Self {
+        let shards = config.shard_cores.len() as u16;
+        let (to_control, messages) = mpsc::channel(64);
+        let mut flushed_through = HashMap::new();
+        for file in store.files.lock().expect("not poisoned").iter() {
+            let through: &mut i64 = flushed_through.entry(file.stream).or_default();
+            *through = file.last_sequence.max(*through);
+        }
+        let catalog = catalog(1, stream, schema, shards, StreamState::Active, Access::Open);
+        let start = EngineStart { config, catalog, flushed_through, to_control };
+        let engine = Arc::new(Engine::start(start).expect("the engine starts"));
+        let control = std::thread::spawn({
+            let (engine, store) = (Arc::clone(&engine), Arc::clone(&store));
+            move || serve(&engine, &store, messages)
+        });
+        Self { engine, store, stream, schema, version: Mutex::new(1), control: Some(control) }
+    }
+
+    /// Publishes a catalog in which the stream has this state, and waits until every shard runs on it.
+    pub async fn publish(&self, state: StreamState, access: Access) {
+        let version = {
+            let mut version = self.version.lock().expect("not poisoned");
+            *version += 1;
+            *version
+        };
+        let snapshot = catalog(version, self.stream, self.schema, self.engine.shards(), state, access);
+        for shard in 0..self.engine.shards() {
+            let (done, published) = oneshot::channel();
+            self.engine.send(ShardId(shard), ToShard::Catalog(Arc::clone(&snapshot), done)).expect("room");
+            published.await.expect("published");
+        }
+    }
+
+    pub async fn flush(&self) {
+        for shard in 0..self.engine.shards() {
+            let (done, flushed) = oneshot::channel();
+            self.engine.send(ShardId(shard), ToShard::FlushAll(done)).expect("room");
+            flushed.await.expect("flushed");
+        }
+    }
+
+    /// Drains and waits for the end.
+    pub fn stop(mut self) -> Arc<Store> {
+        for shard in 0..self.engine.shards() {
+            self.engine.send(ShardId(shard), ToShard::Drain).expect("room");
+        }
+        self.control.take().expect("running").join().expect("control ended well");
+        Arc::clone(&self.store)
+    }
+}
+
+fn catalog(
+    version: u64,
+    stream: StreamId,
+    schema: SchemaId,
+    shards: u16,
+    state: StreamState,
+    access: Access,
+) -> Arc<CatalogSnapshot> {
+    let schema = Arc::new(CompiledSchema::compile(schema, 1, SCHEMA).expect("compiles"));
+    let home = home_shard(stream, shards);
+    let entry = StreamEntry { id: stream, name: "events".to_owned(), state, schema, home };
+    Arc::new(CatalogSnapshot::new(version, access, vec![entry]))
+}
+
+/// Control: commits files at once, answers queries, ends when every shard has.
+fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>) {
+    while store.ended.lock().expect("not poisoned").len() < usize::from(engine.shards()) {
+        match messages.blocking_recv().expect("shards tell their end") {
+            ToControl::FilesReady { shard, stream, files, through } => {
+                store.files.lock().expect("not poisoned").extend(files);
+                engine.send(shard, ToShard::Flushed(stream, through)).expect("room");
+            }
+            ToControl::Query(query, reply) => {
+                let (sent, snapshot) = oneshot::channel();
+                let home = home_shard(query.stream, engine.shards());
+                engine.send(home, ToShard::Snapshot(query.stream, sent)).expect("room");
+                let snapshot = snapshot.blocking_recv().expect("a snapshot");
+                let files: Vec<_> = store.files.lock().expect("not poisoned").iter().map(file_ref).collect();
+                let answer = query::time_range(&query, &snapshot, &files).map_err(Into::into);
+                engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
+            }
+            ToControl::ShardEnded(shard, outcome) => {
+                store.ended.lock().expect("not poisoned").push((shard, outcome));
+            }
+        }
+    }
+}
+
+fn file_ref(file: &FileMeta) -> FileRef {
+    FileRef {
+        path: file.path.clone(),
+        hour: file.hour,
+        first_sequence: file.first_sequence,
+        last_sequence: file.last_sequence,
+        min_timestamp: file.min_timestamp,
+        max_timestamp: file.max_timestamp,
+        bytes: file.bytes,
+    }
+}

@@ -1,0 +1,141 @@
+//! Which definitions are taken, and what is said about the others.
+
+use serde_json::{Value, json};
+use ttdust_shards::{
+    ids::SchemaId,
+    schema::{CompiledSchema, DEFINITION_BYTES_MAX, SchemaError},
+    validate::Validator,
+};
+
+fn compile(definition: &str) -> Result<CompiledSchema, SchemaError> {
+    CompiledSchema::compile(SchemaId::generate(), 1, definition)
+}
+
+fn refusal(definition: &str) -> SchemaError {
+    compile(definition).expect_err("a definition to refuse")
+}
+
+#[test]
+fn good_definitions_are_taken() {
+    for definition in [
+        json!(true),
+        json!(false),
+        json!({}),
+        json!({ "$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/a.json" }),
+        json!({ "$schema": "https://json-schema.org/draft-07/schema#", "$id": "/relative/1.0.0" }),
+        json!({ "$schema": "http://json-schema.org/draft-07/schema", "type": "object" }),
+        json!({ "properties": { "$schema": { "type": "string" } }, "unknownKeyword": 1, "format": "unknown-format" }),
+        json!({ "definitions": { "a": { "type": "string" } }, "$ref": "#/definitions/a" }),
+        json!({ "$defs": { "a": { "$id": "#name", "type": "string" } }, "properties": { "a": { "$ref": "#/$defs/a" } } }),
+        json!({ "properties": { "child": { "$ref": "#" } } }),
+        json!({ "pattern": "^[\\p{L}\\d_-]{1,64}$", "patternProperties": { "^x-": true } }),
+    ] {
+        let text = definition.to_string();
+        let schema = compile(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(*schema.definition, text);
+    }
+}
+
+#[test]
+fn refusals_name_the_place() {
+    for (definition, pointer, needle) in [
+        (
+            json!({ "properties": { "a/b": { "$ref": "http://example.com/s.json" } } }),
+            "/properties/a~1b/$ref",
+            "leaves",
+        ),
+        (json!({ "allOf": [{}, { "$ref": "other.json#/a" }] }), "/allOf/1/$ref", "leaves"),
+        (
+            json!({ "definitions": { "unused": { "$ref": "file:///etc/passwd" } } }),
+            "/definitions/unused/$ref",
+            "leaves",
+        ),
+        (
+            json!({ "items": { "$schema": "https://json-schema.org/draft/2020-12/schema" } }),
+            "/items/$schema",
+            "draft-07",
+        ),
+        (json!({ "properties": { "a": { "pattern": "^(?!a)" } } }), "/properties/a/pattern", "look-around"),
+        (json!({ "properties": { "a": { "pattern": "(a)\\1" } } }), "/properties/a/pattern", "back-reference"),
+        (json!({ "patternProperties": { "(?<=a)b": {} } }), "/patternProperties/(?<=a)b", "look-around"),
+        (json!({ "properties": { "a": { "type": "strin" } } }), "/properties/a/type", "strin"),
+        (json!({ "minLength": -1 }), "/minLength", "-1"),
+        (json!({ "required": "a" }), "/required", "array"),
+        (json!([]), "", "object"),
+        (json!("text"), "", "object"),
+    ] {
+        let error = refusal(&definition.to_string());
+        assert_eq!(error.pointer, pointer, "{definition}: {error}");
+        assert!(error.message.contains(needle), "{definition}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused() {
+    for definition in [
+        json!({ "$ref": "#/definitions/missing" }),
+        json!({ "$ref": "#missing" }),
+        json!({ "pattern": "[" }),
+        json!({ "pattern": "(?:[a-z]{100}){100}{100}" }),
+        json!({ "properties": { "a": { "patternProperties": { "*": {} } } } }),
+    ] {
+        let error = refusal(&definition.to_string());
+        assert!(error.message.len() < 600, "{definition}: {error}");
+    }
+}
+
+#[test]
+fn texts_that_are_no_json_are_refused() {
+    for (definition, needle) in [
+        ("", "line 1 column 1"),
+        ("{\"type\": }", "line 1 column 10 (byte 9)"),
+        ("{}{}", "trailing"),
+        ("\u{feff}{}", "line 1 column 1"),
+        ("{\n\"minimum\": NaN}", "line 2"),
+        ("{\"a\": 1e400}", "out of range"),
+    ] {
+        assert!(refusal(definition).message.contains(needle), "{definition}: {}", refusal(definition));
+    }
+    let twice = refusal(r##"{"properties":{"a":{"type":"string","type":"number"}}}"##);
+    assert_eq!(twice.pointer, "/properties/a");
+}
+
+#[test]
+fn bounds_hold() {
+    let long = json!({ "description": "x".repeat(DEFINITION_BYTES_MAX) }).to_string();
+    assert!(refusal(&long).message.contains("bytes"));
+
+    let nest = |levels: usize| format!("{}true{}", "{\"not\":".repeat(levels), "}".repeat(levels));
+    assert!(compile(&nest(64)).is_ok());
+    assert!(refusal(&nest(65)).message.contains("more than 64"));
+    assert!(refusal(&nest(100_000)).message.contains("more than 64"));
+    assert!(refusal(&"[".repeat(1_000_000)).message.contains("more than 64"));
+
+    let many = |count: usize, schema: Value| json!({ "allOf": vec![schema; count] }).to_string();
+    assert!(
+        compile(&many(1024, json!({ "$ref": "#/definitions/a" })).replace('{', "{ ").replacen(
+            '{',
+            r#"{"definitions":{"a":{}},"#,
+            1
+        ))
+        .is_ok()
+    );
+    assert!(refusal(&many(1025, json!({ "$ref": "#" }))).message.contains("$refs"));
+    assert!(refusal(&many(1025, json!({ "pattern": "^a$" }))).message.contains("patterns"));
+}
+
+#[test]
+fn deep_records_and_long_chains_of_references_fit_the_stack() {
+    let mut definitions = serde_json::Map::new();
+    for link in 0..1000 {
+        definitions
+            .insert(format!("a{link}"), json!({ "allOf": [{ "$ref": format!("#/definitions/a{}", link + 1) }] }));
+    }
+    definitions.insert("a1000".into(), json!({ "items": { "$ref": "#/definitions/a0" }, "not": { "type": "string" } }));
+    let schema = compile(&json!({ "$ref": "#/definitions/a0", "definitions": definitions }).to_string()).unwrap();
+    let mut validator = Validator::default();
+    let good = format!("{}1{}", "[".repeat(64), "]".repeat(64));
+    assert!(validator.check(&schema, good.as_bytes()).is_ok());
+    let bad = good.replace('1', "\"\"");
+    assert!(validator.check(&schema, bad.as_bytes()).is_err());
+}
