@@ -50,7 +50,10 @@ enum Part {
 pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
     let kinds = if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
     match &args.part {
-        Part::Wal { dir } => Ok(wal::run(&records(&kinds[0])?, dir, args.duration)?),
+        Part::Wal { dir } => {
+            wal::run(&records(&kinds[0])?, dir, args.duration)?;
+            Ok(())
+        }
         Part::Validate => {
             for kind in &kinds {
                 let definition = payload::schema(kind, args.schema.as_deref())?.to_string();

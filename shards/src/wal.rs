@@ -14,10 +14,12 @@
 pub mod batch;
 pub mod entry;
 pub mod frame;
+pub mod inspect;
 pub mod recovery;
 pub mod segment;
 
 mod filling;
+mod scan;
 
 use std::{collections::VecDeque, io, sync::Arc};
 
@@ -115,9 +117,26 @@ struct Current {
     offset: u64,
 }
 
+/// A segment that the log is done with.
+#[derive(Debug)]
+struct Spare {
+    released: ReleasedSegment,
+    /// Not to be touched before a frame is synced that says that the log starts at this segment or later: else a crash could
+    /// leave a hole that looks like damage.
+    needed_before: u64,
+}
+
+impl Spare {
+    /// Whether the file can become a segment of `bytes` as it is.
+    fn fits(&self, bytes: u64) -> bool {
+        self.released.recyclable && self.released.bytes == bytes
+    }
+}
+
 #[derive(Debug)]
 struct InFlight {
     lsn: Lsn,
+    log_start: u64,
     segment: Arc<Segment>,
     offset: u64,
     data: Bytes,
@@ -141,10 +160,18 @@ pub struct Wal {
     current: Option<Current>,
     /// Their ids rise.
     prepared: VecDeque<Arc<Segment>>,
-    /// Released segments, oldest first, kept to be recycled.
-    spare: VecDeque<ReleasedSegment>,
+    /// Oldest first, kept to be recycled.
+    spare: VecDeque<Spare>,
+    /// The one that the request under way uses up.
+    ordered_spare: Option<Spare>,
+    /// Where the newest synced frame says that the log starts.
+    synced_log_start: u64,
     next_segment: u64,
     on_order: bool,
+    /// The last request failed.
+    starved: bool,
+    /// A frame waits for a segment.
+    stuck: bool,
     /// A frame waits that no prepared segment can hold: so many bytes.
     oversize: Option<u64>,
     used_bytes: u64,
@@ -170,7 +197,8 @@ impl Wal {
         Self {
             shard,
             config,
-            epoch: ((recovered.last_epoch >> 32) + 1) << 32 | u64::from(salt),
+            // Rises with every run that may have written: it had a segment then.
+            epoch: (recovered.last_segment + 1) << 32 | u64::from(salt),
             positions: Positions { appended: last, synced: last, released },
             last_checksum: recovered.last_checksum,
             filling: Filling::new(last, config.frame_bytes),
@@ -180,9 +208,13 @@ impl Wal {
             sealed: recovered.segments.into(),
             current: None,
             prepared: VecDeque::new(),
-            spare: recovered.spare.into(),
+            spare: recovered.spare.into_iter().map(|released| Spare { released, needed_before: 0 }).collect(),
+            ordered_spare: None,
+            synced_log_start: 0,
             next_segment: recovered.last_segment + 1,
             on_order: false,
+            starved: false,
+            stuck: false,
             oversize: None,
         }
     }
@@ -223,7 +255,8 @@ impl Wal {
             return None;
         }
         let bytes = self.filling.next_bytes()? as u64;
-        if !self.make_room(bytes) {
+        self.stuck = !self.make_room(bytes);
+        if self.stuck {
             return None;
         }
         let frame = self.filling.take().expect("a frame waits: its length was just asked");
@@ -239,13 +272,15 @@ impl Wal {
             epoch: self.epoch,
             lsn,
             log_start,
+            segment_blocks: u32::try_from(current.segment.bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX),
             checksum: 0,
         };
         self.last_checksum = header.seal(&mut bytes);
         let data = bytes.freeze();
         let op = WriteOp { lsn, segment: Arc::clone(&current.segment), offset: current.offset, data: data.clone() };
         current.offset += data.len() as u64;
-        self.in_flight = Some(InFlight { lsn, segment: Arc::clone(&op.segment), offset: op.offset, data, entries });
+        let (segment, offset) = (Arc::clone(&op.segment), op.offset);
+        self.in_flight = Some(InFlight { lsn, log_start, segment, offset, data, entries });
         Some(op)
     }
 
@@ -262,6 +297,7 @@ impl Wal {
         }
         assert_eq!(self.positions.synced.0 + 1, lsn.0, "frames are synced in order");
         self.positions.advance(Positions { synced: lsn, ..self.positions });
+        self.synced_log_start = write.log_start;
         let mut batches = Vec::with_capacity(write.entries.len());
         for (index, &(at, header)) in write.entries.iter().enumerate() {
             let start = at as usize;
@@ -290,8 +326,15 @@ impl Wal {
         let bytes = self.oversize.unwrap_or(0).max(self.config.segment_bytes);
         let id = self.next_segment;
         self.next_segment += 1;
-        let fits = self.spare.front().is_some_and(|spare| spare.bytes == bytes);
-        let recycle = if fits { self.spare.pop_front() } else { None };
+        let fits = |spare: &Spare| spare.fits(bytes) && spare.needed_before <= self.synced_log_start;
+        let mut at = self.spare.iter().position(fits);
+        if at.is_none() && self.starved && self.stuck && !self.spare.is_empty() {
+            // A full disk, and no place for the frame that would say what is needed no more. One at a time and from the
+            // oldest on, each known to be gone before the next is asked for, does it too.
+            at = Some(0);
+        }
+        self.ordered_spare = at.and_then(|at| self.spare.remove(at));
+        let recycle = self.ordered_spare.as_ref().map(|spare| spare.released.clone());
         Some(SegmentRequest { id, shard: self.shard, bytes, recycle })
     }
 
@@ -302,7 +345,7 @@ impl Wal {
             self.prepared.back().is_none_or(|last| last.id < segment.id) && segment.id < self.next_segment,
             "segments are offered in the order of the requests"
         );
-        self.on_order = false;
+        (self.on_order, self.starved, self.ordered_spare) = (false, false, None);
         if self.oversize.is_some_and(|bytes| bytes <= segment.bytes) {
             self.oversize = None;
         }
@@ -311,11 +354,14 @@ impl Wal {
 
     /// A request could not be served (a full disk): it will be asked again.
     pub fn segment_failed(&mut self) {
-        self.on_order = false;
+        (self.on_order, self.starved) = (false, true);
+        if let Some(spare) = self.ordered_spare.take() {
+            self.spare.push_front(spare);
+        }
     }
 
     /// Sealed segments that no row batch refers to any more and that are not kept to be recycled: to be removed with
-    /// [`segment::remove`].
+    /// [`segment::remove`]. They count as used no more at once, but are only handed out when a later frame is synced.
     pub fn release(&mut self) -> Vec<ReleasedSegment> {
         while let Some(oldest) = self.sealed.front() {
             let holds_newest = oldest.last_lsn >= self.positions.synced;
@@ -326,12 +372,20 @@ impl Wal {
             let oldest = self.sealed.pop_front().expect("the front was just looked at");
             self.positions.advance(Positions { released: oldest.last_lsn, ..self.positions });
             self.used_bytes -= oldest.segment.bytes;
-            self.spare.push_back(oldest.segment.as_released());
+            self.spare.push_back(Spare { released: oldest.segment.as_released(), needed_before: oldest.segment.id + 1 });
         }
-        let surplus = self.spare.len().saturating_sub(self.config.segments_ahead.max(1));
-        let unfit =
-            self.spare.iter().rposition(|spare| spare.bytes != self.config.segment_bytes).map_or(0, |at| at + 1);
-        self.spare.drain(..surplus.max(unfit)).collect()
+        let mut surplus = self.spare.len().saturating_sub(self.config.segments_ahead.max(1));
+        let mut gone = Vec::new();
+        for spare in std::mem::take(&mut self.spare) {
+            let is_surplus = surplus > 0 || !spare.fits(self.config.segment_bytes);
+            if is_surplus && spare.needed_before <= self.synced_log_start {
+                surplus = surplus.saturating_sub(1);
+                gone.push(spare.released);
+            } else {
+                self.spare.push_back(spare);
+            }
+        }
+        gone
     }
 
     /// How full the log is.
@@ -357,7 +411,7 @@ impl Wal {
         };
         // Ids must rise along the log, so those passed over can only be used again under a new id.
         for passed in self.prepared.drain(..at) {
-            self.spare.push_back(passed.as_released());
+            self.spare.push_back(Spare { released: passed.as_released(), needed_before: 0 });
         }
         let segment = self.prepared.pop_front().expect("its position was just found");
         self.used_bytes += segment.bytes;

@@ -153,16 +153,23 @@ fn segments_roll_are_released_oldest_first_and_recycled() -> io::Result<()> {
     assert!(wal.release().is_empty(), "the oldest is still held, so none is released");
     assert_eq!(wal.usage().segments_active, 4);
     held.clear();
-    let first = dir.path().join(segment::file_name(1));
-    assert_eq!(wal.release().iter().map(|released| &released.path).collect::<Vec<_>>(), [&first]);
-    assert_eq!(wal.usage().segments_active, 1, "the newest synced frame's segment stays");
+    assert!(wal.release().is_empty(), "no synced frame says yet that they are not needed");
+    assert_eq!(wal.usage().segments_active, 1, "they count as free; the newest synced frame's segment stays");
+    wal.append(&draft(stream, 16, &one, &[]));
+    commit(&mut wal, &disk, dir.path())?;
+    let [first, second] = [1, 2].map(|id| dir.path().join(segment::file_name(id)));
+    assert!(!first.exists(), "the oldest was recycled at once");
+    let released = wal.release();
+    assert_eq!(released.iter().map(|released| &released.path).collect::<Vec<_>>(), [&second]);
+    segment::remove(&disk, &released[0])?;
+    segment::remove(&disk, &released[0])?;
 
     let files = disk.list(dir.path())?.len();
     for sequence in 17..=24 {
         wal.append(&draft(stream, sequence, &one, &[]));
         held.extend(commit(&mut wal, &disk, dir.path())?.into_iter().flat_map(|frame| frame.batches));
     }
-    assert_eq!(disk.list(dir.path())?.len(), files, "no file was made: two were recycled");
+    assert_eq!(disk.list(dir.path())?.len(), files, "no file was made: some were recycled");
     for (batch, sequence) in held.iter_mut().zip(17..) {
         batch.spill();
         assert_eq!((batch.header().first_sequence, batch.rows()?.count()), (sequence, 1));
@@ -190,6 +197,9 @@ fn a_frame_larger_than_a_segment_gets_a_larger_one() -> io::Result<()> {
     batches[3].spill();
     assert_eq!(batches[3].rows()?.payload(0), large[0]);
     drop(batches);
+    assert!(wal.release().is_empty(), "no synced frame says yet that they are not needed");
+    wal.append(&draft(stream, 6, &small, &[]));
+    commit(&mut wal, &disk, dir.path())?;
     assert!(wal.release().iter().any(|released| released.bytes > 8 << 20), "an odd size is not kept");
     Ok(())
 }
@@ -206,6 +216,10 @@ fn batches_share_the_frames_memory() -> io::Result<()> {
     let frame = wal.written(op.lsn, Ok(())).expect("it was written");
     let payload = frame.batches[0].rows()?.payload(1);
     assert!(memory.contains(&payload.as_ptr()), "a slice, not a copy");
-    assert_eq!(Arc::strong_count(frame.batches[0].segment()), 3, "the batch, the log and the write each hold the segment");
+    assert_eq!(
+        Arc::strong_count(frame.batches[0].segment()),
+        3,
+        "the batch, the log and the write each hold the segment"
+    );
     Ok(())
 }

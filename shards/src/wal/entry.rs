@@ -267,3 +267,83 @@ fn check_ends(ends: &[u8], total: u32, name: &'static str) -> Result<(), EntryEr
     }
     if rising && last == total { Ok(()) } else { Err(EntryError::Field(name)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(payloads: &[Bytes], keys: &[Bytes]) -> (BatchHeader, BytesMut) {
+        let draft = EntryDraft {
+            stream: StreamId::from_bytes([3; 16]),
+            first_sequence: 5,
+            timestamp_unix_micros: -7,
+            schema_version: 2,
+            payloads,
+            keys,
+            metadata: b"some metadata",
+        };
+        let size = EntrySize::of(&draft);
+        let mut out = BytesMut::with_capacity(size.total);
+        let header = encode(&draft, size, &mut out);
+        assert_eq!(out.len(), size.total);
+        (header, out)
+    }
+
+    fn sample() -> (BatchHeader, BytesMut, Vec<Bytes>, Vec<Bytes>) {
+        let payloads: Vec<_> = (0..150).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
+        let keys: Vec<_> = (0..150).map(|i| Bytes::from(vec![!(i as u8); i % 3])).collect();
+        let (header, entry) = encoded(&payloads, &keys);
+        (header, entry, payloads, keys)
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_written() -> Result<(), EntryError> {
+        let (header, mut entry, payloads, keys) = sample();
+        entry.extend_from_slice(b"what follows is not looked at");
+        let layout = Layout::decode_checked(&entry)?;
+        assert_eq!(layout.header, header);
+        assert_eq!(&entry[layout.metadata()], b"some metadata");
+        for index in 0..150 {
+            assert_eq!(entry[layout.payload(&entry, index)], payloads[index]);
+            assert_eq!(entry[layout.key(&entry, index)], keys[index]);
+        }
+        let (_, keyless) = encoded(&payloads[1..2], &[]);
+        let layout = Layout::decode_checked(&keyless)?;
+        assert_eq!((layout.key(&keyless, 0), &keyless[layout.payload(&keyless, 0)]), (0..0, &[1][..]));
+        Ok(())
+    }
+
+    #[test]
+    fn any_damage_is_an_error_or_can_still_be_sliced() {
+        let (header, entry, ..) = sample();
+        for len in 0..entry.len() {
+            assert!(Layout::decode(&entry[..len]).is_err(), "cut at {len}");
+        }
+        for bit in 0..entry.len() * 8 {
+            let mut flipped = entry.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Layout::decode_checked(&flipped).is_err(), "bit {bit}");
+            let Ok(layout) = Layout::decode(&flipped) else { continue };
+            assert_eq!(layout.header.count, header.count, "a count that does not fit the ends is refused");
+            for index in 0..layout.header.count as usize {
+                let _ = (&flipped[layout.payload(&flipped, index)], &flipped[layout.key(&flipped, index)]);
+            }
+            let _ = &flipped[layout.metadata()];
+        }
+    }
+
+    #[test]
+    fn lengths_that_overflow_are_refused() {
+        let (_, entry, ..) = sample();
+        for at in [0, 44, 48, 52, 56] {
+            for value in [0, 1, u32::MAX, u32::MAX - 7, 1 << 31, 1 << 30] {
+                let mut bytes = entry.clone();
+                bytes[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+                assert!(Layout::decode(&bytes).is_err(), "{value} at {at}");
+            }
+        }
+        let mut bytes = entry.clone();
+        bytes[24..32].copy_from_slice(&i64::MAX.to_le_bytes());
+        assert_eq!(Layout::decode(&bytes), Err(EntryError::Field("count or sequence")));
+    }
+}

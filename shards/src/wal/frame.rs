@@ -2,8 +2,8 @@
 //!
 //! Little endian. Header of 64 bytes: u32 magic · u16 format version · u16 zero · u32 body bytes (the entries, without the
 //! zeros) · u32 entries · u16 shard · u16 zero · u32 checksum of the previous frame (0: the first) · u64 segment id · u64 epoch
-//! · u64 LSN · u64 log start (the oldest segment still needed when the frame was sealed) · u32 zero · u32 CRC32C of the 60
-//! bytes before it and the body.
+//! · u64 LSN · u64 log start (the oldest segment still needed when the frame was sealed) · u32 blocks of the segment's file
+//! · u32 CRC32C of the 60 bytes before it and the body.
 //!
 //! The magic is not zero, so zeros never decode. The segment id tells a frame from the stale ones of a recycled file. The
 //! epoch is drawn anew by every run of a log; all frames of a segment have the same.
@@ -36,12 +36,14 @@ pub struct FrameHeader {
     pub previous_checksum: u32,
     /// The segment it was written to.
     pub segment: u64,
-    /// The run of the log that wrote it: a counter in the upper half, a random number in the lower.
+    /// The run of the log that wrote it: the id of its first segment in the upper half, a random number in the lower.
     pub epoch: u64,
     /// Its position.
     pub lsn: Lsn,
     /// The oldest segment that was still needed.
     pub log_start: u64,
+    /// The length of the segment's file, in blocks: a file that is shorter was cut.
+    pub segment_blocks: u32,
     /// Its checksum. Ignored by [`FrameHeader::seal`].
     pub checksum: u32,
 }
@@ -78,9 +80,10 @@ impl FrameError {
         !matches!(self, Self::Absent | Self::Stale(_))
     }
 
-    /// Whether the frame is whole but must not be passed over as torn.
+    /// Whether it cannot come of a torn write: it must not be passed over. (A torn write leaves old or new sectors, and a
+    /// header is in one sector; a new header's frame fits into the file.)
     pub(super) fn is_refusal(self) -> bool {
-        matches!(self, Self::Version(_) | Self::Shard(_))
+        matches!(self, Self::Version(_) | Self::Shard(_) | Self::Short)
     }
 }
 
@@ -125,6 +128,7 @@ impl FrameHeader {
         header[32..40].copy_from_slice(&self.epoch.to_le_bytes());
         header[40..48].copy_from_slice(&self.lsn.0.to_le_bytes());
         header[48..56].copy_from_slice(&self.log_start.to_le_bytes());
+        header[56..60].copy_from_slice(&self.segment_blocks.to_le_bytes());
         let checksum = checksum(&frame[..used]);
         frame[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
         checksum
@@ -148,6 +152,7 @@ impl FrameHeader {
             epoch: u64_at(block, 32),
             lsn: Lsn(u64_at(block, 40)),
             log_start: u64_at(block, 48),
+            segment_blocks: u32_at(block, 56),
             checksum: u32_at(block, CHECKSUM_AT),
         };
         if header.segment != segment {
@@ -176,7 +181,7 @@ impl FrameHeader {
         if self.shard != shard {
             return Err(FrameError::Shard(self.shard));
         }
-        if u16_at(used, 6) != 0 || u16_at(used, 18) != 0 || u32_at(used, 56) != 0 || self.lsn == Lsn(0) {
+        if u16_at(used, 6) != 0 || u16_at(used, 18) != 0 || self.lsn == Lsn(0) {
             return Err(FrameError::Header);
         }
         Ok(())
@@ -201,6 +206,7 @@ mod tests {
             epoch: 1 << 32 | 77,
             lsn: Lsn(41),
             log_start: 4,
+            segment_blocks: 7,
             checksum: 0,
         }
     }

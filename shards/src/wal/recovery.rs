@@ -1,10 +1,17 @@
 //! Reading a log back after a stop or a crash.
+//!
+//! Recovery writes nothing to a segment. Every file is synced before it is read, so all that is read is durable, however
+//! often recovery itself is cut short. A torn tail is cut off by what comes after it: the log goes on in a new segment, with a
+//! frame of a later epoch that follows the last whole one. Should the torn frame become whole later (see `scan`), it is either
+//! surfaced, while nothing came after it, or disowned: it was never acknowledged. A tail that was acknowledged and then damaged
+//! on the medium cannot be told from a torn one, since nothing follows it; so it is always told of in `truncated`.
 
 use std::path::{Path, PathBuf};
 
 use super::{
     Lsn,
     batch::RowBatch,
+    scan::{self, Scan, ScannedSegment},
     segment::{ReleasedSegment, Segment},
 };
 use crate::{ids::ShardId, io::Disk};
@@ -17,8 +24,6 @@ pub struct LogEnd {
     pub last_lsn: Lsn,
     /// The checksum of the last frame.
     pub last_checksum: u32,
-    /// The epoch of the last frame.
-    pub last_epoch: u64,
     /// The highest id of any segment, with frames or without.
     pub last_segment: u64,
     /// Segments that still hold frames, sealed, oldest first. A clone of this list keeps them from being released.
@@ -88,11 +93,63 @@ pub enum RecoveryError {
     },
 }
 
+impl RecoveryError {
+    pub(super) fn io((path, source): scan::FileError) -> Self {
+        Self::Io { path, source }
+    }
+
+    pub(super) fn damaged(issue: &scan::Issue) -> Self {
+        Self::Damaged { path: issue.path.clone(), offset: issue.offset, reason: issue.reason.clone() }
+    }
+}
+
 /// Reads the log in the shard's folder `dir`: cuts a torn tail, syncs what it keeps, refuses damage. A missing folder is an
-/// empty log.
+/// empty log. Blocking.
 ///
 /// # Errors
-/// See [`RecoveryError`].
-pub fn recover(_disk: &dyn Disk, _dir: &Path, _shard: ShardId) -> Result<Recovered, RecoveryError> {
-    unimplemented!()
+/// See [`RecoveryError`]. After an error nothing has changed, and it may be tried again.
+pub fn recover(disk: &dyn Disk, dir: &Path, shard: ShardId) -> Result<Recovered, RecoveryError> {
+    let mut batches = Vec::new();
+    let mut last_frame_at = 0;
+    let scan = scan::scan(disk, dir, None, Some(shard), true, &mut |frame| {
+        if frame.replaces_last {
+            batches.truncate(last_frame_at);
+        }
+        last_frame_at = batches.len();
+        for entry in frame.entries() {
+            let (offset, layout) = entry?;
+            batches.push(RowBatch::new(layout.header, Arc::clone(frame.segment), offset, None));
+        }
+        Ok(())
+    });
+    let scan = scan.map_err(RecoveryError::io)?;
+    if let Some(issue) = scan.damage().next() {
+        return Err(RecoveryError::damaged(issue));
+    }
+    for path in &scan.unfinished {
+        disk.remove(path).map_err(|source| RecoveryError::Io { path: path.clone(), source })?;
+    }
+    // All rows of older segments were flushed: else the last frame would still need them.
+    batches.retain(|batch| batch.segment().id >= scan.log_start);
+    let truncated = scan.torn.as_ref().map(ToString::to_string);
+    let bytes_read = scan.bytes_read;
+    Ok(Recovered { shard, end: log_end(scan), batches, truncated, bytes_read })
+}
+
+fn log_end(scan: Scan) -> LogEnd {
+    let mut end = LogEnd { last_segment: scan.segments.last().map_or(0, |last| last.segment.id), ..LogEnd::default() };
+    if let Some(last) = scan.last {
+        (end.last_lsn, end.last_checksum) = (last.lsn, last.checksum);
+    }
+    for ScannedSegment { segment, frames, first_lsn, last_lsn, .. } in scan.segments {
+        if frames > 0 && segment.id >= scan.log_start {
+            end.segments.push(SealedSegment { segment, first_lsn, last_lsn });
+            continue;
+        }
+        let mut released = segment.as_released();
+        // A write that a killed process asked for may still come to one of the segments after the last frame.
+        released.recyclable = scan.last.is_some_and(|last| segment.id <= last.segment);
+        end.spare.push(released);
+    }
+    end
 }

@@ -31,7 +31,7 @@ pub struct Segment {
 impl Segment {
     /// What is needed to remove or recycle it.
     pub(crate) fn as_released(&self) -> ReleasedSegment {
-        ReleasedSegment { path: self.path.clone(), bytes: self.bytes }
+        ReleasedSegment { path: self.path.clone(), bytes: self.bytes, recyclable: true }
     }
 }
 
@@ -64,7 +64,7 @@ pub struct SegmentRequest {
     pub shard: ShardId,
     /// Its length in bytes.
     pub bytes: u64,
-    /// A file to recycle, instead of writing zeros.
+    /// A file to recycle, instead of writing zeros, or else to remove first. It may be gone already.
     pub recycle: Option<ReleasedSegment>,
 }
 
@@ -76,14 +76,15 @@ pub struct PreparedSegment {
 }
 
 /// A segment that nothing refers to any more: all its rows are in committed files, or it never held any. To be removed with
-/// [`remove`], or recycled by way of a [`SegmentRequest`]. Serve requests and removals of a shard on one thread, in the order
-/// in which the log gave them out: then a crash never leaves a hole in the middle of the log.
+/// [`remove`], or recycled by way of a [`SegmentRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReleasedSegment {
     /// Its path.
     pub path: PathBuf,
     /// Its length in bytes.
     pub bytes: u64,
+    /// Whether the file may become another segment.
+    pub recyclable: bool,
 }
 
 /// Serves a request in the shard's folder `dir`. Blocking, up to seconds.
@@ -93,14 +94,15 @@ pub struct ReleasedSegment {
 pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Result<PreparedSegment> {
     assert!(request.bytes > 0 && request.bytes.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
     let path = dir.join(file_name(request.id));
-    let file = match request.recycle {
-        Some(old) if old.bytes == request.bytes => recycle(disk, &old.path, &path)?,
-        Some(old) => {
+    let mut file = None;
+    if let Some(old) = request.recycle {
+        if old.recyclable && old.bytes == request.bytes {
+            file = recycle(disk, &old.path, &path)?;
+        } else {
             remove(disk, &old)?;
-            create(disk, &path, request.bytes)?
         }
-        None => create(disk, &path, request.bytes)?,
-    };
+    }
+    let file = file.map_or_else(|| create(disk, &path, request.bytes), Ok)?;
     Ok(PreparedSegment { segment: Arc::new(Segment { id: request.id, path, file, bytes: request.bytes }) })
 }
 
@@ -115,14 +117,17 @@ pub fn remove(disk: &dyn Disk, released: &ReleasedSegment) -> io::Result<()> {
     }
 }
 
-fn recycle(disk: &dyn Disk, old: &Path, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-    let made = disk.rename(old, path).and_then(|()| disk.open(path));
+/// Gives the old file the new name; `None` if there is no old file, as after a request that failed half way.
+fn recycle(disk: &dyn Disk, old: &Path, path: &Path) -> io::Result<Option<Arc<dyn DiskFile>>> {
+    let made = match disk.rename(old, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        renamed => renamed.and_then(|()| disk.open(path)),
+    };
     if made.is_err() {
-        // The first error is the one to report. What stays behind is told apart at the next start.
+        // The first error is the one to report. What stays behind is found at the next start.
         let _ = disk.remove(path);
-        let _ = disk.remove(old);
     }
-    made
+    made.map(Some)
 }
 
 fn create(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {

@@ -75,7 +75,7 @@ impl Client {
     }
 
     /// A call of one message and one answer.
-    pub async fn unary<A: Message + Default>(&mut self, path: &str, message: &impl Message) -> Result<A, Ended> {
+    pub async fn unary<A: Message + Default + std::fmt::Debug>(&mut self, path: &str, message: &impl Message) -> Result<A, Ended> {
         let mut call = self.call(path).await;
         call.send_bytes(framed(message)).await;
         call.finish();
@@ -115,7 +115,7 @@ impl Call {
     }
 
     /// The next answer, or how the call ended.
-    pub async fn receive<A: Message + Default>(&mut self) -> Result<A, Ended> {
+    pub async fn receive<A: Message + Default + std::fmt::Debug>(&mut self) -> Result<A, Ended> {
         if let Some(response) = self.response.take() {
             let (head, body) = response.await.expect("a response").into_parts();
             assert_eq!(head.status, 200);
