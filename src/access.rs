@@ -1,7 +1,7 @@
 //! API keys and roles: what a key looks like, how one is checked, what each role may do.
 //!
-//! A key is `ttd_live_<key id>_<64 hex digits>`: the id finds it, 256 random bits prove it. Only the SHA-256 of the whole text
-//! is stored. What a role may do is one table, default deny.
+//! A key is `ttd_live_<uuid>_<64 hex digits>`: the UUID of its id, `key_<uuid>`, finds it, 256 random bits prove it. Only the
+//! SHA-256 of the whole text is stored. What a role may do is one table, default deny.
 
 use sha2::{Digest, Sha256};
 use ttdust_shards::snapshot::{Access, KeyEntry, Role};
@@ -9,6 +9,7 @@ use ttdust_shards::snapshot::{Access, KeyEntry, Role};
 use crate::catalog::ApiKey;
 
 const PREFIX: &str = "ttd_live_";
+const ID_PREFIX: &str = "key_";
 const SECRET_BYTES: usize = 32;
 
 /// What a caller wants to do.
@@ -71,19 +72,19 @@ pub fn authenticate(access: &Access, key: Option<&str>, now: i64) -> Result<Call
         Access::Keys(keys) => keys,
     };
     let key = key.ok_or(Unauthenticated)?;
-    let id = id_in(key).ok_or(Unauthenticated)?;
-    let entry: &KeyEntry = keys.get(id).ok_or(Unauthenticated)?;
+    let uuid = uuid_in(key).ok_or(Unauthenticated)?;
+    let entry: &KeyEntry = keys.get(uuid).ok_or(Unauthenticated)?;
     let live = entry.expires_unix_micros.is_none_or(|end| now < end);
     if same(&digest(key), &entry.sha256) && live {
-        Ok(Caller { key_id: Some(id.to_owned()), role: entry.role })
+        Ok(Caller { key_id: Some(format!("{ID_PREFIX}{uuid}")), role: entry.role })
     } else {
         Err(Unauthenticated)
     }
 }
 
-/// The key id in a key's text.
-fn id_in(key: &str) -> Option<&str> {
-    key.strip_prefix(PREFIX)?.rsplit_once('_').map(|(id, _)| id)
+/// The UUID in a key's text, by which the snapshot finds it.
+fn uuid_in(key: &str) -> Option<&str> {
+    key.strip_prefix(PREFIX)?.split_once('_').map(|(uuid, _)| uuid)
 }
 
 /// Compares in a time that does not depend on where the two differ.
@@ -105,16 +106,18 @@ pub fn new_key(name: String, role: Role, expires_at: Option<i64>, now: i64) -> s
     while filled < SECRET_BYTES {
         filled += rustix::rand::getrandom(&mut secret[filled..], rustix::rand::GetRandomFlags::empty())?;
     }
-    let id = format!("key_{}", uuid::Uuid::now_v7());
+    let uuid = uuid::Uuid::now_v7();
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!("{PREFIX}{id}_{hex}");
+    let text = format!("{PREFIX}{uuid}_{hex}");
+    let id = format!("{ID_PREFIX}{uuid}");
     Ok((ApiKey { id, name, role, sha256: digest(&text), created_at: now, expires_at }, text))
 }
 
-/// A key as the shards see it.
+/// A key as the shards see it, and what they find it by.
 #[must_use]
-pub fn entry_of(key: &ApiKey) -> KeyEntry {
-    KeyEntry { sha256: key.sha256, role: key.role, expires_unix_micros: key.expires_at }
+pub fn entry_of(key: &ApiKey) -> (String, KeyEntry) {
+    let uuid = key.id.strip_prefix(ID_PREFIX).unwrap_or(&key.id).to_owned();
+    (uuid, KeyEntry { sha256: key.sha256, role: key.role, expires_unix_micros: key.expires_at })
 }
 
 #[cfg(test)]
@@ -122,7 +125,7 @@ mod tests {
     use super::*;
 
     fn keys(key: &ApiKey) -> Access {
-        Access::Keys([(key.id.clone(), entry_of(key))].into())
+        Access::Keys([entry_of(key)].into())
     }
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
         let (_, second) = new_key("k".into(), Role::Admin, None, 1).expect("random bytes");
         assert_ne!(first[first.len() - 64..], second[second.len() - 64..]);
         assert!(!format!("{a:?}").contains(&first[first.len() - 64..]));
-        assert_eq!(id_in(&first), Some(a.id.as_str()));
+        assert_eq!(uuid_in(&first).map(|uuid| format!("key_{uuid}")), Some(a.id));
     }
 
     #[test]

@@ -97,9 +97,7 @@ impl Publisher {
     fn access(&self, everything: &Everything) -> Access {
         match self.auth {
             AuthMode::Off => Access::Open,
-            AuthMode::Keys => {
-                Access::Keys(everything.keys.iter().map(|key| (key.id.clone(), access::entry_of(key))).collect())
-            }
+            AuthMode::Keys => Access::Keys(everything.keys.iter().map(access::entry_of).collect()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use ttdust_shards::{
     message::QueryFailure,
-    query::{FileRef, LIMIT_DEFAULT, LIMIT_MAX, TimeRangeAnswer, TimeRangeQuery, time_range},
+    query::{FileRef, LIMIT_DEFAULT, LIMIT_MAX, TimeRangeAnswer, TimeRangeQuery, decode_cursor, time_range},
     snapshot::StreamState,
 };
 
@@ -44,12 +44,6 @@ pub fn limit(text: Option<&str>) -> Result<usize, QueryParameterError> {
     })
 }
 
-/// The cursor that goes on after `sequence`.
-#[must_use]
-pub fn cursor(sequence: i64) -> String {
-    sequence.to_string()
-}
-
 /// The sequence number that a cursor goes on after.
 ///
 /// # Errors
@@ -58,10 +52,9 @@ pub fn after_cursor(text: Option<&str>) -> Result<Option<i64>, QueryParameterErr
     let Some(text) = text else {
         return Ok(None);
     };
-    text.parse().ok().filter(|n| *n >= 0).map(Some).ok_or_else(|| QueryParameterError {
-        parameter: "cursor",
-        message: "cursor is the next_cursor of the page before, as it was given".into(),
-    })
+    decode_cursor(text)
+        .map(Some)
+        .map_err(|error| QueryParameterError { parameter: "cursor", message: error.to_string() })
 }
 
 /// Answers queries.
@@ -161,7 +154,7 @@ fn wanted(
 
 #[cfg(test)]
 mod tests {
-    use ttdust_shards::{ids::StreamId, parquet::PartitionHour};
+    use ttdust_shards::{ids::StreamId, parquet::PartitionHour, query::encode_cursor};
 
     use super::*;
 
@@ -172,7 +165,7 @@ mod tests {
         for text in ["0", "10001", "-1", "x", ""] {
             assert!(limit(Some(text)).is_err(), "{text}");
         }
-        assert_eq!(after_cursor(Some(&cursor(42))), Ok(Some(42)));
+        assert_eq!(after_cursor(Some(&encode_cursor(42))), Ok(Some(42)));
         assert!(after_cursor(Some("-1")).is_err() && after_cursor(Some("abc")).is_err());
     }
 

@@ -219,6 +219,7 @@ impl Server {
             () = self.signals.next() => {}
             ended = self.ended.recv() => return Err(unasked_end(ended)),
         }
+        let asked = tokio::time::Instant::now();
         let timeout = self.config.settings().shutdown_timeout;
         tracing::info!(timeout_s = timeout.as_secs(), "draining; a second signal ends the process at once");
         self.control.start_draining();
@@ -227,13 +228,13 @@ impl Server {
             drained = tokio::time::timeout(timeout, drain(&link, &mut ended)) => {
                 drained.map_err(|_| ServeError::DrainTimeout(timeout))??;
             }
-            () = signals.next() => stop::exit_at_once(),
+            () = signals.next_after(asked) => stop::exit_at_once(),
         }
         // The receiver may be gone already; then there is nothing to stop.
         let _ = stop_http.send(true);
         tokio::select! {
             _ = http => {}
-            () = signals.next() => stop::exit_at_once(),
+            () = signals.next_after(asked) => stop::exit_at_once(),
         }
         tracing::info!("stopped");
         Ok(engine)

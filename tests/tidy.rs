@@ -9,28 +9,98 @@ use std::{
 
 /// Modules of `shards/src`, from the ground up: a module uses only itself and what stands before it.
 const SHARD_FLOORS: &[&str] = &[
-    "ids", "config", "io", "metrics", "schema", "wal::frame", "wal::entry", "wal", "snapshot", "validate", "transform",
-    "parquet", "query", "dedup", "buffer", "message", "shard", "io::uring", "mailbox", "background", "reactor", "grpc",
+    "ids",
+    "config",
+    "io",
+    "metrics",
+    "schema",
+    "wal::frame",
+    "wal::entry",
+    "wal",
+    "snapshot",
+    "validate",
+    "transform",
+    "parquet",
+    "query",
+    "dedup",
+    "buffer",
+    "message",
+    "shard",
+    "io::uring",
+    "mailbox",
+    "background",
+    "reactor",
+    "grpc",
     "runtime",
 ];
 
 /// Modules of `src`, likewise. `main` is the program and uses the crate by its name.
 const SERVER_FLOORS: &[&str] = &[
-    "config", "telemetry", "catalog", "objects", "flush", "query", "metrics", "control", "http", "serve", "wal", "demo",
+    "config",
+    "telemetry",
+    "catalog",
+    "objects",
+    "flush",
+    "query",
+    "metrics",
+    "control",
+    "http",
+    "serve",
+    "wal",
+    "demo",
     "lib",
 ];
 
 /// What `shards` may depend on directly.
 const SHARD_DEPENDENCIES: &[&str] = &[
-    "ttdust-proto", "ahash", "arrow-array", "arrow-schema", "bytes", "compio-buf", "compio-driver", "compio-runtime",
-    "crc32c", "crossbeam-channel", "crossbeam-queue", "flate2", "futures-util", "h2", "http", "jsonschema",
-    "jsonschema-regex", "parquet", "prost", "prost-types", "rustix", "serde_json", "sha2", "simd-json", "socket2",
-    "thiserror", "tokio", "tracing", "uuid", "zstd",
+    "ttdust-proto",
+    "ahash",
+    "arrow-array",
+    "arrow-schema",
+    "bytes",
+    "compio-buf",
+    "compio-driver",
+    "compio-runtime",
+    "crc32c",
+    "crossbeam-channel",
+    "crossbeam-queue",
+    "flate2",
+    "futures-util",
+    "h2",
+    "http",
+    "jsonschema",
+    "jsonschema-regex",
+    "parquet",
+    "prost",
+    "prost-types",
+    "rustix",
+    "serde_json",
+    "sha2",
+    "simd-json",
+    "socket2",
+    "thiserror",
+    "tokio",
+    "tracing",
+    "uuid",
+    "zstd",
 ];
 
 const TOP_LEVEL: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", "Makefile", "README.md", "bench", "deny.toml", "deploy", "migrations", "perf", "proto",
-    "rustfmt.toml", "shards", "src", "tests", "target",
+    "Cargo.toml",
+    "Cargo.lock",
+    "Makefile",
+    "README.md",
+    "bench",
+    "deny.toml",
+    "deploy",
+    "migrations",
+    "perf",
+    "proto",
+    "rustfmt.toml",
+    "shards",
+    "src",
+    "tests",
+    "target",
 ];
 
 fn root() -> &'static Path {
@@ -106,9 +176,9 @@ fn expand<'a>(prefix: &str, text: &'a str, used: &mut BTreeSet<String>) -> &'a s
         return expand(&path, deeper, used);
     }
     used.insert(path);
-    let rest = rest.strip_prefix(" as ").map_or(rest, |alias| {
-        alias.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_')
-    });
+    let rest = rest
+        .strip_prefix(" as ")
+        .map_or(rest, |alias| alias.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'));
     if end == 0 { rest.get(1..).unwrap_or("") } else { rest }
 }
 
@@ -231,7 +301,8 @@ fn files_and_functions_stay_small() {
         let mut begins: Vec<(usize, usize)> = Vec::new();
         for (number, line) in lines.iter().enumerate() {
             let indent = line.len() - line.trim_start().len();
-            let head = line.trim_start().trim_start_matches("pub").trim_start_matches("(crate)").trim_start_matches("(super)");
+            let head =
+                line.trim_start().trim_start_matches("pub").trim_start_matches("(crate)").trim_start_matches("(super)");
             let head = head.trim_start().trim_start_matches("async ").trim_start_matches("const ");
             if head.starts_with("fn ") && !line.trim_end().ends_with('}') && !line.trim_end().ends_with(';') {
                 begins.push((indent, number));

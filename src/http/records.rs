@@ -7,7 +7,7 @@ use axum::{
 use serde::Deserialize;
 use ttdust_shards::{
     ids::{RecordId, StreamId},
-    query::{RecordRow, TimeRangeAnswer, TimeRangeQuery},
+    query::{RecordRow, TimeRangeAnswer, TimeRangeQuery, encode_cursor},
 };
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     access::{Action, Caller},
     calendar::{parse_time, rfc3339},
-    query::{after_cursor, cursor, limit},
+    query::{after_cursor, limit},
 };
 
 #[derive(Deserialize)]
@@ -80,7 +80,8 @@ fn body(stream: StreamId, answer: &TimeRangeAnswer, micros: u64) -> Vec<u8> {
         }
         record_json(&mut text, stream, record);
     }
-    let next = answer.next_after.map_or_else(|| "null".to_owned(), |sequence| format!("\"{}\"", cursor(sequence)));
+    let next =
+        answer.next_after.map_or_else(|| "null".to_owned(), |sequence| format!("\"{}\"", encode_cursor(sequence)));
     text.extend_from_slice(
         format!(
             "],\"next_cursor\":{next},\"metadata\":{{\"total_records_scanned\":{},\"partitions_scanned\":{},\
@@ -145,7 +146,7 @@ mod tests {
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(parsed["records"][0]["metadata"]["a\"b"], "x\n");
         assert_eq!(parsed["records"][1]["record_id"], RecordId::of(stream, 8).to_string());
-        assert_eq!(parsed["next_cursor"], "8");
+        assert_eq!(parsed["next_cursor"], encode_cursor(8));
         assert_eq!(parsed["metadata"]["total_records_scanned"], 9);
         let empty = String::from_utf8(body(stream, &TimeRangeAnswer::default(), 0)).expect("UTF-8");
         assert!(serde_json::from_str::<serde_json::Value>(&empty).expect("JSON")["next_cursor"].is_null());

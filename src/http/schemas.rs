@@ -65,7 +65,7 @@ pub(super) struct ListVersions {
 
 fn schema_json(schema: &Schema) -> Value {
     json!({
-        "schema_id": schema.id.to_string(),
+        "id": schema.id.to_string(),
         "namespace": schema.namespace,
         "name": schema.name,
         "description": schema.description,

@@ -64,7 +64,7 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Retentio
 
 fn stream_json(stream: &Stream) -> Value {
     json!({
-        "stream_id": stream.id.to_string(),
+        "id": stream.id.to_string(),
         "name": stream.name,
         "description": stream.description,
         "schema_id": stream.schema.to_string(),
