@@ -1,5 +1,7 @@
 //! A gRPC client of the tests' own, on h2: what it sends and gets is plain messages, headers and trailers.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::{collections::BTreeMap, future::poll_fn, net::SocketAddr, time::Duration};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
@@ -49,20 +51,26 @@ pub fn framed_bytes(message: &[u8], flag: u8) -> Bytes {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let socket = tokio::net::TcpStream::connect(address).await.expect("the server listens");
-        socket.set_nodelay(true).expect("a socket");
-        let (send, connection) = client::Builder::new()
-            .initial_window_size(1 << 20)
-            .handshake(socket)
-            .await
-            .expect("HTTP/2");
+        Self::try_connect(address).await.expect("the server listens and speaks HTTP/2")
+    }
+
+    /// `None`: the server is gone.
+    pub async fn try_connect(address: SocketAddr) -> Option<Self> {
+        let socket = tokio::net::TcpStream::connect(address).await.ok()?;
+        socket.set_nodelay(true).ok()?;
+        let (send, connection) = client::Builder::new().initial_window_size(1 << 20).handshake(socket).await.ok()?;
         tokio::spawn(connection);
-        Self { send, headers: Vec::new() }
+        Some(Self { send, headers: Vec::new() })
     }
 
     /// Opens a call.
     pub async fn call(&mut self, path: &str) -> Call {
-        let mut send = self.send.clone().ready().await.expect("room for a call");
+        self.try_call(path).await.expect("the server takes calls")
+    }
+
+    /// `None`: the server is gone.
+    pub async fn try_call(&mut self, path: &str) -> Option<Call> {
+        let mut send = self.send.clone().ready().await.ok()?;
         let mut request = Request::post(format!("http://ttdust{path}")).header("te", "trailers");
         if !self.headers.iter().any(|(name, _)| *name == "content-type") {
             request = request.header("content-type", "application/grpc");
@@ -70,8 +78,8 @@ impl Client {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
-        let (response, send) = send.send_request(request.body(()).expect("a request"), false).expect("sent");
-        Call { send, response: Some(response), body: None, head: HeaderMap::new(), received: BytesMut::new() }
+        let (response, send) = send.send_request(request.body(()).expect("a request"), false).ok()?;
+        Some(Call { send, response: Some(response), body: None, head: HeaderMap::new(), received: BytesMut::new() })
     }
 
     /// A call of one message and one answer.
@@ -114,6 +122,22 @@ impl Call {
         let _ = self.send.send_data(Bytes::new(), true);
     }
 
+    /// The next answer; `None`: the server is gone.
+    pub async fn try_receive<A: Message + Default>(&mut self) -> Option<A> {
+        if let Some(response) = self.response.take() {
+            self.body = Some(response.await.ok()?.into_body());
+        }
+        let body = self.body.as_mut()?;
+        loop {
+            if let Some(message) = take_message(&mut self.received) {
+                return Some(A::decode(message).expect("an answer decodes"));
+            }
+            let data = poll_fn(|cx| body.poll_data(cx)).await?.ok()?;
+            body.flow_control().release_capacity(data.len()).ok()?;
+            self.received.extend_from_slice(&data);
+        }
+    }
+
     /// The next answer, or how the call ended.
     pub async fn receive<A: Message + Default + std::fmt::Debug>(&mut self) -> Result<A, Ended> {
         if let Some(response) = self.response.take() {
@@ -124,12 +148,8 @@ impl Call {
         }
         let body = self.body.as_mut().expect("the response has come");
         loop {
-            if self.received.len() >= 5 {
-                let length = (&self.received[1..5]).get_u32() as usize;
-                if self.received.len() >= 5 + length {
-                    self.received.advance(5);
-                    return Ok(A::decode(self.received.split_to(length)).expect("an answer decodes"));
-                }
+            if let Some(message) = take_message(&mut self.received) {
+                return Ok(A::decode(message).expect("an answer decodes"));
             }
             match poll_fn(|cx| body.poll_data(cx)).await {
                 Some(data) => {
@@ -144,6 +164,16 @@ impl Call {
             }
         }
     }
+}
+
+/// The first whole message of what was received.
+fn take_message(received: &mut BytesMut) -> Option<BytesMut> {
+    let length = u32::from_be_bytes(*received.get(1..)?.first_chunk()?) as usize;
+    if received.len() < 5 + length {
+        return None;
+    }
+    received.advance(5);
+    Some(received.split_to(length))
 }
 
 impl Ended {

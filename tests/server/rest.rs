@@ -1,0 +1,39 @@
+//! REST for tests: one request a connection, JSON in and out.
+
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use serde_json::{Value, json};
+
+use crate::process::DEADLINE;
+
+/// Sends a request and returns status and body.
+pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut socket = TcpStream::connect(address).expect("connected");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body.as_bytes())).expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+}
+
+/// Creates a schema and a stream of this name; returns the stream's id.
+pub fn create_stream(address: &str, name: &str, definition: &Value) -> String {
+    let schema = json!({"name": name, "namespace": "tests", "compatibility_mode": "none", "definition": definition});
+    let (status, schema) = call(address, "POST", "/api/v1/schemas", &schema.to_string());
+    assert_eq!(status, 201, "{schema}");
+    let stream = json!({"name": name, "schema_id": schema["id"]});
+    let (status, stream) = call(address, "POST", "/api/v1/streams", &stream.to_string());
+    assert_eq!(status, 201, "{stream}");
+    stream["id"].as_str().expect("an id").to_owned()
+}
