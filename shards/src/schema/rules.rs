@@ -139,6 +139,9 @@ fn check_draft(named: &Value) -> Result<(), String> {
     }
 }
 
+/// What opens a look-ahead or look-behind, after its parenthesis.
+const AROUND: [&[u8]; 4] = [b"?=", b"?!", b"?<=", b"?<!"];
+
 /// The first feature of `pattern` that needs backtracking.
 fn find_backtracking(pattern: &str) -> Option<&'static str> {
     let mut rest = pattern.as_bytes();
@@ -156,11 +159,7 @@ fn find_backtracking(pattern: &str) -> Option<&'static str> {
             }
             b'[' => in_class = true,
             b']' => in_class = false,
-            b'(' if !in_class => {
-                if [&b"?="[..], b"?!", b"?<=", b"?<!"].iter().any(|around| after.starts_with(around)) {
-                    return Some("look-around");
-                }
-            }
+            b'(' if !in_class && AROUND.iter().any(|around| after.starts_with(around)) => return Some("look-around"),
             _ => {}
         }
     }

@@ -232,7 +232,8 @@ impl fmt::Write for Cut {
             self.text.push_str(more);
             return Ok(());
         }
-        self.text.push_str(&more[..more.floor_char_boundary(room)]);
+        let cut = (0..=room).rev().find(|&at| more.is_char_boundary(at)).unwrap_or(0);
+        self.text.push_str(&more[..cut]);
         self.limit = self.text.len();
         Err(fmt::Error)
     }
