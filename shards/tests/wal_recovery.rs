@@ -180,7 +180,11 @@ fn every_flipped_bit_is_a_prefix_or_named() {
             flipped[byte] ^= 1 << (byte % 8);
             disk.set_contents(&path, flipped);
             let last_frame = last_offset as usize..last_offset as usize + last_bytes;
-            check_damage(&disk, &format!("{path:?} flipped at {byte}"), path == last_path && last_frame.contains(&byte));
+            check_damage(
+                &disk,
+                &format!("{path:?} flipped at {byte}"),
+                path == last_path && last_frame.contains(&byte),
+            );
         }
         disk.set_contents(&path, whole);
     }
@@ -329,12 +333,19 @@ fn repair_gives_up_what_is_damaged_and_destroys_nothing() {
         bytes[*offset as usize + 70] ^= 4;
         disk.set_contents(path, bytes.clone());
         let error = inspect::verify(&disk, Path::new(DIR), SHARD).expect_err("it is damaged");
-        assert!(matches!(&error, RecoveryError::Damaged { path: named, offset: at, .. } if named == path && at == offset));
+        assert!(
+            matches!(&error, RecoveryError::Damaged { path: named, offset: at, .. } if named == path && at == offset)
+        );
         assert!(recover(&disk).is_err());
         assert_eq!(disk.contents(path).as_ref(), Some(&bytes), "verify and recovery change nothing");
 
-        let repaired = inspect::repair(&disk, Path::new(DIR), SHARD).expect("the disk is sound").expect("it was damaged");
-        assert_eq!((repaired.last_lsn, repaired.frames_lost), (Lsn(damaged as u64), 13 - damaged as u64), "{repaired:?}");
+        let repaired =
+            inspect::repair(&disk, Path::new(DIR), SHARD).expect("the disk is sound").expect("it was damaged");
+        assert_eq!(
+            (repaired.last_lsn, repaired.frames_lost),
+            (Lsn(damaged as u64), 13 - damaged as u64),
+            "{repaired:?}"
+        );
         assert!(repaired.aside.iter().any(|aside| disk.contents(aside).as_ref() == Some(&bytes)), "a copy is kept");
         assert_eq!(repaired.records_lost, repaired.frames_lost);
         let recovered = recover(&disk).expect("it was repaired");

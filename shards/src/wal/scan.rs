@@ -237,7 +237,8 @@ impl Chain {
 
     /// Notes that the frame that should stand at `offset` of `segment`, or before it, is missing, as the one at `found` shows.
     fn note_missing(&mut self, segment: &Segment, offset: u64, found: u64, torn: &FrameHeader) {
-        let reason = format!("no whole frame, but one with lsn {} was begun at byte {found} after it was synced", torn.lsn.0);
+        let reason =
+            format!("no whole frame, but one with lsn {} was begun at byte {found} after it was synced", torn.lsn.0);
         let place = Issue { path: segment.path.clone(), segment: segment.id, offset, reason, before: segment.id + 1 };
         let issue = match (&self.suspect, &self.end) {
             (Some(suspect), _) => Issue { reason: place.reason, before: place.before, ..suspect.clone() },
@@ -272,7 +273,8 @@ impl Scanner<'_> {
         let file = Arc::clone(&segment.file);
         let window = std::mem::take(&mut self.window);
         let mut reader = Reader { file: &*file, len: segment.bytes, window, start: 0, filled: 0, read: 0 };
-        let mut scanned = ScannedSegment { segment, frames: 0, first_lsn: Lsn(0), last_lsn: Lsn(0), end: 0, full_bytes: 0 };
+        let mut scanned =
+            ScannedSegment { segment, frames: 0, first_lsn: Lsn(0), last_lsn: Lsn(0), end: 0, full_bytes: 0 };
         let mut offset = 0;
         if reader.len == 0 {
             // A file gets a segment's name only when it has its full length.
