@@ -199,12 +199,12 @@ fn the_layout_is_the_measured_one() {
         for delta in [0, 1] {
             assert!(group.column(delta).encodings().any(|encoding| encoding == Encoding::DELTA_BINARY_PACKED));
         }
-        for column in 0..columns.len() {
+        for (column, name) in columns.iter().enumerate() {
             let pages = index.offset_index(number, column).unwrap().page_locations();
             let starts = pages.iter().map(|page| page.first_row_index).chain([group.num_rows()]);
-            assert!(starts.collect::<Vec<_>>().windows(2).all(|pair| pair[1] - pair[0] <= 4096), "{}", columns[column]);
+            assert!(starts.collect::<Vec<_>>().windows(2).all(|pair| pair[1] - pair[0] <= 4096), "{name}");
             let payload_rows = 64 * 1024 / 150;
-            assert!(columns[column] != "_payload" || pages.len() as i64 > group.num_rows() / payload_rows / 2);
+            assert!(name != "_payload" || pages.len() as i64 > group.num_rows() / payload_rows / 2);
         }
     }
 }

@@ -239,7 +239,7 @@ fn an_answer_of_large_records_ends_early() {
     let dir = tempfile::tempdir().unwrap();
     let mut stream = Stream::new();
     let large = Bytes::from(format!(r#"{{"n":1,"filler":"{}"}}"#, "x".repeat(1 << 20)));
-    let batches: Vec<RowBatch> = (0..40).map(|time| stream.batch(time, &[], &[large.clone()])).collect();
+    let batches: Vec<RowBatch> = (0..40).map(|time| stream.batch(time, &[], std::slice::from_ref(&large))).collect();
     let file = file_ref(&parquet::write(&job(SCHEMA, &batches, dir.path(), "large")).unwrap());
     for flushed_through in [0, 20, 40] {
         let buffer = BufferSnapshot { stream: stream.id, batches: batches.clone(), flushed_through, last_sequence: 40 };
