@@ -91,7 +91,7 @@ PY
 # note NAME JSON: a figure that is not a load report.
 note() { printf '{"scenario": "%s", %s}\n' "$1" "$2" >>"$jsonl"; }
 
-no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 8589934592' 'memory_bytes = 8589934592'
+no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 8589934592'
   '[wal]' 'quota_bytes = 17179869184')
 
 run_append100() { fresh_server; load append100 --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"; }

@@ -1,5 +1,6 @@
 //! Micro-benchmarks: one part of the engine, in this process, without a server. One file a part, each with a `run`.
 
+pub mod parquet;
 pub mod validate;
 pub mod wal;
 
@@ -41,6 +42,15 @@ enum Part {
     },
     /// Checking records against their schema
     Validate,
+    /// Writing records to a Parquet file
+    Parquet {
+        /// How often, after a warm-up
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
+        /// Records of a file; those of the payload, over and over
+        #[arg(long, value_name = "N", default_value_t = 200_000)]
+        rows: usize,
+    },
 }
 
 /// Measures, and prints.
@@ -59,6 +69,15 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
             for kind in &kinds {
                 let definition = payload::schema(kind, args.schema.as_deref())?.to_string();
                 validate::run(&kind.to_string(), &definition, &records(kind)?, args.duration.as_secs_f64())?;
+            }
+            Ok(())
+        }
+        &Part::Parquet { rounds, rows } => {
+            for kind in &kinds {
+                let definition = payload::schema(kind, args.schema.as_deref())?.to_string();
+                let records: Vec<Bytes> = records(kind)?.into_iter().cycle().take(rows).collect();
+                println!("parquet {kind}:");
+                parquet::run(&definition, &records, rounds)?;
             }
             Ok(())
         }

@@ -94,7 +94,7 @@ impl Rest<'_> {
         }
         let mut token = String::new();
         loop {
-            let page = self.call("GET", &format!("{path}?page_size=1000{token}"), None)?;
+            let page = self.call("GET", &format!("{path}?page_size=100{token}"), None)?;
             let lists = page.as_object().into_iter().flat_map(|page| page.values()).filter_map(Value::as_array);
             let named = |item: &&Value| item.get("name").and_then(Value::as_str) == Some(name);
             if let Some(found) = lists.flatten().find(named) {
@@ -228,7 +228,7 @@ mod tests {
         let ids = rest.create("clicks", &json!({}), &["clicks".to_owned()]).expect("created");
         assert_eq!(ids, ["str_1"]);
         let asked = server.join().expect("the server ran");
-        assert_eq!(asked[3], "GET /api/v1/streams?page_size=1000&page_token=t HTTP/1.1");
+        assert_eq!(asked[3], "GET /api/v1/streams?page_size=100&page_token=t HTTP/1.1");
     }
 
     #[test]

@@ -128,7 +128,9 @@ impl Call {
                 Answers::Ended => return Ok(()),
                 Answers::Head(head) => {
                     let Poll::Ready(head) = std::pin::Pin::new(head).poll(cx) else { return Ok(()) };
-                    let head = head.map_err(connection)?;
+                    let head = head.map_err(|error| {
+                        ("connection".to_owned(), format!("{error}, before any answer: is this the gRPC port?"))
+                    })?;
                     if head.status() != http::StatusCode::OK {
                         let status = head.status().as_u16();
                         return Err((format!("HTTP {status}"), "is this the gRPC port?".to_owned()));
@@ -258,9 +260,10 @@ pub fn first_text(kind: AnswerKind, message: &[u8]) -> String {
     };
     let error = match kind {
         AnswerKind::Ingest => IngestResponse::decode(message).ok().and_then(|answer| answer.error),
+        // What is wrong with a row says more than that rows were wrong.
         AnswerKind::Append => AppendResponse::decode(message)
             .ok()
-            .and_then(|answer| answer.error.or_else(|| answer.row_errors.into_iter().next().and_then(|row| row.error))),
+            .and_then(|answer| answer.row_errors.into_iter().find_map(|row| row.error).or(answer.error)),
     };
     error.map_or_else(String::new, text)
 }
