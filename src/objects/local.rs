@@ -74,14 +74,6 @@ impl LocalObjects {
         sync_dir(parent).map_err(io_error("cannot sync the directory", parent))
     }
 
-    /// Removes an object. None is no fault.
-    ///
-    /// # Errors
-    /// It could not be removed.
-    pub fn remove(&self, key: &str) -> Result<(), ObjectError> {
-        remove_if_exists(&self.path(key))
-    }
-
     /// Removes every object whose key begins with `prefix/`. None is no fault.
     ///
     /// # Errors
