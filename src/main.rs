@@ -7,7 +7,7 @@ use ttdust::{
     catalog::{migrate, migration_plan},
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    metrics, serve, telemetry,
+    demo, metrics, serve, telemetry, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -41,6 +41,20 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Show the main job on real data: start a server, ingest, query, find the Parquet, stop.
+    Demo {
+        /// Where to work; kept afterwards. Default: a new temporary directory.
+        #[arg(long, value_name = "PATH")]
+        dir: Option<PathBuf>,
+        /// How many records.
+        #[arg(long, value_name = "N", default_value_t = 200_000)]
+        records: usize,
+    },
+    /// Look at the write-ahead log of a server that is not running.
+    Wal {
+        #[command(subcommand)]
+        command: WalCommand,
+    },
     /// What `/metrics` shows.
     Metrics {
         #[command(subcommand)]
@@ -56,6 +70,28 @@ enum ConfigCommand {
     Show(ConfigArgs),
     /// Print all settings as a Markdown table.
     Reference,
+}
+
+#[derive(Subcommand)]
+enum WalCommand {
+    /// Print what it holds; goes on past damage.
+    Inspect {
+        /// A segment, a shard's folder, or the folder of all shards.
+        path: PathBuf,
+        /// Print every frame.
+        #[arg(long)]
+        frames: bool,
+    },
+    /// Check it as a start would.
+    Verify {
+        /// A shard's folder, or the folder of all shards.
+        path: PathBuf,
+    },
+    /// Cut it at its first damage, and set aside what is given up.
+    Repair {
+        /// A shard's folder, or the folder of all shards.
+        path: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -148,6 +184,13 @@ fn run(command: Command) -> Outcome {
         Command::Config { command: ConfigCommand::Show(config) } => print!("{}", config::show(&config.load()?)),
         Command::Config { command: ConfigCommand::Reference } => print!("{}", config::reference()),
         Command::Metrics { command: MetricsCommand::Reference } => print!("{}", metrics::reference()),
+        Command::Demo { dir, records } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(demo::run(dir, records))?;
+        }
+        Command::Wal { command: WalCommand::Inspect { path, frames } } => wal::inspect(&path, frames)?,
+        Command::Wal { command: WalCommand::Verify { path } } => wal::verify(&path)?,
+        Command::Wal { command: WalCommand::Repair { path } } => wal::repair(&path)?,
         Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
     }
     Ok(())

@@ -315,12 +315,6 @@ impl Errors {
     pub fn sorted(&self) -> Vec<(&str, u64, &str)> {
         self.0.iter().map(|(kind, (count, text))| (kind.as_str(), *count, text.as_str())).collect()
     }
-
-    /// The count of a kind.
-    #[must_use]
-    pub fn count(&self, kind: &str) -> u64 {
-        self.0.get(kind).map_or(0, |(count, _)| *count)
-    }
 }
 
 #[cfg(test)]

@@ -212,7 +212,9 @@ impl Fake {
         if every(faults.reject_every) {
             return Verdict::Rejected;
         }
-        if self.keep && let Some(&first) = keys.first().and_then(|key| state.keys.get(key)) {
+        if self.keep
+            && let Some(&first) = keys.first().and_then(|key| state.keys.get(key))
+        {
             return Verdict::Ack { first, duplicate: true };
         }
         let count = payloads.len() as i64;
@@ -228,7 +230,9 @@ impl Fake {
             state.keys.extend(keys.iter().zip(first..).map(|(key, sequence)| (key.clone(), sequence)));
             if !every(faults.lose_every) {
                 let kept = state.kept.entry(stream.to_owned()).or_default();
-                kept.extend(payloads.iter().zip(first..).map(|(record, sequence)| (sequence, time(sequence), record.clone())));
+                kept.extend(
+                    payloads.iter().zip(first..).map(|(record, sequence)| (sequence, time(first), record.clone())),
+                );
             }
         }
         Verdict::Ack { first, duplicate: false }
@@ -257,7 +261,7 @@ impl Fake {
     }
 }
 
-/// The time of a record: made up, so that runs are alike.
+/// The time of all records of a request, by the first: made up, so that runs are alike.
 fn time(sequence: i64) -> i64 {
     1_700_000_000_000_000 + sequence / 7
 }
@@ -308,7 +312,11 @@ fn ingest_answer(verdict: &Verdict) -> Option<IngestResponse> {
 }
 
 fn rejection() -> IngestError {
-    IngestError { code: "SCHEMA_VIOLATION".to_owned(), message: "the fake does not like it".to_owned(), field_errors: Vec::new() }
+    IngestError {
+        code: "SCHEMA_VIOLATION".to_owned(),
+        message: "the fake does not like it".to_owned(),
+        field_errors: Vec::new(),
+    }
 }
 
 fn put(out: &mut BytesMut, message: &impl Message) {

@@ -130,7 +130,8 @@ impl Messages {
 /// 24 characters: run, call, message, row.
 fn key(run: u32, call: u16, message: u64, row: u32) -> [u8; KEY_BYTES] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let wide = u128::from(run) << 64 | u128::from(call) << 48 | u128::from(message as u32) << 16 | u128::from(row as u16);
+    let wide =
+        u128::from(run) << 64 | u128::from(call) << 48 | u128::from(message as u32) << 16 | u128::from(row as u16);
     let mut text = [0; KEY_BYTES];
     for (index, digit) in text.iter_mut().enumerate() {
         *digit = HEX[(wide >> (4 * (KEY_BYTES - 1 - index))) as usize & 15];
@@ -210,7 +211,6 @@ impl Coalescer {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message as _;
     use ttdust_proto::ingestion::{AppendRequest, IngestRequest};
 
     use super::*;

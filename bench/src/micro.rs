@@ -48,7 +48,8 @@ enum Part {
 /// # Errors
 /// What the part said.
 pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
-    let kinds = if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
+    let kinds =
+        if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
     match &args.part {
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;

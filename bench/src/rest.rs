@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn answers_are_read_by_length_by_chunks_and_to_the_end() {
-        let of = |text: &str| parse(text.as_bytes()).map(|(status, body)| (status, String::from_utf8(body).expect("text")));
+        let of =
+            |text: &str| parse(text.as_bytes()).map(|(status, body)| (status, String::from_utf8(body).expect("text")));
         assert_eq!(of("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}x"), Some((201, "{}".into())));
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
         assert_eq!(of(chunked), Some((200, "abcde".into())));

@@ -6,9 +6,10 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -53,7 +54,32 @@ pub fn pin(core: Option<usize>) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
-/// Starts a shard's flusher. It ends when the sender is dropped.
+/// A helper thread and the way to it. It ends, and is waited for, when this is dropped.
+#[derive(Debug)]
+pub struct Helper<J> {
+    jobs: Option<Sender<J>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<J> Helper<J> {
+    /// Gives it a job.
+    ///
+    /// # Errors
+    /// The job, when its queue is full or its thread has panicked.
+    pub fn give(&self, job: J) -> Result<(), J> {
+        self.jobs.as_ref().expect("open until the drop").try_send(job).map_err(TrySendError::into_inner)
+    }
+}
+
+impl<J> Drop for Helper<J> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // A panic on the thread was reported there, and the shard finds the queue closed.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Starts a shard's flusher.
 ///
 /// # Errors
 /// No thread can be made.
@@ -63,9 +89,9 @@ pub fn start_flusher(
     mailbox: MailboxSender,
     to_control: mpsc::Sender<ToControl>,
     metrics: Arc<ShardMetrics>,
-) -> io::Result<Sender<FlushJob>> {
+) -> io::Result<Helper<FlushJob>> {
     let (sender, jobs) = bounded::<FlushJob>(1);
-    std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
         if let Err(error) = pin(core) {
             tracing::warn!(%shard, %error, "the flusher is not pinned");
         }
@@ -90,7 +116,7 @@ pub fn start_flusher(
             }
         }
     })?;
-    Ok(sender)
+    Ok(Helper { jobs: Some(sender), thread: Some(thread) })
 }
 
 fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard) {
@@ -100,7 +126,7 @@ fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard) {
     }
 }
 
-/// Starts a shard's preparer for the log in `dir`. It ends when the sender is dropped.
+/// Starts a shard's preparer for the log in `dir`.
 ///
 /// # Errors
 /// No thread can be made.
@@ -109,12 +135,12 @@ pub fn start_preparer(
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     mailbox: MailboxSender,
-) -> io::Result<Sender<DiskJob>> {
+) -> io::Result<Helper<DiskJob>> {
     let (sender, jobs) = crossbeam_channel::unbounded();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name(format!("prepare-{shard}"))
         .spawn(move || prepare(shard, &dir, &*disk, &mailbox, &jobs))?;
-    Ok(sender)
+    Ok(Helper { jobs: Some(sender), thread: Some(thread) })
 }
 
 fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender, jobs: &Receiver<DiskJob>) {

@@ -233,8 +233,8 @@ impl<'j> Encoder<'j> {
         let metadata = metadata_json(&decode_metadata(&rows.metadata()));
         for index in 0..header.count {
             let sequence = header.first_sequence + i64::from(index);
-            let payload = rows.payload(index as usize);
-            let Ok(text) = std::str::from_utf8(&payload) else {
+            let payload = rows.payload_bytes(index as usize);
+            let Ok(text) = std::str::from_utf8(payload) else {
                 let reason = format!("record {sequence} of {} is not UTF-8: it was never validated", self.job.stream);
                 return Err(ParquetFileError::Format { path: path.clone(), reason });
             };
@@ -243,7 +243,7 @@ impl<'j> Encoder<'j> {
             write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
             self.schema_versions.append_value(header.schema_version as i32);
             self.metadata.append_option(metadata.as_deref());
-            self.typed.append(&payload);
+            self.typed.append(payload);
             self.payloads.append_value(text);
             self.step_rows += 1;
             self.step_bytes += text.len();
@@ -261,7 +261,10 @@ impl<'j> Encoder<'j> {
         let properties = || layout::writer_properties(self.job, &self.columns, &typed);
         if let FileState::Waiting(sink) = &mut self.file {
             let sink = sink.take().expect("the state is left in the same step");
-            let options = ArrowWriterOptions::new().with_properties(properties()).with_skip_arrow_metadata(true);
+            let options = ArrowWriterOptions::new()
+                .with_properties(properties())
+                .with_skip_arrow_metadata(true)
+                .with_schema_root("record".to_owned());
             let writer = ArrowWriter::try_new_with_options(sink, Arc::clone(&self.schema), options)
                 .map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))?;
             self.file = FileState::Open(Box::new(writer));

@@ -185,6 +185,10 @@ impl<'q> Page<'q> {
     fn take_from_file(&mut self, file: &FileRef, flushed_through: i64) -> Result<(), QueryError> {
         let mut reader = FileReader::open(&file.path)?;
         let first = reader.first_sequence();
+        if (first, reader.last_sequence()) != (file.first_sequence, file.last_sequence) {
+            let reason = "it holds other rows than the catalog says".to_owned();
+            return Err(ParquetFileError::Format { path: file.path.clone(), reason }.into());
+        }
         let mut start = row_number(self.position + 1, first);
         let mut end = reader.rows().min(row_number(flushed_through + 1, first));
         if file.min_timestamp < self.query.start_unix_micros {

@@ -422,8 +422,8 @@ struct Parts {
     driver: DriverType,
     listener: TcpListener,
     mailbox: MailboxSender,
-    flusher: crossbeam_channel::Sender<background::FlushJob>,
-    preparer: crossbeam_channel::Sender<background::DiskJob>,
+    flusher: background::Helper<background::FlushJob>,
+    preparer: background::Helper<background::DiskJob>,
     retired: Vec<VecDeque<Arc<Segment>>>,
     staging_dir: PathBuf,
 }

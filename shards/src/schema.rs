@@ -13,6 +13,7 @@ use crate::ids::SchemaId;
 
 use self::{reference::ReferenceJson, tape::TapeJson, text::TextError};
 
+mod chains;
 pub(crate) mod reference;
 mod rules;
 pub(crate) mod tape;
@@ -74,8 +75,8 @@ impl CompiledSchema {
     ///
     /// # Errors
     /// The definition is no draft-07 schema, goes over a bound ([`DEFINITION_BYTES_MAX`], [`DEPTH_MAX`], 1024 `$ref`s, 1024
-    /// patterns), or uses a refused feature: a `$ref` that does not begin with `#`, or a pattern with look-around or
-    /// back-references.
+    /// patterns, 32 schemas that one value runs through), or uses a refused feature: a `$ref` that does not begin with `#` or
+    /// leads back to itself without going into a member, or a pattern with look-around or back-references.
     pub fn compile(id: SchemaId, version: u32, definition: &str) -> Result<Self, SchemaError> {
         if definition.len() > DEFINITION_BYTES_MAX {
             return Err(SchemaError::whole(format_args!(
@@ -93,6 +94,7 @@ impl CompiledSchema {
             return Err(SchemaError::whole("a schema is a JSON object, or true or false"));
         }
         rules::apply(&mut parsed)?;
+        chains::check(&parsed)?;
         Ok(Self { id, version, definition: definition.into(), tape: build(&parsed)?, reference: build(&parsed)? })
     }
 }

@@ -372,7 +372,8 @@ impl Wal {
             let oldest = self.sealed.pop_front().expect("the front was just looked at");
             self.positions.advance(Positions { released: oldest.last_lsn, ..self.positions });
             self.used_bytes -= oldest.segment.bytes;
-            self.spare.push_back(Spare { released: oldest.segment.as_released(), needed_before: oldest.segment.id + 1 });
+            self.spare
+                .push_back(Spare { released: oldest.segment.as_released(), needed_before: oldest.segment.id + 1 });
         }
         let mut surplus = self.spare.len().saturating_sub(self.config.segments_ahead.max(1));
         let mut gone = Vec::new();

@@ -105,7 +105,7 @@ fn bounds_hold() {
     let long = json!({ "description": "x".repeat(DEFINITION_BYTES_MAX) }).to_string();
     assert!(refusal(&long).message.contains("bytes"));
 
-    let nest = |levels: usize| format!("{}true{}", "{\"not\":".repeat(levels), "}".repeat(levels));
+    let nest = |levels: usize| format!("{}true{}", "{\"items\":".repeat(levels), "}".repeat(levels));
     assert!(compile(&nest(64)).is_ok());
     assert!(refusal(&nest(65)).message.contains("more than 64"));
     assert!(refusal(&nest(100_000)).message.contains("more than 64"));
@@ -124,18 +124,43 @@ fn bounds_hold() {
     assert!(refusal(&many(1025, json!({ "pattern": "^a$" }))).message.contains("patterns"));
 }
 
+/// The worst that a definition may ask for and a record may bring, on a thread with the stack that threads have by default.
 #[test]
-fn deep_records_and_long_chains_of_references_fit_the_stack() {
-    let mut definitions = serde_json::Map::new();
-    for link in 0..1000 {
-        definitions
-            .insert(format!("a{link}"), json!({ "allOf": [{ "$ref": format!("#/definitions/a{}", link + 1) }] }));
+fn deep_records_fit_the_stack() {
+    let links = 18;
+    for link in ["allOf", "anyOf", "oneOf", "not", "if"] {
+        let mut definitions = serde_json::Map::new();
+        let mut inner =
+            json!({ "properties": { "a": { "$ref": "#/definitions/a0" } }, "items": { "$ref": "#/definitions/a0" } });
+        inner["additionalProperties"] = json!(false);
+        definitions.insert(format!("a{links}"), json!({ "allOf": [inner, { "not": { "type": "string" } }] }));
+        for index in 0..links {
+            let reference = json!({ "$ref": format!("#/definitions/a{}", index + 1) });
+            let schema = match (link, index % 2) {
+                ("not" | "if", 0) => json!({ link: reference, "then": true }),
+                (_, 0) => json!({ link: [reference] }),
+                _ => reference,
+            };
+            definitions.insert(format!("a{index}"), schema);
+        }
+        let definition = json!({ "allOf": [{ "$ref": "#/definitions/a0" }], "definitions": definitions }).to_string();
+        let schema = std::sync::Arc::new(compile(&definition).unwrap_or_else(|error| panic!("{link}: {error}")));
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            for leaf in ["1", "\"\""] {
+                let record = format!("{}{leaf}{}", open.repeat(64), close.repeat(64));
+                let schema = schema.clone();
+                let check = move || drop(Validator::default().check_both(&schema, record.as_bytes()));
+                let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(check);
+                thread.expect("a thread").join().expect("no panic");
+            }
+        }
     }
-    definitions.insert("a1000".into(), json!({ "items": { "$ref": "#/definitions/a0" }, "not": { "type": "string" } }));
-    let schema = compile(&json!({ "$ref": "#/definitions/a0", "definitions": definitions }).to_string()).unwrap();
-    let mut validator = Validator::default();
-    let good = format!("{}1{}", "[".repeat(64), "]".repeat(64));
-    assert!(validator.check(&schema, good.as_bytes()).is_ok());
-    let bad = good.replace('1', "\"\"");
-    assert!(validator.check(&schema, bad.as_bytes()).is_err());
+}
+
+#[test]
+fn chains_and_circles_of_references_are_refused() {
+    let long = (0..40).fold(json!(true), |inner, _| json!({ "allOf": [inner] })).to_string();
+    assert!(refusal(&long).message.contains("64") || refusal(&long).message.contains("32"));
+    let circle = refusal(r##"{"properties":{"a":{"allOf":[{"$ref":"#/properties/a"}]}}}"##);
+    assert_eq!(circle.pointer, "/properties/a/allOf/0/$ref");
 }

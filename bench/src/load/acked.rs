@@ -36,7 +36,13 @@ pub struct AckedRun {
 impl AckedRun {
     /// Of what was counted.
     #[must_use]
-    pub fn new(kind: &PayloadKind, payload_records: u32, unknown_requests: u64, names: &[String], acked: Vec<Acked>) -> Self {
+    pub fn new(
+        kind: &PayloadKind,
+        payload_records: u32,
+        unknown_requests: u64,
+        names: &[String],
+        acked: Vec<Acked>,
+    ) -> Self {
         let stream = |(name, acked): (&String, Acked)| AckedStream {
             stream: name.clone(),
             ranges: acked.sequences.ranges().collect(),

@@ -200,13 +200,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong()).and_then(|duration| {
-        if duration > Duration::from_secs(7 * 86_400) { Err("that is more than a week".to_owned()) } else { Ok(duration) }
+        if duration > Duration::from_secs(7 * 86_400) {
+            Err("that is more than a week".to_owned())
+        } else {
+            Ok(duration)
+        }
     })
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if rate.is_finite() && rate >= 1e-3 && rate <= 1e9 => Ok(rate),
+        Ok(rate) if (1e-3..=1e9).contains(&rate) => Ok(rate),
         _ => Err("want records per second, above 0".to_owned()),
     }
 }

@@ -143,7 +143,8 @@ impl Call {
                     Poll::Ready(Some(chunk)) => {
                         let chunk = chunk.map_err(connection)?;
                         body.flow_control().release_capacity(chunk.len()).map_err(connection)?;
-                        self.take_answers(&chunk, shared).map_err(|error| ("protocol".to_owned(), error.to_string()))?;
+                        self.take_answers(&chunk, shared)
+                            .map_err(|error| ("protocol".to_owned(), error.to_string()))?;
                     }
                     Poll::Ready(None) => {
                         let Poll::Ready(trailers) = body.poll_trailers(cx) else { return Ok(()) };
@@ -159,7 +160,7 @@ impl Call {
         match status {
             Some(status) if status.code != 0 => Err((status.kind(), status.message)),
             None => Err(("protocol".to_owned(), "the call ended without a grpc-status".to_owned())),
-            Some(_) if !self.half_closed || !self.sent.is_empty() => {
+            Some(_) if !self.half_closed || !self.sent.is_empty() || !self.deframer.is_empty() => {
                 Err(("protocol".to_owned(), "the server ended the call though requests were open".to_owned()))
             }
             Some(_) => {
@@ -204,9 +205,7 @@ impl Call {
 
     fn pump(&mut self, shared: &Shared) -> Result<(), h2::Error> {
         let now_ns = shared.now_ns();
-        if let Some(stop_ns) = shared.stop_ns() {
-            self.flight.stop(stop_ns);
-        }
+        self.flight.stop(shared.window().to_ns);
         let Self { plan, flight, coalescer, send, .. } = self;
         let window = shared.window();
         while let Some(due) = flight.take(now_ns) {
@@ -259,9 +258,9 @@ pub fn first_text(kind: AnswerKind, message: &[u8]) -> String {
     };
     let error = match kind {
         AnswerKind::Ingest => IngestResponse::decode(message).ok().and_then(|answer| answer.error),
-        AnswerKind::Append => AppendResponse::decode(message).ok().and_then(|answer| {
-            answer.error.or_else(|| answer.row_errors.into_iter().next().and_then(|row| row.error))
-        }),
+        AnswerKind::Append => AppendResponse::decode(message)
+            .ok()
+            .and_then(|answer| answer.error.or_else(|| answer.row_errors.into_iter().next().and_then(|row| row.error))),
     };
     error.map_or_else(String::new, text)
 }

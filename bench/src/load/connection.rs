@@ -22,7 +22,7 @@ pub enum Work {
     /// Bidirectional calls.
     Calls(Vec<Call>),
     /// Unary calls.
-    Unary(UnaryCalls),
+    Unary(Box<UnaryCalls>),
 }
 
 /// See the module's comment. Ends when its work has ended, the connection broke, or the run is over.

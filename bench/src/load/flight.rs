@@ -111,22 +111,28 @@ impl Flight {
     pub fn wake_ns(&self, now_ns: u64) -> Option<u64> {
         let retry = self.retries.peek().map(|Reverse((due_ns, _))| *due_ns);
         let next = (self.in_flight < self.limit).then(|| self.next_ns(now_ns)).filter(|&next| next < self.stop_ns);
-        retry.into_iter().chain(next).min()
+        let stop = Some(self.stop_ns).filter(|&stop_ns| now_ns < stop_ns && stop_ns != u64::MAX);
+        [retry, next, stop].into_iter().flatten().min()
     }
 
-    /// Nothing that is due at `stop_ns` or later is sent, and no retry waits any longer. How many retries were given up.
+    /// Nothing that is due at `stop_ns` or later is sent, retries included; only ever earlier than said before. How many retries
+    /// were given up.
     pub fn stop(&mut self, stop_ns: u64) -> u64 {
-        self.stop_ns = self.stop_ns.min(stop_ns);
-        let given_up = self.retries.len();
+        if stop_ns >= self.stop_ns {
+            return 0;
+        }
+        self.stop_ns = stop_ns;
+        let before = self.retries.len();
+        self.retries.retain(|Reverse((due_ns, _))| *due_ns < stop_ns);
+        let given_up = before - self.retries.len();
         self.in_flight -= given_up;
-        self.retries.clear();
         given_up as u64
     }
 
-    /// Whether all is sent and answered: only after [`Flight::stop`].
+    /// Whether the stop has come and all is sent and answered.
     #[must_use]
     pub fn is_over(&self, now_ns: u64) -> bool {
-        self.in_flight == 0 && self.stop_ns != u64::MAX && self.next_ns(now_ns.max(self.stop_ns)) >= self.stop_ns
+        self.in_flight == 0 && now_ns >= self.stop_ns && self.next_ns(now_ns) >= self.stop_ns
     }
 
     /// The requests that were due before the stop and are not sent: the server was slower than the schedule.
@@ -209,7 +215,13 @@ mod tests {
         assert_eq!(starts, [1500, 2500, 3500, 4500]);
         flight.stop(7000);
         assert_eq!(flight.unsent().collect::<Vec<_>>(), [5500, 6500]);
-        assert!(!flight.is_over(9000));
+        assert_eq!(flight.wake_ns(4600), Some(5500));
+        assert!(!flight.is_over(9000), "two are due");
+        flight.stop(5000);
+        assert_eq!(flight.wake_ns(4600), Some(5000), "to end in time");
+        assert_eq!(flight.unsent().count(), 0);
+        (0..5).for_each(|_| flight.done());
+        assert!(!flight.is_over(4999) && flight.is_over(5000));
     }
 
     #[test]

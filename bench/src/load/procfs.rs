@@ -9,8 +9,33 @@ pub struct ProcessSample {
     pub cpu_us: u64,
     /// Memory in RAM, in bytes.
     pub rss_bytes: u64,
-    /// Time on a CPU in ns, by thread: id, name, time.
-    pub threads: BTreeMap<u32, (String, u64)>,
+    /// By id: name, and what it used.
+    pub threads: BTreeMap<u32, (String, ThreadTime)>,
+}
+
+/// What a thread used, in ns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadTime {
+    /// Time on a core.
+    pub cpu_ns: u64,
+    /// Time ready to run while others had the core. 0 where the kernel does not count it.
+    pub waiting_ns: u64,
+}
+
+impl ThreadTime {
+    /// What was used since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            waiting_ns: self.waiting_ns.saturating_sub(before.waiting_ns),
+        }
+    }
+
+    fn parse(schedstat: &str) -> Self {
+        let mut numbers = schedstat.split_whitespace().map(|number| number.parse().unwrap_or(0));
+        Self { cpu_ns: numbers.next().unwrap_or(0), waiting_ns: numbers.next().unwrap_or(0) }
+    }
 }
 
 /// Looks at process `pid`.
@@ -28,8 +53,7 @@ pub fn sample(pid: u32) -> io::Result<ProcessSample> {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let Ok(name) = fs::read_to_string(entry.path().join("comm")) else { continue };
         let Ok(times) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
-        let on_cpu = times.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0);
-        threads.insert(id, (name.trim_end().to_owned(), on_cpu));
+        threads.insert(id, (name.trim_end().to_owned(), ThreadTime::parse(&times)));
     }
     Ok(ProcessSample { cpu_us, rss_bytes: rss_bytes(&status).ok_or_else(odd)?, threads })
 }
@@ -53,11 +77,13 @@ fn rss_bytes(status: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
-/// CPU time of the calling thread, in ns.
+/// What the calling thread used.
 #[must_use]
-pub fn thread_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+pub fn this_thread() -> ThreadTime {
+    let waiting_ns =
+        fs::read_to_string("/proc/thread-self/schedstat").map_or(0, |times| ThreadTime::parse(&times).waiting_ns);
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    ThreadTime { cpu_ns: cpu.tv_sec as u64 * 1_000_000_000 + cpu.tv_nsec as u64, waiting_ns }
 }
 
 #[cfg(test)]
@@ -77,6 +103,8 @@ mod tests {
         let sample = sample(std::process::id()).expect("ours");
         assert!(sample.rss_bytes > 0);
         assert!(!sample.threads.is_empty());
-        assert!(thread_cpu_ns() > 0);
+        assert!(this_thread().cpu_ns > 0);
+        let times = ThreadTime::parse("30 20 7\n");
+        assert_eq!(times.since(ThreadTime { cpu_ns: 10, waiting_ns: 30 }), ThreadTime { cpu_ns: 20, waiting_ns: 0 });
     }
 }

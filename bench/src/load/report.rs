@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     args::{LoadArgs, Method},
-    procfs::ProcessSample,
+    procfs::{ProcessSample, ThreadTime},
     stats::Stats,
     verify::Verdict,
 };
@@ -19,6 +19,8 @@ use crate::payload::Payloads;
 
 /// A load thread this busy may be what limits the result.
 const SATURATED: f64 = 0.9;
+/// A thread that waits for its core this much shares it with other work.
+const CROWDED: f64 = 0.1;
 
 /// Percentiles, in µs.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -64,13 +66,16 @@ pub struct LoadThread {
     pub cpu_us: u64,
     /// CPU time over the window's, 0 to 1.
     pub busy: f64,
+    /// Time ready to run while others had the core, over the window's, 0 to 1.
+    pub waiting: f64,
 }
 
 impl LoadThread {
-    /// A thread that used `cpu_ns` in a window of `measured`.
+    /// A thread that used so much in a window of `measured`.
     #[must_use]
-    pub fn new(core: Option<usize>, cpu_ns: u64, measured: Duration) -> Self {
-        Self { core, cpu_us: cpu_ns / 1000, busy: ratio(cpu_ns as f64, measured.as_nanos() as f64) }
+    pub fn new(core: Option<usize>, used: ThreadTime, measured: Duration) -> Self {
+        let share = |ns: u64| ratio(ns as f64, measured.as_nanos() as f64);
+        Self { core, cpu_us: used.cpu_ns / 1000, busy: share(used.cpu_ns), waiting: share(used.waiting_ns) }
     }
 }
 
@@ -81,6 +86,8 @@ pub struct ServerThread {
     pub name: String,
     /// CPU time over the window's, 0 to 1.
     pub busy: f64,
+    /// Time ready to run while others had the core, over the window's, 0 to 1.
+    pub waiting: f64,
 }
 
 /// The server's process.
@@ -107,11 +114,12 @@ impl Server {
     #[must_use]
     pub fn new(pid: u32, before: &ProcessSample, after: &ProcessSample, rss_max: u64, measured: Duration) -> Self {
         let cpu_us = after.cpu_us.saturating_sub(before.cpu_us);
-        let busy = |(id, (name, ns)): (&u32, &(String, u64))| {
-            let start = before.threads.get(id).map_or(0, |(_, ns)| *ns);
-            ServerThread { name: name.clone(), busy: ratio(ns.saturating_sub(start) as f64, measured.as_nanos() as f64) }
+        let thread = |(id, (name, used)): (&u32, &(String, ThreadTime))| {
+            let used = used.since(before.threads.get(id).map_or(ThreadTime::default(), |(_, used)| *used));
+            let share = |ns: u64| ratio(ns as f64, measured.as_nanos() as f64);
+            ServerThread { name: name.clone(), busy: share(used.cpu_ns), waiting: share(used.waiting_ns) }
         };
-        let mut threads: Vec<_> = after.threads.iter().map(busy).filter(|thread| thread.busy >= 0.005).collect();
+        let mut threads: Vec<_> = after.threads.iter().map(thread).filter(|thread| thread.busy >= 0.005).collect();
         threads.sort_by(|one, other| other.busy.total_cmp(&one.busy));
         Self {
             pid,
@@ -208,10 +216,17 @@ pub struct Report {
 impl Report {
     /// Of what was counted.
     #[must_use]
-    pub fn new(args: &LoadArgs, payloads: &Payloads, stats: &Stats, measured: Duration, threads: Vec<LoadThread>) -> Self {
+    pub fn new(
+        args: &LoadArgs,
+        payloads: &Payloads,
+        stats: &Stats,
+        measured: Duration,
+        threads: Vec<LoadThread>,
+    ) -> Self {
         let seconds = measured.as_secs_f64();
         let load_cpu_us: u64 = threads.iter().map(|thread| thread.cpu_us).sum();
-        let kind = |(kind, count, first): (&str, u64, &str)| (kind.to_owned(), ErrorKind { count, first: first.to_owned() });
+        let kind =
+            |(kind, count, first): (&str, u64, &str)| (kind.to_owned(), ErrorKind { count, first: first.to_owned() });
         Self {
             unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             method: args.method.name(),
@@ -278,7 +293,8 @@ impl Report {
     }
 
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
-        let each = if self.method == Method::Append.name() { format!("{} a request, ", self.batch) } else { String::new() };
+        let each =
+            if self.method == Method::Append.name() { format!("{} a request, ", self.batch) } else { String::new() };
         let keys = if self.keys { ", keys" } else { "" };
         writeln!(
             out,
@@ -343,20 +359,27 @@ impl Report {
                 mib(server.rss_after_bytes),
                 mib(server.rss_max_bytes)
             )?;
-            let threads: Vec<_> =
-                server.threads.iter().take(6).map(|thread| format!("{} {:.0}%", thread.name, thread.busy * 100.0)).collect();
+            let threads: Vec<_> = server.threads.iter().take(6).map(|t| share(&t.name, t.busy, t.waiting)).collect();
             writeln!(out, "{}{}", if threads.is_empty() { "" } else { "   threads: " }, threads.join(", "))?;
         }
         write!(out, "load         {:.3} µs CPU/record", self.load_cpu_us_per_record)?;
         for thread in &self.load_threads {
-            match thread.core {
-                Some(core) => write!(out, "   core {core} {:.0}% busy", thread.busy * 100.0)?,
-                None => write!(out, "   thread {:.0}% busy", thread.busy * 100.0)?,
-            }
+            let name = thread.core.map_or_else(|| "thread".to_owned(), |core| format!("core {core}"));
+            write!(out, "   {}", share(&name, thread.busy, thread.waiting))?;
         }
-        let saturated = self.load_threads.iter().any(|thread| thread.busy >= SATURATED);
-        let warning = "   ← saturated: the generator may be the limit; more --threads and --cores, or fewer on this core";
-        writeln!(out, "{}", if saturated { warning } else { "" })
+        out.push('\n');
+        if self.load_threads.iter().any(|thread| thread.busy >= SATURATED) {
+            writeln!(
+                out,
+                "             ← saturated: the generator may be the limit; give it more --threads and --cores"
+            )?;
+        }
+        let waits = |waiting: f64| waiting >= CROWDED;
+        let server_waits = self.server.iter().flat_map(|server| &server.threads).any(|thread| waits(thread.waiting));
+        if server_waits || self.load_threads.iter().any(|thread| waits(thread.waiting)) {
+            writeln!(out, "             ← other work had these cores: trust CPU/record, not throughput or latency")?;
+        }
+        Ok(())
     }
 }
 
@@ -390,6 +413,11 @@ fn write_latency(out: &mut String, name: &str, latency: &Latency) -> std::fmt::R
         ms(latency.p999),
         ms(latency.max)
     )
+}
+
+fn share(name: &str, busy: f64, waiting: f64) -> String {
+    let waits = if waiting >= 0.01 { format!(", {:.0}% waiting for it", waiting * 100.0) } else { String::new() };
+    format!("{name} {:.0}% busy{waits}", busy * 100.0)
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {

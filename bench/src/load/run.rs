@@ -119,7 +119,7 @@ pub fn measure(args: &LoadArgs) -> Result<Report, LoadError> {
     let mut stats = Stats::new(if orders[0].remember { streams.len() } else { 0 });
     let mut threads = Vec::new();
     for harvest in harvests {
-        threads.push(LoadThread::new(harvest.core, harvest.cpu_ns, outcome.measured));
+        threads.push(LoadThread::new(harvest.core, harvest.used, outcome.measured));
         stats.merge(harvest.stats);
     }
     let acked = std::mem::take(&mut stats.acked_of);
@@ -196,7 +196,10 @@ fn drive(
         let (orders, progress) = (orders.clone(), progress.clone());
         let (phase, ready, ended) = (phase.subscribe(), ready.clone(), ended.clone());
         let work = move || {
-            let harvest = worker::run(&orders, phase, progress, || drop(ready.send(())));
+            let harvest = worker::run(&orders, phase, progress, || {
+                // Whoever waits for this is there until all have sent or failed.
+                let _ = ready.send(());
+            });
             ended.send_modify(|count| *count += 1);
             harvest
         };
@@ -245,7 +248,10 @@ async fn keep_time(
             () = tokio::time::sleep_until((origin + next).into()) => {}
             _ = tick.tick() => {}
             _ = tokio::signal::ctrl_c() => { interrupted = true; break }
-            _ = has_ended.wait_for(|&count| count >= threads) => { interrupted = true; break }
+            _ = has_ended.wait_for(|&count| count >= threads) => {
+                interrupted = origin.elapsed() < total;
+                break;
+            }
         }
         if let Some(pid) = args.server_pid {
             rss_max = procfs::rss(pid).unwrap_or(0).max(rss_max);

@@ -68,16 +68,10 @@ impl Shared {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// What is measured.
+    /// What is measured. At its end no request is started any more.
     #[must_use]
     pub fn window(&self) -> Window {
         self.window.get()
-    }
-
-    /// From when on no request is started, if that is known.
-    #[must_use]
-    pub fn stop_ns(&self) -> Option<u64> {
-        self.draining.get().then(|| self.window.get().to_ns)
     }
 
     /// Whether waiting for answers is over too.

@@ -53,7 +53,8 @@ impl Acked {
             let row = (SAMPLE_EVERY - self.sequences.len() % SAMPLE_EVERY) % SAMPLE_EVERY;
             let row = if answer.accepted > 1 { row % u64::from(answer.accepted) } else { row };
             if row < u64::from(answer.accepted) {
-                self.samples.push((answer.first_sequence + row as i64, messages.payload_index(sent.message, row as u32)));
+                self.samples
+                    .push((answer.first_sequence + row as i64, messages.payload_index(sent.message, row as u32)));
             }
         }
         twice

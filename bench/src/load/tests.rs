@@ -27,7 +27,8 @@ fn start(faults: Faults) -> (SocketAddr, Fake) {
 
 fn flags(address: SocketAddr, more: &str) -> LoadArgs {
     let grpc = address.to_string();
-    let fixed = ["load", "--grpc", &grpc, "--payload", "clicks", "--payload-records", "50", "--quiet", "--cores", "none"];
+    let fixed =
+        ["load", "--grpc", &grpc, "--payload", "clicks", "--payload-records", "50", "--quiet", "--cores", "none"];
     let all = fixed.into_iter().chain(more.split_whitespace());
     Flags::try_parse_from(all).expect("good flags").args
 }
@@ -140,7 +141,10 @@ fn what_was_acked_and_is_gone_is_found_missing() {
     let (report, fake) = run(faults, &format!("--batch 3 --connections 1 --in-flight 2 {SHORT}"));
     let verdict = report.verify.as_ref().expect("asked for");
     let lost = fake.counts().0 / 50 * 3;
-    assert!(verdict.problems.iter().any(|problem| problem.contains(&format!("{lost} acked records are not there"))), "{verdict:?}");
+    assert!(
+        verdict.problems.iter().any(|problem| problem.contains(&format!("{lost} acked records are not there"))),
+        "{verdict:?}"
+    );
     assert!(!report.is_good());
     assert!(report.text().contains("verify       FAILED"));
 }
@@ -149,7 +153,8 @@ fn what_was_acked_and_is_gone_is_found_missing() {
 fn the_file_of_what_was_acked_says_the_same_as_the_report() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("acked.json");
-    let more = format!("--batch 3 --streams 2 --connections 2 --warmup 0ms --duration 200ms --acked {}", path.display());
+    let more =
+        format!("--batch 3 --streams 2 --connections 2 --warmup 0ms --duration 200ms --acked {}", path.display());
     let (report, _) = run(Faults::default(), &more);
     let run = AckedRun::read(&path).expect("written");
     let acked: i64 = run.streams.iter().flat_map(|stream| &stream.ranges).map(|(first, last)| last - first + 1).sum();
@@ -173,11 +178,15 @@ fn a_server_that_is_not_there_or_is_no_grpc_server_is_told() {
 
 #[test]
 fn the_report_has_the_same_figures_in_both_forms() {
-    let (report, _) = run(Faults::default(), &format!("--rate 2000 --batch 4 --server-pid {} {SHORT}", std::process::id()));
+    let (report, _) =
+        run(Faults::default(), &format!("--rate 2000 --batch 4 --server-pid {} {SHORT}", std::process::id()));
     let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
     assert_eq!(json["acked"], report.acked);
     assert!(json["send_lag_us"]["p99"].is_number() && json["server"]["rss_max_bytes"].is_number());
     assert!(json["server_cpu_us_per_record"].as_f64().expect("a number") > 0.0);
     let text = report.text();
-    assert!(text.contains(&format!("{} acked", report.acked)) && text.contains("send lag") && text.contains("RSS"), "{text}");
+    assert!(
+        text.contains(&format!("{} acked", report.acked)) && text.contains("send lag") && text.contains("RSS"),
+        "{text}"
+    );
 }

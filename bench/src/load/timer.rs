@@ -23,8 +23,14 @@ impl Timer {
     /// # Errors
     /// The system has no descriptor for it.
     pub fn new() -> io::Result<Self> {
-        let fd = rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Self { fd: AsyncFd::new(fd)?, armed_ns: None })
+        let fd =
+            rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd is always the same open descriptor, and what replaces this is unsafe"
+        )]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Self { fd, armed_ns: None })
     }
 
     /// Wakes the task of the last [`Timer::poll`] at `at_ns`, where it is `now_ns` now; `None`: never.

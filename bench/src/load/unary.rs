@@ -71,9 +71,7 @@ impl UnaryCalls {
                 }
             }
         }
-        if let Some(stop_ns) = shared.stop_ns() {
-            self.flight.stop(stop_ns);
-        }
+        self.flight.stop(shared.window().to_ns);
         if let Err(error) = self.pump(cx, shared) {
             let mut stats = shared.stats.borrow_mut();
             stats.errors.add("connection", 1, &error.to_string());

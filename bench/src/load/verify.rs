@@ -224,10 +224,7 @@ mod tests {
     #[test]
     fn what_is_all_there_passes_and_what_is_not_ours_is_only_counted() {
         let verdict = verdict(|records| records[10].payload = Bytes::from_static(b"{\"other\":1}"));
-        assert_eq!(
-            verdict,
-            Verdict { acked: 14, read: 16, samples_compared: 2, not_ours: 2, problems: Vec::new() }
-        );
+        assert_eq!(verdict, Verdict { acked: 14, read: 16, samples_compared: 2, not_ours: 2, problems: Vec::new() });
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     call::{Call, Plan},
     connection::{Driver, Work},
     flight::{Flight, Pace},
-    procfs::thread_cpu_ns,
+    procfs::{ThreadTime, this_thread},
     shared::{Phase, Shared},
     stats::Stats,
     timer::Timer,
@@ -91,8 +91,8 @@ pub struct Harvest {
     pub stats: Stats,
     /// Its core.
     pub core: Option<usize>,
-    /// Its CPU time in the measured window, in ns.
-    pub cpu_ns: u64,
+    /// What it used in the measured window.
+    pub used: ThreadTime,
 }
 
 impl Orders {
@@ -163,8 +163,7 @@ pub fn run(
     if let Some(core) = orders.core {
         pin(core)?;
     }
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(WorkerError::Start)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(WorkerError::Start)?;
     let local = LocalSet::new();
     local.block_on(&runtime, async {
         let mut plans = orders.plans();
@@ -175,7 +174,8 @@ pub fn run(
             let work = match orders.method {
                 Method::Ingest => {
                     let plan = plans(slots[0]);
-                    Work::Unary(UnaryCalls::new(plan, orders.target.clone(), orders.flight(slots[0]), send))
+                    let unary = UnaryCalls::new(plan, orders.target.clone(), orders.flight(slots[0]), send);
+                    Work::Unary(Box::new(unary))
                 }
                 Method::Append => Work::Calls(open(orders, &mut plans, &slots, &mut send, ttdust_proto::path::APPEND)?),
                 Method::IngestStream => {
@@ -190,7 +190,7 @@ pub fn run(
                 break (origin, window);
             }
             if phase.changed().await.is_err() || *phase.borrow() == Phase::Over {
-                return Ok(Harvest { stats: Stats::new(0), core: orders.core, cpu_ns: 0 });
+                return Ok(Harvest { stats: Stats::new(0), core: orders.core, used: ThreadTime::default() });
             }
         };
         let remembered = if orders.remember { orders.streams.len() } else { 0 };
@@ -205,9 +205,9 @@ pub fn run(
         }
         // All calls may have ended before the run did; the clerk has then nothing more to follow.
         shared.advance(Phase::Over);
-        let cpu_ns = clerk.await.expect("the clerk does not panic and is not cancelled");
+        let used = clerk.await.expect("the clerk does not panic and is not cancelled");
         let shared = Rc::into_inner(shared).expect("drivers and clerk have ended");
-        Ok(Harvest { stats: shared.stats.into_inner(), core: orders.core, cpu_ns })
+        Ok(Harvest { stats: shared.stats.into_inner(), core: orders.core, used })
     })
 }
 
@@ -219,28 +219,28 @@ fn open(
     path: &'static str,
 ) -> Result<Vec<Call>, ConnectError> {
     let open = |&slot: &Slot| {
-        let (head, body) = send.send_request(orders.target.request(path), false).map_err(|source| {
-            ConnectError::Http2 { authority: orders.target.authority().to_owned(), source }
-        })?;
+        let (head, body) = send
+            .send_request(orders.target.request(path), false)
+            .map_err(|source| ConnectError::Http2 { authority: orders.target.authority().to_owned(), source })?;
         Ok(Call::new(plans(slot), orders.flight(slot), head, body))
     };
     slots.iter().map(open).collect()
 }
 
-/// Passes the phases of the run on to the connections, and returns the thread's CPU time in the window.
-async fn follow(mut phase: watch::Receiver<Phase>, shared: Rc<Shared>) -> u64 {
+/// Passes the phases of the run on to the connections, and returns what the thread used in the window.
+async fn follow(mut phase: watch::Receiver<Phase>, shared: Rc<Shared>) -> ThreadTime {
     let until_window = Duration::from_nanos(shared.window().from_ns.saturating_sub(shared.now_ns()));
-    let mut start_ns = thread_cpu_ns();
-    let mut end_ns = None;
+    let mut start = this_thread();
+    let mut end = None;
     tokio::select! {
-        () = tokio::time::sleep(until_window) => start_ns = thread_cpu_ns(),
+        () = tokio::time::sleep(until_window) => start = this_thread(),
         _ = phase.wait_for(|phase| matches!(phase, Phase::Draining | Phase::Over)) => {}
-        () = shared.ended() => return 0,
+        () = shared.ended() => return ThreadTime::default(),
     }
     loop {
         let now = *phase.borrow_and_update();
         if matches!(now, Phase::Draining | Phase::Over) {
-            end_ns.get_or_insert_with(thread_cpu_ns);
+            end.get_or_insert_with(this_thread);
             shared.advance(now);
         }
         if now == Phase::Over || shared.is_over() {
@@ -251,7 +251,7 @@ async fn follow(mut phase: watch::Receiver<Phase>, shared: Rc<Shared>) -> u64 {
             () = shared.ended() => break,
         }
     }
-    end_ns.unwrap_or_else(thread_cpu_ns).saturating_sub(start_ns)
+    end.unwrap_or_else(this_thread).since(start)
 }
 
 fn pin(core: usize) -> Result<(), WorkerError> {

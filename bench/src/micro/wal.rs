@@ -116,7 +116,12 @@ impl<'a> Bench<'a> {
         Ok(spent.as_nanos() as f64 / records as f64)
     }
 
-    fn durable(&mut self, batch: usize, commit: usize, budget: Duration) -> io::Result<(Histogram<u64>, Duration, u64)> {
+    fn durable(
+        &mut self,
+        batch: usize,
+        commit: usize,
+        budget: Duration,
+    ) -> io::Result<(Histogram<u64>, Duration, u64)> {
         let mut latency = Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds");
         let (mut spent, mut bytes) = (Duration::ZERO, 0);
         while spent < budget {
@@ -147,8 +152,10 @@ impl<'a> Bench<'a> {
 /// There are not enough records for one append.
 pub fn run(records: &[Bytes], dir: &Path, budget: Duration) -> io::Result<Vec<Measured>> {
     let mean = records.iter().map(Bytes::len).sum::<usize>() as f64 / records.len() as f64;
-    println!("wal: records of {mean:.0} bytes; write_durable of {} in {}\n", "one frame at a time", dir.display());
-    println!("| records an append | a commit | append + seal ns/record | commit p50 µs | p99 µs | records/s durable | MiB/s |");
+    println!("wal: records of {mean:.0} bytes; one durable write at a time in {}\n", dir.display());
+    println!(
+        "| records an append | a commit | append + seal ns/record | commit p50 µs | p99 µs | records/s durable | MiB/s |"
+    );
     println!("|---|---|---|---|---|---|---|");
     let folder = tempfile::Builder::new().prefix("ttdust-bench-wal-").tempdir_in(dir)?;
     let mut all = Vec::new();

@@ -130,15 +130,16 @@ fn typed_encoding(
     rows: &ArrayRef,
 ) -> WriterPropertiesBuilder {
     match kind {
-        Kind::Utf8 { is_enum } => {
-            if *is_enum || rows.as_string_opt::<i32>().is_some_and(values_repeat) {
+        Kind::Utf8 { .. } | Kind::Json => {
+            let is_enum = matches!(kind, Kind::Utf8 { is_enum: true });
+            if is_enum || rows.as_string_opt::<i32>().is_some_and(values_repeat) {
                 properties = properties.set_column_dictionary_enabled(ColumnPath::new(path), true);
             }
         }
         Kind::Int64 => {
             properties = properties.set_column_encoding(ColumnPath::new(path), Encoding::DELTA_BINARY_PACKED);
         }
-        Kind::Float64 | Kind::Boolean | Kind::Json => {}
+        Kind::Float64 | Kind::Boolean => {}
         Kind::Struct(columns) => {
             let members = rows.as_any().downcast_ref::<StructArray>().map(StructArray::columns).unwrap_or_default();
             for (column, rows) in columns.iter().zip(members) {

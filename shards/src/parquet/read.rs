@@ -90,6 +90,12 @@ impl<'p> FileReader<'p> {
         self.first_sequence
     }
 
+    /// The sequence number of its last row.
+    #[must_use]
+    pub fn last_sequence(&self) -> i64 {
+        self.first_sequence + (self.rows as i64 - 1)
+    }
+
     /// How many rows it has.
     #[must_use]
     pub fn rows(&self) -> usize {

@@ -239,14 +239,14 @@ impl Loops {
             batches: frozen.batches,
             path: staging_path(&self.parts.staging_dir, frozen.stream, first, frozen.through),
         };
-        let sent = self.parts.flusher.try_send(FlushJob { job, through: frozen.through });
+        let sent = self.parts.flusher.give(FlushJob { job, through: frozen.through });
         assert!(sent.is_ok(), "one flush is under way at a time, so the flusher takes it");
     }
 
     fn order_segments(&self) {
         let wanted = self.reactor.shard.borrow_mut().wants_segment();
         if let Some(request) = wanted {
-            let sent = self.parts.preparer.send(DiskJob::Prepare(request));
+            let sent = self.parts.preparer.give(DiskJob::Prepare(request));
             assert!(sent.is_ok(), "the preparer lives as long as the shard");
         }
     }
@@ -260,7 +260,7 @@ impl Loops {
             }
         }
         for segment in released {
-            let sent = self.parts.preparer.send(DiskJob::Remove(segment));
+            let sent = self.parts.preparer.give(DiskJob::Remove(segment));
             assert!(sent.is_ok(), "the preparer lives as long as the shard");
         }
         self.order_segments();

@@ -380,3 +380,142 @@ fn percent_decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The columns in one line: `name:kind`, nested ones in brackets.
+    fn outline(columns: &[Column]) -> String {
+        fn word(kind: &Kind) -> String {
+            match kind {
+                Kind::Utf8 { is_enum: true } => "enum".to_owned(),
+                Kind::Utf8 { is_enum: false } => "text".to_owned(),
+                Kind::Int64 => "int".to_owned(),
+                Kind::Float64 => "double".to_owned(),
+                Kind::Boolean => "bool".to_owned(),
+                Kind::Json => "json".to_owned(),
+                Kind::Struct(columns) => format!("{{{}}}", outline(columns)),
+                Kind::List(element) => format!("[{}]", word(element)),
+            }
+        }
+        let columns: Vec<String> =
+            columns.iter().map(|column| format!("{}:{}", column.name, word(&column.kind))).collect();
+        columns.join(" ")
+    }
+
+    fn of(definition: &str) -> String {
+        outline(&typed_columns(definition, &["_seq", "_payload"]))
+    }
+
+    fn of_member(schema: &str) -> String {
+        of(&format!(r##"{{"properties":{{"a":{schema}}},"definitions":{{"b c":{{"type":"boolean"}}}}}}"##))
+    }
+
+    #[test]
+    fn each_schema_has_its_column() {
+        for (schema, expected) in [
+            (r#"{"type":"string"}"#, "text"),
+            (r#"{"type":"string","format":"date-time"}"#, "text"),
+            (r#"{"type":["integer","null"]}"#, "int"),
+            (r#"{"type":"number"}"#, "double"),
+            (r#"{"type":["number","integer"]}"#, "double"),
+            (r#"{"type":"boolean"}"#, "bool"),
+            (r#"{"enum":["x","y",null]}"#, "enum"),
+            (r#"{"enum":[1,2]}"#, "int"),
+            (r#"{"enum":[1,"x"]}"#, "json"),
+            (r#"{"const":"x"}"#, "enum"),
+            (r#"{"type":["string","integer"]}"#, "json"),
+            (r#"{"type":"null"}"#, "json"),
+            (r#"{}"#, "json"),
+            (r#"true"#, "json"),
+            (r#"{"type":"object"}"#, "json"),
+            (r#"{"type":"object","additionalProperties":{"type":"string"}}"#, "json"),
+            (r#"{"type":"object","properties":{"z":{"type":"string"},"y":{"type":"number"}}}"#, "{y:double z:text}"),
+            (r#"{"type":"array"}"#, "json"),
+            (r#"{"type":"array","items":[{"type":"string"}]}"#, "json"),
+            (r#"{"type":"array","items":{"type":"array","items":{"type":"integer"}}}"#, "[[int]]"),
+            (r#"{"type":"array","items":{"properties":{"z":{"enum":["x"]}}}}"#, "[{z:enum}]"),
+            (r##"{"$ref":"#/definitions/b%20c"}"##, "bool"),
+            (r##"{"$ref":"#/definitions/none"}"##, "json"),
+            (r##"{"$ref":"http://example.com/#/definitions/b"}"##, "json"),
+            (r##"{"$ref":"#/definitions/b%2"}"##, "json"),
+            (r#"{"anyOf":[{"type":"null"},{"type":"integer"}]}"#, "int"),
+            (r#"{"oneOf":[{"type":"integer"},{"type":"number"}]}"#, "double"),
+            (r#"{"oneOf":[{"type":"string"},{"enum":["x"]}]}"#, "text"),
+            (r#"{"oneOf":[{"type":"string"},{"type":"number"}]}"#, "json"),
+            (r#"{"allOf":[{"minLength":1},{"type":"string"}]}"#, "text"),
+            (
+                r#"{"allOf":[{"properties":{"x":{"type":"string"}}},{"properties":{"y":{"type":"integer"},"n":false}}]}"#,
+                "{x:text y:int}",
+            ),
+        ] {
+            assert_eq!(of_member(schema), format!("a:{expected}"), "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_describes_no_objects_has_no_columns() {
+        for definition in
+            ["", "no JSON", "true", "[]", r#"{"type":"string"}"#, r#"{"type":"object"}"#, r##"{"$ref":"#"}"##]
+        {
+            assert_eq!(of(definition), "", "{definition}");
+        }
+    }
+
+    #[test]
+    fn recursion_ends_in_json_text() {
+        let tree = r##"{"type":"object","properties":{"v":{"type":"integer"},
+            "next":{"$ref":"#/definitions/tree"}},"definitions":{"tree":{"type":"object","properties":{
+            "v":{"type":"integer"},"children":{"type":"array","items":{"$ref":"#/definitions/tree"}}}}}}"##;
+        assert_eq!(of(tree), "next:{children:[json] v:int} v:int");
+        assert_eq!(of(r##"{"properties":{"a":{"$ref":"#/properties/a"}}}"##), "a:json");
+        assert_eq!(of(r##"{"properties":{"a":{"allOf":[{"$ref":"#/properties/a"}]}}}"##), "a:json");
+    }
+
+    #[test]
+    fn a_schema_cannot_grow_without_end() {
+        // Each level refers to the next twice: 2^40 leaves.
+        let mut definitions = String::from(r#""d40":{"type":"string"}"#);
+        for level in 0..40 {
+            let next = level + 1;
+            definitions += &format!(
+                r##","d{level}":{{"properties":{{"a":{{"$ref":"#/definitions/d{next}"}},"b":{{"$ref":"#/definitions/d{next}"}}}}}}"##
+            );
+        }
+        let bomb = format!(r##"{{"$ref":"#/definitions/d0","definitions":{{{definitions}}}}}"##);
+        let columns = typed_columns(&bomb, &[]);
+        assert!(outline(&columns).len() < 100_000);
+
+        let wide: Vec<String> = (0..5000).map(|index| format!(r#""p{index:04}":{{"type":"string"}}"#)).collect();
+        let columns = typed_columns(&format!(r#"{{"properties":{{{}}}}}"#, wide.join(",")), &[]);
+        assert_eq!(columns.len(), MAX_LEAVES);
+        // With the most columns that there can be, every field has an id of its own.
+        let ids: std::collections::HashSet<String> =
+            fields(&columns).iter().map(|field| field.metadata()[FIELD_ID_KEY].clone()).collect();
+        assert_eq!(ids.len(), MAX_LEAVES);
+    }
+
+    #[test]
+    fn names_that_are_taken_give_way() {
+        let definition = r#"{"properties":{"_seq":{},"_SEQ_":{},"_seq_":{},"_Payload":{},"":{},"_":{},
+            "in":{"properties":{"_seq":{},"":{}}}}}"#;
+        assert_eq!(
+            of(definition),
+            "__:json _:json _Payload_:json _SEQ_:json _seq__:json _seq_:json in:{_:json _seq:json}"
+        );
+    }
+
+    #[test]
+    fn an_id_depends_on_the_path_alone() {
+        let id = |definition: &str, name: &str| {
+            let fields = fields(&typed_columns(definition, &[]));
+            fields.iter().find(|field| field.name() == name).unwrap().metadata()[FIELD_ID_KEY].clone()
+        };
+        let old = r#"{"properties":{"b":{"type":"string"}}}"#;
+        let new = r#"{"properties":{"a":{"type":"integer"},"b":{"type":"string"},"c":{}}}"#;
+        assert_eq!(id(old, "b"), id(new, "b"));
+        assert_ne!(id(new, "a"), id(new, "b"));
+        assert!(id(new, "a").parse::<i32>().unwrap() >= FIRST_TYPED_ID as i32);
+    }
+}

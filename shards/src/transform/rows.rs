@@ -387,3 +387,214 @@ pub(crate) fn write_json_string(value: &str, text: &mut String) {
     text.push_str(rest);
     text.push('"');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transform::columns::typed_columns;
+    use arrow_array::{Array, cast::AsArray, types::Float64Type, types::Int64Type};
+
+    /// The rows of one column `a` that follows `schema`, each as text.
+    fn column(schema: &str, payloads: &[&str]) -> Vec<Option<String>> {
+        let columns = typed_columns(&format!(r#"{{"properties":{{"a":{schema}}}}}"#), &[]);
+        let mut builder = RowBuilder::new(&columns);
+        payloads.iter().for_each(|payload| builder.append(payload.as_bytes()));
+        let array = builder.finish().remove(0);
+        assert_eq!(array.len(), payloads.len());
+        (0..array.len()).map(|row| text(&array, row)).collect()
+    }
+
+    fn text(array: &dyn Array, row: usize) -> Option<String> {
+        array.is_valid(row).then(|| match array.data_type() {
+            DataType::Int64 => array.as_primitive::<Int64Type>().value(row).to_string(),
+            DataType::Float64 => format!("{:?}", array.as_primitive::<Float64Type>().value(row)),
+            DataType::Boolean => array.as_boolean().value(row).to_string(),
+            DataType::Utf8 => array.as_string::<i32>().value(row).to_owned(),
+            DataType::List(_) => {
+                let list = array.as_list::<i32>().value(row);
+                format!("{:?}", (0..list.len()).map(|row| text(&list, row)).collect::<Vec<_>>())
+            }
+            DataType::Struct(_) => {
+                let members = array.as_struct().columns();
+                format!("{:?}", members.iter().map(|member| text(member, row)).collect::<Vec<_>>())
+            }
+            other => panic!("{other}"),
+        })
+    }
+
+    fn check(schema: &str, cases: &[(&str, Option<&str>)]) {
+        let payloads: Vec<String> = cases.iter().map(|(value, _)| format!(r#"{{"a":{value}}}"#)).collect();
+        let rows = column(schema, &payloads.iter().map(String::as_str).collect::<Vec<_>>());
+        for ((value, expected), row) in cases.iter().zip(rows) {
+            assert_eq!(row.as_deref(), *expected, "{value} as {schema}");
+        }
+    }
+
+    #[test]
+    fn integers() {
+        check(
+            r#"{"type":"integer"}"#,
+            &[
+                ("0", Some("0")),
+                ("-7", Some("-7")),
+                ("1.0", Some("1")),
+                ("1e2", Some("100")),
+                ("-0.0", Some("0")),
+                ("1.5", None),
+                ("9223372036854775807", Some("9223372036854775807")),
+                ("-9223372036854775808", Some("-9223372036854775808")),
+                ("-9223372036854775808.0", Some("-9223372036854775808")),
+                ("9223372036854775808", None),
+                ("18446744073709551615", None),
+                ("18446744073709551616", None),
+                ("123456789012345678901234567890", None),
+                ("-123456789012345678901234567890", None),
+                ("1e300", None),
+                ("1e999", None),
+                ("null", None),
+                ("\"1\"", None),
+                ("true", None),
+                ("[1]", None),
+                ("{}", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn doubles_booleans_and_text() {
+        check(
+            r#"{"type":"number"}"#,
+            &[
+                ("1", Some("1.0")),
+                ("-2.5e-3", Some("-0.0025")),
+                ("9007199254740993", Some("9007199254740992.0")),
+                ("123456789012345678901234567890", Some("1.2345678901234568e29")),
+                ("\"1\"", None),
+                ("null", None),
+            ],
+        );
+        check(
+            r#"{"type":"boolean"}"#,
+            &[("true", Some("true")), ("false", Some("false")), ("0", None), ("\"true\"", None)],
+        );
+        check(
+            r#"{"type":"string"}"#,
+            &[
+                (r#""""#, Some("")),
+                (r#""ü 漢 🦀""#, Some("ü 漢 🦀")),
+                (r#""\u00fc\ud83e\udd80\n\"\\\/""#, Some("ü🦀\n\"\\/")),
+                (r#""\u0000""#, Some("\0")),
+                (r#""\ud800""#, None),
+                ("1", None),
+                ("null", None),
+                ("[\"x\"]", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn json_text() {
+        check(
+            "{}",
+            &[
+                ("null", None),
+                (" 1 ", Some("1")),
+                (r#""x\ty\u0001\"""#, Some(r#""x\ty\u0001\"""#)),
+                (
+                    r#"{ "k" : [ 1 , -2.5 , null , true , { } , [ ] , "é" ] , "l" : {"m":1e2} }"#,
+                    Some(r#"{"k":[1,-2.5,null,true,{},[],"é"],"l":{"m":100.0}}"#),
+                ),
+            ],
+        );
+    }
+
+    #[test]
+    fn structs_and_lists() {
+        let point = r#"{"properties":{"x":{"type":"integer"},"y":{"type":"integer"}}}"#;
+        check(
+            point,
+            &[
+                (r#"{"x":1,"y":2}"#, Some(r#"[Some("1"), Some("2")]"#)),
+                (r#"{"y":2,"other":{"x":[{"x":9}]},"x":1}"#, Some(r#"[Some("1"), Some("2")]"#)),
+                (r#"{"x":1,"x":3}"#, Some(r#"[Some("3"), None]"#)),
+                (r#"{"\u0078":1}"#, Some(r#"[Some("1"), None]"#)),
+                ("{}", Some("[None, None]")),
+                ("[]", None),
+                ("null", None),
+                ("1", None),
+            ],
+        );
+        check(
+            &format!(r#"{{"type":"array","items":{point}}}"#),
+            &[
+                (
+                    r#"[{"x":1},2,null,{"y":{}}]"#,
+                    Some(r#"[Some("[Some(\"1\"), None]"), None, None, Some("[None, None]")]"#),
+                ),
+                ("[]", Some("[]")),
+                ("{}", None),
+                (r#"[{"y":5}]"#, Some(r#"[Some("[None, Some(\"5\")]")]"#)),
+            ],
+        );
+        check(
+            r#"{"type":"array","items":{"type":"array","items":{"type":"string"}}}"#,
+            &[(
+                r#"[["a"],[],["b","c"]]"#,
+                Some(r#"[Some("[Some(\"a\")]"), Some("[]"), Some("[Some(\"b\"), Some(\"c\")]")]"#),
+            )],
+        );
+    }
+
+    #[test]
+    fn what_is_no_record_is_null_and_harms_no_other_row() {
+        let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
+        let deep_object = format!("{}1{}", r#"{"a":"#.repeat(20_000), "}".repeat(20_000));
+        let bad = [
+            "",
+            " ",
+            "null",
+            "1",
+            "\"a\"",
+            "[]",
+            "{",
+            r#"{"a":"#,
+            r#"{"a":1"#,
+            "nan",
+            r#"{"b":1}"#,
+            &deep,
+            &deep_object,
+        ];
+        for schema in [r#"{"type":"integer"}"#, "{}"] {
+            let mut payloads = vec![r#"{"a":1}"#];
+            for bad in bad {
+                payloads.push(bad);
+                payloads.push(r#"{"z":0,"a":2}"#);
+            }
+            for (payload, row) in payloads.iter().zip(column(schema, &payloads)) {
+                let expected = match *payload {
+                    r#"{"a":1}"# => Some("1"),
+                    r#"{"z":0,"a":2}"# => Some("2"),
+                    _ => None,
+                };
+                assert_eq!(row.as_deref(), expected, "{:.40}", payload);
+            }
+        }
+        let mut builder = RowBuilder::new(&typed_columns(r#"{"properties":{"a":{}}}"#, &[]));
+        builder.append(b"{\"a\":\"\xff\"}");
+        assert_eq!(builder.finish()[0].null_count(), 1);
+    }
+
+    #[test]
+    fn a_builder_goes_on_after_finish() {
+        let columns = typed_columns(r#"{"properties":{"l":{"type":"array","items":{"type":"integer"}}}}"#, &[]);
+        let mut builder = RowBuilder::new(&columns);
+        for round in 1..4 {
+            for row in 0..round {
+                builder.append(format!(r#"{{"l":[{row}]}}"#).as_bytes());
+            }
+            let array = builder.finish().remove(0);
+            assert_eq!(array.len(), round);
+            assert_eq!(array.as_list::<i32>().values().len(), round);
+        }
+    }
+}

@@ -237,7 +237,8 @@ impl Chain {
 
     /// Notes that the frame that should stand at `offset` of `segment`, or before it, is missing, as the one at `found` shows.
     fn note_missing(&mut self, segment: &Segment, offset: u64, found: u64, torn: &FrameHeader) {
-        let reason = format!("no whole frame, but one with lsn {} was begun at byte {found} after it was synced", torn.lsn.0);
+        let reason =
+            format!("no whole frame, but one with lsn {} was begun at byte {found} after it was synced", torn.lsn.0);
         let place = Issue { path: segment.path.clone(), segment: segment.id, offset, reason, before: segment.id + 1 };
         let issue = match (&self.suspect, &self.end) {
             (Some(suspect), _) => Issue { reason: place.reason, before: place.before, ..suspect.clone() },
@@ -272,7 +273,8 @@ impl Scanner<'_> {
         let file = Arc::clone(&segment.file);
         let window = std::mem::take(&mut self.window);
         let mut reader = Reader { file: &*file, len: segment.bytes, window, start: 0, filled: 0, read: 0 };
-        let mut scanned = ScannedSegment { segment, frames: 0, first_lsn: Lsn(0), last_lsn: Lsn(0), end: 0, full_bytes: 0 };
+        let mut scanned =
+            ScannedSegment { segment, frames: 0, first_lsn: Lsn(0), last_lsn: Lsn(0), end: 0, full_bytes: 0 };
         let mut offset = 0;
         if reader.len == 0 {
             // A file gets a segment's name only when it has its full length.
@@ -338,9 +340,9 @@ impl Scanner<'_> {
             self.chain.suspect = Some(issue(error.to_string(), segment.id + 1));
         }
         let mut at = offset;
-        while let Some((found, header, verified)) = reader.find(at, segment.id, self.shard)? {
+        while let Some(Found { offset: found, header, verdict }) = reader.find(at, segment.id, self.shard)? {
             at = found + BLOCK_BYTES as u64;
-            if verified.is_err_and(|error| !error.is_refusal()) {
+            if verdict.is_err_and(|error| !error.is_refusal()) {
                 if self.chain.proves_missing(&header) {
                     self.chain.note_missing(segment, offset, found, &header);
                 }
@@ -358,6 +360,13 @@ impl Scanner<'_> {
         }
         Ok(None)
     }
+}
+
+/// A place that begins like a frame, and whether it is one.
+struct Found {
+    offset: u64,
+    header: FrameHeader,
+    verdict: Result<FrameHeader, FrameError>,
 }
 
 /// A window that moves over a file.
@@ -397,17 +406,13 @@ impl Reader<'_> {
     }
 
     /// The first place from `offset` on that begins like a frame of `segment`, and whether a whole one stands there.
-    fn find(
-        &mut self,
-        offset: u64,
-        segment: u64,
-        shard: Option<ShardId>,
-    ) -> io::Result<Option<(u64, FrameHeader, Result<FrameHeader, FrameError>)>> {
+    fn find(&mut self, offset: u64, segment: u64, shard: Option<ShardId>) -> io::Result<Option<Found>> {
         let mut at = offset;
         while at + BLOCK_BYTES as u64 <= self.len {
             self.load(at, BLOCK_BYTES)?;
             if let Ok(header) = FrameHeader::peek(self.slice(at, HEADER_BYTES), segment) {
-                return Ok(Some((at, header, self.frame(at, segment, shard)?)));
+                let verdict = self.frame(at, segment, shard)?;
+                return Ok(Some(Found { offset: at, header, verdict }));
             }
             at += BLOCK_BYTES as u64;
         }

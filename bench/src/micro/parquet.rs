@@ -1,0 +1,120 @@
+//! How fast frozen rows become a Parquet file: the flusher's work, on one core, with the sync at the end.
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ttdust_shards::{
+    config::WalConfig,
+    ids::{SchemaId, ShardId, StreamId},
+    io::DiskFile,
+    parquet::{PartitionHour, WriteJob, write},
+    schema::CompiledSchema,
+    wal::{
+        Wal,
+        batch::RowBatch,
+        entry::EntryDraft,
+        recovery::LogEnd,
+        segment::{PreparedSegment, Segment},
+    },
+};
+
+/// Records of an append.
+const BATCH_ROWS: usize = 100;
+
+/// Writes `payloads`, which follow the schema `definition`, to a file in a temporary directory, `rounds` times, and prints
+/// records and MB of JSON a second of each round. Once is a warm-up more.
+///
+/// # Errors
+/// The schema is none, or the file cannot be written.
+pub fn run(definition: &str, payloads: &[Bytes], rounds: u32) -> io::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let stream = StreamId::generate();
+    let schema = CompiledSchema::compile(SchemaId::generate(), 1, definition).map_err(io::Error::other)?;
+    let job = WriteJob {
+        stream,
+        schema: Arc::new(schema),
+        hour: PartitionHour(0),
+        batches: batches(stream, payloads),
+        path: dir.path().join("bench.parquet"),
+    };
+    let json_bytes: usize = payloads.iter().map(Bytes::len).sum();
+    println!("parquet: {} records, {} bytes of JSON each", payloads.len(), json_bytes / payloads.len().max(1));
+    for round in 0..=rounds {
+        let start = Instant::now();
+        let meta = write(&job).map_err(io::Error::other)?;
+        let elapsed = start.elapsed();
+        if round > 0 {
+            print(payloads.len(), json_bytes, meta.bytes, elapsed);
+        }
+    }
+    Ok(())
+}
+
+fn print(records: usize, json_bytes: usize, file_bytes: u64, elapsed: Duration) {
+    let seconds = elapsed.as_secs_f64();
+    println!(
+        "{:>8.0} k records/s {:>7.0} MB/s of JSON {:>6.1} % of its size {:>7.0} ns a record",
+        records as f64 / seconds / 1e3,
+        json_bytes as f64 / seconds / 1e6,
+        file_bytes as f64 * 100.0 / json_bytes as f64,
+        seconds * 1e9 / records as f64,
+    );
+}
+
+/// `payloads` as the log holds them.
+fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
+    let config = WalConfig { segment_bytes: 1 << 40, ..WalConfig::default() };
+    let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
+    let request = wal.wants_segment().expect("a new log wants its first segment");
+    let segment = Segment { id: request.id, path: PathBuf::new(), file: Arc::new(NoFile), bytes: request.bytes };
+    wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+    let mut next_sequence = 1;
+    for chunk in payloads.chunks(BATCH_ROWS) {
+        wal.append(&EntryDraft {
+            stream,
+            first_sequence: next_sequence,
+            timestamp_unix_micros: next_sequence,
+            schema_version: 1,
+            payloads: chunk,
+            keys: &[],
+            metadata: &[],
+        });
+        next_sequence += chunk.len() as i64;
+    }
+    let mut batches = Vec::new();
+    while let Some(write) = wal.next_write() {
+        batches.extend(wal.written(write.lsn, Ok(())).expect("nothing was written, so nothing failed").batches);
+    }
+    batches
+}
+
+/// The segment of batches that are all in memory.
+#[derive(Debug)]
+struct NoFile;
+
+impl DiskFile for NoFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+    fn read_exact_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn write_durable(&self, _data: &[u8], _offset: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn write_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn writes_are_durable(&self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,140 @@
+//! Row batches made by the log, over a file in memory, and a seeded source of random numbers.
+
+// Each test binary uses a part.
+#![allow(dead_code)]
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use ttdust_shards::{
+    config::WalConfig,
+    ids::{SchemaId, ShardId, StreamId},
+    io::DiskFile,
+    parquet::{FileMeta, PartitionHour, WriteJob},
+    query::FileRef,
+    schema::CompiledSchema,
+    wal::{
+        Wal,
+        batch::RowBatch,
+        entry::EntryDraft,
+        recovery::LogEnd,
+        segment::{PreparedSegment, Segment},
+    },
+};
+
+pub const MICROS_AN_HOUR: i64 = 3_600_000_000;
+
+/// One stream's log, in memory.
+pub struct Stream {
+    pub id: StreamId,
+    wal: Wal,
+    next_sequence: i64,
+}
+
+impl Stream {
+    pub fn new() -> Self {
+        let config = WalConfig { segment_bytes: 1 << 40, frame_bytes: 4096, ..WalConfig::default() };
+        let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
+        let request = wal.wants_segment().unwrap();
+        let file = Arc::new(MemoryFile::default());
+        let segment = Segment { id: request.id, path: PathBuf::from("memory"), file, bytes: request.bytes };
+        wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+        Self { id: StreamId::from_bytes([7; 16]), wal, next_sequence: 1 }
+    }
+
+    /// The next batch, acked.
+    pub fn batch(&mut self, timestamp: i64, metadata: &[u8], payloads: &[Bytes]) -> RowBatch {
+        let draft = EntryDraft {
+            stream: self.id,
+            first_sequence: self.next_sequence,
+            timestamp_unix_micros: timestamp,
+            schema_version: 3,
+            payloads,
+            keys: &[],
+            metadata,
+        };
+        self.next_sequence += payloads.len() as i64;
+        let lsn = self.wal.append(&draft);
+        let write = self.wal.next_write().unwrap();
+        write.segment.file.write_durable(&write.data, write.offset).unwrap();
+        let mut frame = self.wal.written(lsn, Ok(())).unwrap();
+        assert_eq!(frame.batches.len(), 1);
+        frame.batches.remove(0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct MemoryFile(Mutex<Vec<u8>>);
+
+impl DiskFile for MemoryFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.lock().unwrap().len() as u64)
+    }
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        buf.copy_from_slice(&self.0.lock().unwrap()[offset as usize..][..buf.len()]);
+        Ok(())
+    }
+    fn write_durable(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut bytes = self.0.lock().unwrap();
+        bytes.resize(offset as usize, 0);
+        bytes.extend_from_slice(data);
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn writes_are_durable(&self) -> bool {
+        true
+    }
+}
+
+/// A job for `batches`, to be written as `name` into `dir`.
+pub fn job(definition: &str, batches: &[RowBatch], dir: &Path, name: &str) -> WriteJob {
+    let header = *batches[0].header();
+    let schema = CompiledSchema::compile(SchemaId::from_bytes([9; 16]), 3, definition).unwrap();
+    WriteJob {
+        stream: header.stream,
+        schema: Arc::new(schema),
+        hour: PartitionHour(header.timestamp_unix_micros.div_euclid(MICROS_AN_HOUR)),
+        batches: batches.to_vec(),
+        path: dir.join(name),
+    }
+}
+
+/// The file as the catalog would name it.
+pub fn file_ref(meta: &FileMeta) -> FileRef {
+    FileRef {
+        path: meta.path.clone(),
+        hour: meta.hour,
+        first_sequence: meta.first_sequence,
+        last_sequence: meta.last_sequence,
+        min_timestamp: meta.min_timestamp,
+        max_timestamp: meta.max_timestamp,
+        bytes: meta.bytes,
+    }
+}
+
+/// Random numbers from a seed (SplitMix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    pub fn chance(&mut self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+}

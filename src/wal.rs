@@ -1,0 +1,128 @@
+//! `ttdust wal inspect | verify | repair`: the log, for people. Only `repair` changes anything.
+//!
+//! A path is a shard's folder (`wal/shard-00000`), the folder of all of them (`wal`), or, for `inspect`, one segment.
+
+use std::path::{Path, PathBuf};
+
+use ttdust_shards::{
+    ids::ShardId,
+    io::real::RealDisk,
+    wal::{
+        inspect::{self, FrameInfo, Report},
+        recovery::RecoveryError,
+    },
+};
+
+/// Why a log could not be looked at, or is not sound.
+#[derive(Debug, thiserror::Error)]
+pub enum WalToolError {
+    /// Damaged, or not readable.
+    #[error(transparent)]
+    Log(#[from] RecoveryError),
+    /// Nothing of that kind is there.
+    #[error("{}: no log is here: want a segment, a shard's folder such as wal/shard-00000, or the folder of all shards", .0.display())]
+    NoLog(PathBuf),
+}
+
+/// The shard whose folder `path` is, by its name.
+fn shard_of(path: &Path) -> Option<ShardId> {
+    path.file_name()?.to_str()?.strip_prefix("shard-")?.parse().ok().map(ShardId)
+}
+
+/// The shards' folders that `path` stands for, in order.
+fn folders(path: &Path) -> Result<Vec<(ShardId, PathBuf)>, WalToolError> {
+    let none = || WalToolError::NoLog(path.to_owned());
+    let path = path.canonicalize().map_err(|_| none())?;
+    if let Some(shard) = shard_of(&path) {
+        return Ok(vec![(shard, path)]);
+    }
+    let entries = std::fs::read_dir(&path).map_err(|_| none())?;
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            Some((shard_of(&path)?, path))
+        })
+        .collect();
+    found.sort();
+    if found.is_empty() { Err(none()) } else { Ok(found) }
+}
+
+/// Prints what a log holds; with `frames`, every frame of it. Goes on past damage.
+///
+/// # Errors
+/// See [`WalToolError`].
+pub fn inspect(path: &Path, frames: bool) -> Result<(), WalToolError> {
+    let mut print = |frame: &FrameInfo| {
+        if frames {
+            println!(
+                "lsn {} segment {:016x} offset {} bytes {} entries {} records {} streams {:?}",
+                frame.lsn.0, frame.segment, frame.offset, frame.bytes, frame.entries, frame.records, frame.streams
+            );
+        }
+    };
+    let disk = RealDisk::default();
+    if path.is_file() {
+        print_report(path, &inspect::inspect(&disk, path, None, &mut print)?);
+        return Ok(());
+    }
+    for (shard, folder) in folders(path)? {
+        print_report(&folder, &inspect::inspect(&disk, &folder, Some(shard), &mut print)?);
+    }
+    Ok(())
+}
+
+/// Checks a log as a start would.
+///
+/// # Errors
+/// The log is damaged or cannot be read.
+pub fn verify(path: &Path) -> Result<(), WalToolError> {
+    for (shard, folder) in folders(path)? {
+        print_report(&folder, &inspect::verify(&RealDisk::default(), &folder, shard)?);
+    }
+    Ok(())
+}
+
+/// Cuts each log at its first damage, so that the server starts again, and says what was given up.
+///
+/// # Errors
+/// The log cannot be read or changed.
+pub fn repair(path: &Path) -> Result<(), WalToolError> {
+    for (shard, folder) in folders(path)? {
+        match inspect::repair(&RealDisk::default(), &folder, shard)? {
+            None => println!("{}: no damage, nothing was changed", folder.display()),
+            Some(repaired) => {
+                println!("{}: cut at {}", folder.display(), repaired.damage);
+                println!("  kept up to lsn {}", repaired.last_lsn.0);
+                println!("  given up: {} whole frames with {} records", repaired.frames_lost, repaired.records_lost);
+                repaired.aside.iter().for_each(|file| println!("  set aside: {}", file.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_report(path: &Path, report: &Report) {
+    println!(
+        "{}: {} segments, {} frames up to lsn {}, {} records, {} payload bytes, {} bytes read",
+        path.display(),
+        report.segments.len(),
+        report.frames,
+        report.last_lsn.0,
+        report.records,
+        report.payload_bytes,
+        report.bytes_read
+    );
+    for segment in &report.segments {
+        println!(
+            "  {} bytes {} used {} frames {} lsn {} to {}",
+            segment.path.display(),
+            segment.bytes,
+            segment.used_bytes,
+            segment.frames,
+            segment.first_lsn.0,
+            segment.last_lsn.0
+        );
+    }
+    report.torn.iter().for_each(|torn| println!("  torn tail, never acked: {torn}"));
+    report.damage.iter().for_each(|damage| println!("  DAMAGED: {damage}"));
+}
