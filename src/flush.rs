@@ -21,7 +21,7 @@ use crate::{
     catalog::{Catalog, CatalogError, Commit, StoredFile},
     link::ShardLink,
     metrics::ControlMetrics,
-    objects::{LocalObjects, ObjectError, key_of, prefix_of},
+    objects::{LocalObjects, ObjectError, key_of},
 };
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -89,10 +89,11 @@ impl Flusher {
             self.put(file).await?;
         }
         let stored: Vec<_> = files.iter().map(stored).collect();
+        let keys: Vec<_> = stored.iter().map(|file| file.key.clone()).collect();
         let bytes = stored.iter().map(|file| file.bytes).sum();
         match self.catalog.commit_files(stream, stored, now_unix_micros()).await? {
             Commit::Done => self.metrics.files_committed(files.len() as u64, bytes),
-            Commit::StreamGone => self.discard(stream).await?,
+            Commit::StreamGone => self.discard(stream, keys).await?,
         }
         Ok(())
     }
@@ -123,11 +124,11 @@ impl Flusher {
         Ok(moved.await??)
     }
 
-    /// The stream was deleted while its rows were flushed: what was put for it after its objects were removed goes too.
-    async fn discard(&self, stream: StreamId) -> Result<(), FlushError> {
-        tracing::info!(%stream, "discarding a flush of a deleted stream");
+    /// The stream was deleted while its rows were flushed: what this flush put goes again, and nothing else does.
+    async fn discard(&self, stream: StreamId, keys: Vec<String>) -> Result<(), FlushError> {
+        tracing::info!(%stream, files = keys.len(), "discarding a flush of a deleted stream");
         let objects = self.objects.clone();
-        Ok(spawn_blocking(move || objects.remove_prefix(&prefix_of(stream))).await??)
+        Ok(spawn_blocking(move || keys.iter().try_for_each(|key| objects.remove(key))).await??)
     }
 }
 
