@@ -124,7 +124,7 @@ impl Flusher {
         Ok(moved.await??)
     }
 
-    /// The stream was deleted while its rows were flushed: what was put for it goes again.
+    /// The stream was deleted while its rows were flushed: what this flush put goes again, and nothing else does.
     async fn discard(&self, stream: StreamId, keys: Vec<String>) -> Result<(), FlushError> {
         tracing::info!(%stream, files = keys.len(), "discarding a flush of a deleted stream");
         let objects = self.objects.clone();

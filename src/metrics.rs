@@ -96,7 +96,7 @@ pub struct ControlMetrics {
 
 impl Default for ControlMetrics {
     fn default() -> Self {
-        Self {
+        let metrics = Self {
             http_connections: Gauge::default(),
             requests: Family::default(),
             auth_attempts: Family::default(),
@@ -108,7 +108,15 @@ impl Default for ControlMetrics {
             files: Counter::default(),
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
+        };
+        // A rate over a series needs its zero: it is there before the first event.
+        for result in ["ok", "refused"] {
+            drop(metrics.auth_attempts.get_or_create(&vec![("result", result.to_owned())]));
         }
+        for status in ["ok", "overloaded", "error"] {
+            drop(metrics.queries.get_or_create(&vec![("status", status.to_owned())]));
+        }
+        metrics
     }
 }
 

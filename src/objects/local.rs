@@ -74,12 +74,20 @@ impl LocalObjects {
         sync_dir(parent).map_err(io_error("cannot sync the directory", parent))
     }
 
-    /// Removes an object. None is no fault.
+    /// Removes an object, and the directories above it that are empty then. None is no fault.
     ///
     /// # Errors
     /// It could not be removed.
     pub fn remove(&self, key: &str) -> Result<(), ObjectError> {
-        remove_if_exists(&self.path(key))
+        let path = self.path(key);
+        remove_if_exists(&path)?;
+        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.root) {
+            // The first one that holds something else, or cannot go, stays, and so do those above it.
+            if fs::remove_dir(dir).is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Removes every object whose key begins with `prefix/`. None is no fault.
@@ -252,6 +260,14 @@ mod tests {
         objects.put(&staged, "one/a", 4, SUM(b"rows")).expect("put");
         fs::write(&staged, b"rows").expect("written");
         objects.put(&staged, "two/a", 4, SUM(b"rows")).expect("put");
+        fs::write(&staged, b"rows").expect("written");
+        objects.put(&staged, "three/1/a", 4, SUM(b"rows")).expect("put");
+        fs::write(&staged, b"rows").expect("written");
+        objects.put(&staged, "three/2/a", 4, SUM(b"rows")).expect("put");
+        objects.remove("three/1/a").expect("removed");
+        assert!(!objects.path("three/1").exists() && objects.path("three/2/a").exists());
+        objects.remove("three/2/a").expect("removed");
+        assert!(!objects.path("three").exists() && objects.path("two/a").exists());
         objects.remove_prefix("one").expect("removed");
         objects.remove_prefix("one").expect("removed again");
         assert!(!objects.path("one").exists() && objects.path("two/a").exists());
