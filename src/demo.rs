@@ -102,7 +102,7 @@ struct Totals {
 
 async fn ingest(grpc: &str, stream: &str, sample: &[Bytes], records: usize) -> Result<Totals, DemoError> {
     let mut appender = Appender::connect(grpc, stream).await?;
-    let mut latency = Histogram::<u64>::new(3).expect("three digits are valid");
+    let mut latency = Histogram::<u64>::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are valid");
     let mut totals = Totals { records: 0, first_timestamp: i64::MAX, last_timestamp: 0 };
     let mut next = 0;
     let mut progress = Progress::new(records);
