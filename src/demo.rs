@@ -50,7 +50,9 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DemoError {
 pub async fn run(dir: Option<PathBuf>, records: usize) -> Result<(), DemoError> {
     let dir = match dir {
         Some(dir) => dir,
-        None => tempfile::Builder::new().prefix("ttdust-demo-").tempdir().map_err(io_error("temporary directory"))?.keep(),
+        None => {
+            tempfile::Builder::new().prefix("ttdust-demo-").tempdir().map_err(io_error("temporary directory"))?.keep()
+        }
     };
     std::fs::create_dir_all(&dir).map_err(io_error(dir.display().to_string()))?;
     println!("starting a server in {}", dir.display());
@@ -177,7 +179,9 @@ async fn show_files(dir: &Path, stream: &str, records: usize) -> Result<(), Demo
     let bytes: u64 = files.iter().filter_map(|file| file.metadata().ok()).map(|meta| meta.len()).sum();
     println!("\nthe same records as Parquet, in {} files of {bytes} bytes:", files.len());
     files.iter().take(3).for_each(|file| println!("  {}", file.display()));
-    println!("\nread them with DuckDB:\n  duckdb -c \"SELECT carrier, count(*) AS flights, avg(delay.departure) AS delay");
+    println!(
+        "\nread them with DuckDB:\n  duckdb -c \"SELECT carrier, count(*) AS flights, avg(delay.departure) AS delay"
+    );
     println!("    FROM '{}/**/*.parquet' GROUP BY carrier ORDER BY flights DESC\"", objects.display());
     Ok(())
 }
@@ -262,7 +266,8 @@ impl Server {
     async fn addresses(&mut self) -> Result<(String, String), DemoError> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            let ports = std::fs::read(&self.port_file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+            let ports =
+                std::fs::read(&self.port_file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
             if let Some(ports) = ports
                 && let (Some(http), Some(grpc)) = (ports["http"].as_str(), ports["grpc"].as_str())
             {

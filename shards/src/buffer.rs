@@ -6,13 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::{
-    config::BufferConfig,
-    ids::StreamId,
-    parquet::PartitionHour,
-    query::BufferSnapshot,
-    wal::batch::RowBatch,
-};
+use crate::{config::BufferConfig, ids::StreamId, parquet::PartitionHour, query::BufferSnapshot, wal::batch::RowBatch};
 
 /// Microseconds in an hour.
 const HOUR_MICROS: i64 = 3_600_000_000;
@@ -142,7 +136,8 @@ impl Buffer {
 
     /// Freezes the stream whose rows have waited longest: they hold the oldest segment of a log that is filling up.
     pub fn freeze_oldest(&mut self) {
-        let oldest = self.streams.values_mut().filter(|rows| rows.unflushed()).min_by_key(|rows| rows.oldest_timestamp());
+        let oldest =
+            self.streams.values_mut().filter(|rows| rows.unflushed()).min_by_key(|rows| rows.oldest_timestamp());
         if let Some(rows) = oldest {
             rows.freeze();
         }

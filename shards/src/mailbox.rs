@@ -68,12 +68,7 @@ pub struct Mailbox {
 pub fn channel() -> io::Result<MailboxSender> {
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let requests = ArrayQueue::new(REQUESTS_MAX);
-    Ok(MailboxSender(Arc::new(Shared {
-        requests,
-        replies: SegQueue::new(),
-        notified: AtomicBool::new(false),
-        event,
-    })))
+    Ok(MailboxSender(Arc::new(Shared { requests, replies: SegQueue::new(), notified: AtomicBool::new(false), event })))
 }
 
 impl Mailbox {

@@ -338,7 +338,8 @@ fn distribute(
         for batch in batches {
             let header = batch.header();
             let files_end = flushed_through.get(&header.stream).copied().unwrap_or(0);
-            let end = last.filter(|(stream, _)| *stream == header.stream).map_or(files_end, |(_, end)| end.max(files_end));
+            let end =
+                last.filter(|(stream, _)| *stream == header.stream).map_or(files_end, |(_, end)| end.max(files_end));
             if header.first_sequence > end + 1 {
                 let log_begins = header.first_sequence;
                 return Err(StartError::CatalogBehind { stream: header.stream, log_begins, files_end: end });
@@ -435,8 +436,7 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     disk.create_dir(&dir)?;
     let core = config.shard_cores[id.index()];
     let preparer = background::start_preparer(id, dir, disk, mailbox.clone())?;
-    let flusher =
-        background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let flusher = background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     let wal = Wal::new(id, config.wal, start.end);
     let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock::new()))?;
     let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control);

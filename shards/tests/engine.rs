@@ -97,7 +97,8 @@ fn what_is_acked_is_read_back_by_every_method_before_and_after_a_flush_and_a_res
                     assert_eq!(answer.schema_version, 1);
                 }
                 for id in 2501..=2503 {
-                    let answer: IngestResponse = client.unary(path::INGEST, &ingest(record(id))).await.expect("an answer");
+                    let answer: IngestResponse =
+                        client.unary(path::INGEST, &ingest(record(id))).await.expect("an answer");
                     assert_eq!(answer.sequence_number, id);
                 }
                 assert_eq!(read_all(&mut client).await, expected);
@@ -108,8 +109,7 @@ fn what_is_acked_is_read_back_by_every_method_before_and_after_a_flush_and_a_res
 
             // More or fewer shards: what the old ones hold finds its new home.
             for shards in [2, 1] {
-                let fixture =
-                    Fixture::start_with(config(dir.path(), shards, io), Arc::clone(&store), stream, schema);
+                let fixture = Fixture::start_with(config(dir.path(), shards, io), Arc::clone(&store), stream, schema);
                 block_on(async {
                     let mut client = Client::connect(fixture.engine.grpc_address()).await;
                     assert_eq!(read_all(&mut client).await, expected);

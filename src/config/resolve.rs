@@ -184,7 +184,7 @@ fn wal_share(loaded: &Loaded, shards: u64) -> Result<WalConfig, ConfigError> {
     })
 }
 
-/// A shard's share of the row buffer: a stream must be able to freeze and fill on while it is flushed.
+/// A shard's share of the row buffer. A stream may freeze at more than the memory holds: rows past it are in the log alone.
 fn buffer_share(loaded: &Loaded, shards: u64) -> Result<BufferConfig, ConfigError> {
     let settings = &loaded.settings;
     let memory = settings.buffer_memory_bytes / shards;
@@ -193,12 +193,6 @@ fn buffer_share(loaded: &Loaded, shards: u64) -> Result<BufferConfig, ConfigErro
     } else {
         settings.buffer_freeze_bytes.min(memory / 4)
     };
-    if freeze > memory / 2 {
-        return conflict(format!(
-            "buffer.memory_bytes gives each of {shards} shards {memory} bytes, less than twice buffer.freeze_bytes \
-             ({freeze}): raise the one or lower the other"
-        ));
-    }
     Ok(BufferConfig {
         memory_bytes: memory as usize,
         freeze_bytes: freeze as usize,

@@ -79,7 +79,9 @@ impl Appender {
             self.send.reserve_capacity(frame.len());
             if self.send.capacity() == 0 {
                 let granted = poll_fn(|cx| self.send.poll_capacity(cx)).await;
-                granted.ok_or_else(|| DemoError::Server("the call was closed".to_owned()))?.map_err(server_error("Append"))?;
+                granted
+                    .ok_or_else(|| DemoError::Server("the call was closed".to_owned()))?
+                    .map_err(server_error("Append"))?;
             }
             let part = frame.split_to(self.send.capacity().min(frame.len())).freeze();
             self.send.send_data(part, false).map_err(server_error("Append"))?;

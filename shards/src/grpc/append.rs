@@ -65,7 +65,10 @@ impl Append {
             return invalid("TOO_MANY_RECORDS", format!("{payloads} records in a request, over the limit of {limit}"));
         }
         if keys != 0 && keys != payloads {
-            return invalid("KEY_COUNT", format!("{keys} idempotency keys for {payloads} payloads: send none, or one each"));
+            return invalid(
+                "KEY_COUNT",
+                format!("{keys} idempotency keys for {payloads} payloads: send none, or one each"),
+            );
         }
         if !request.writer_id.is_empty() {
             let message = "writer sessions are not available in this version: use idempotency_keys";

@@ -121,7 +121,8 @@ impl MessageReader {
                 }
                 Some(Err(error)) => {
                     self.ended = true;
-                    let status = Status::new(Code::Cancelled, "CONNECTION_LOST", format!("the call was broken off: {error}"));
+                    let status =
+                        Status::new(Code::Cancelled, "CONNECTION_LOST", format!("the call was broken off: {error}"));
                     return Poll::Ready(Some(Err(status)));
                 }
                 None => self.ended = true,

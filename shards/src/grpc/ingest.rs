@@ -64,7 +64,10 @@ impl IngestStream {
     /// The open group, if the record can join it; else a new one.
     fn group(&mut self, stream: &Arc<StreamEntry>, metadata: &Bytes, received: Instant) -> &mut Group {
         let joins = self.open.as_ref().is_some_and(|group| {
-            Arc::ptr_eq(&group.stream, stream) && group.metadata == *metadata && group.payloads.len() < GROUP_MAX && group.bytes < GROUP_BYTES_MAX
+            Arc::ptr_eq(&group.stream, stream)
+                && group.metadata == *metadata
+                && group.payloads.len() < GROUP_MAX
+                && group.bytes < GROUP_BYTES_MAX
         });
         if !joins {
             self.flush();

@@ -13,9 +13,9 @@ use crate::{
     ids::ShardId,
     io::{Clock as _, real::SystemClock},
     message::{Outcome, ReplyTo, Submission},
-    transform::encode_metadata,
     reactor::{Reactor, Reply, Slot},
     snapshot::{StreamEntry, StreamState, names_schema},
+    transform::encode_metadata,
     validate::Invalid,
 };
 

@@ -73,7 +73,8 @@ fn plan(stream: crate::ids::StreamId, request: &TimeRangeQueryRequest) -> Result
     let invalid = |reason, message: String| Status::new(Code::InvalidArgument, reason, message);
     let (start, end) = (request.start_time_unix_micros, request.end_time_unix_micros);
     if start >= end {
-        let message = format!("start {start} is not before end {end}: both are Unix microseconds, the end is exclusive");
+        let message =
+            format!("start {start} is not before end {end}: both are Unix microseconds, the end is exclusive");
         return Err(invalid("BAD_TIME_RANGE", message));
     }
     let limit = match request.limit {

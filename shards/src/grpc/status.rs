@@ -89,7 +89,11 @@ impl Status {
     pub fn draining() -> Self {
         Self {
             retry_after: Some(Duration::from_secs(1)),
-            ..Self::new(Code::Unavailable, "DRAINING", "the server is shutting down: nothing was admitted, try again elsewhere")
+            ..Self::new(
+                Code::Unavailable,
+                "DRAINING",
+                "the server is shutting down: nothing was admitted, try again elsewhere",
+            )
         }
     }
 
@@ -220,7 +224,6 @@ fn base64(data: &[u8]) -> String {
     }
     text
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -41,7 +41,10 @@ impl AsyncRead for Transport {
                 self.drained = false;
             }
             let room = buf.remaining();
-            #[allow(unsafe_code, reason = "hands out memory that is not initialised, to a function that takes just that")]
+            #[allow(
+                unsafe_code,
+                reason = "hands out memory that is not initialised, to a function that takes just that"
+            )]
             // SAFETY: rustix only writes to the slice, so nothing is de-initialised.
             let spare = unsafe { buf.unfilled_mut() };
             match rustix::net::recv(&*self.socket, spare, RecvFlags::DONTWAIT) {

@@ -45,10 +45,7 @@ struct Loops {
 }
 
 /// Runs a shard until it is drained (`Ok`) or cannot go on.
-pub(super) async fn run(
-    mut parts: Parts,
-    ready: &std::sync::mpsc::Sender<std::io::Result<()>>,
-) -> Result<(), String> {
+pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::io::Result<()>>) -> Result<(), String> {
     let mailbox = match Mailbox::new(&parts.mailbox) {
         Ok(mailbox) => mailbox,
         Err(error) => {

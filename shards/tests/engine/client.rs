@@ -83,7 +83,11 @@ impl Client {
     }
 
     /// A call of one message and one answer.
-    pub async fn unary<A: Message + Default + std::fmt::Debug>(&mut self, path: &str, message: &impl Message) -> Result<A, Ended> {
+    pub async fn unary<A: Message + Default + std::fmt::Debug>(
+        &mut self,
+        path: &str,
+        message: &impl Message,
+    ) -> Result<A, Ended> {
         let mut call = self.call(path).await;
         call.send_bytes(framed(message)).await;
         call.finish();
@@ -181,8 +185,7 @@ impl Ended {
         let text = |name: &str| trailers.get(name).map(|value| value.to_str().expect("ASCII").to_owned());
         let code = text("grpc-status").expect("grpc-status").parse().expect("a number");
         let message = text("grpc-message").unwrap_or_default();
-        let mut ended =
-            Self { code, message, reason: String::new(), retry_after: None, violations: BTreeMap::new() };
+        let mut ended = Self { code, message, reason: String::new(), retry_after: None, violations: BTreeMap::new() };
         if let Some(details) = text("grpc-status-details-bin") {
             let status = rpc::Status::decode(&*unbase64(&details)).expect("details decode");
             assert_eq!(status.code as u32, code);
