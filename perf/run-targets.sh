@@ -2,7 +2,7 @@
 # Runs the scenarios of perf/README.md against target/release/ttdust on this machine and prints each figure next to its target.
 # Writes the raw reports to perf/results/. Needs bash, python3 and curl, and two free cores; takes about four minutes.
 #
-#   perf/run-targets.sh [SCENARIO ...]     append100 append16 stream ingest flush memory recovery (default: all)
+#   perf/run-targets.sh [SCENARIO ...]     append100 append100_flush append16 stream ingest flush memory recovery (default: all)
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush scenario) · DATA (folder for the data, removed at the end; its disk is what is
@@ -93,15 +93,31 @@ note() { printf '{"scenario": "%s", %s}\n' "$1" "$2" >>"$jsonl"; }
 
 no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 8589934592'
   '[wal]' 'quota_bytes = 17179869184')
+# The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
+pool_segments=40
+ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' '[wal]' 'quota_bytes = 17179869184'
+  "segments_ahead = $pool_segments")
+ack_path_server() {
+  fresh_server "${ack_path[@]}"
+  until (($(ls "$scratch/data/wal/shard-00000" | grep -c 'wal$') >= pool_segments)); do sleep 0.1; done
+}
 
-run_append100() { fresh_server; load append100 --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"; }
-run_append16() { fresh_server; load append16 --batch 16 --connections 4 --in-flight 4 --duration "${SECONDS_EACH}s"; }
-run_stream() {
+run_append100() {
+  ack_path_server
+  load append100 --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
+}
+# The same with everything on: default configuration, Parquet written on the shard's own core.
+run_append100_flush() {
   fresh_server
+  load append100_flush --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
+}
+run_append16() { ack_path_server; load append16 --batch 16 --connections 4 --in-flight 4 --duration "${SECONDS_EACH}s"; }
+run_stream() {
+  ack_path_server
   load stream --method ingest-stream --connections 8 --in-flight 64 --duration "${SECONDS_EACH}s"
 }
 run_ingest() {
-  fresh_server
+  ack_path_server
   load ingest --method ingest --connections 1 --in-flight 1 --duration "${SECONDS_EACH}s"
 }
 
@@ -143,7 +159,7 @@ run_recovery() {
 } | tee "$out.txt"
 
 scenarios=("$@")
-((${#scenarios[@]})) || scenarios=(append100 append16 stream ingest flush memory recovery)
+((${#scenarios[@]})) || scenarios=(append100 append100_flush append16 stream ingest flush memory recovery)
 for scenario in "${scenarios[@]}"; do
   declare -F "run_$scenario" >/dev/null || die "there is no scenario $scenario"
 done

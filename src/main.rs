@@ -153,6 +153,10 @@ impl ConfigArgs {
     }
 }
 
+/// Memory comes and goes in pieces of a few MiB, which the system's allocator would give back and fetch again each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {

@@ -81,7 +81,8 @@ pub struct WalConfig {
     pub quota_bytes: u64,
     /// A frame (one group commit) is closed at this size, in bytes.
     pub frame_bytes: usize,
-    /// How many segments are kept prepared ahead.
+    /// How many segments are kept prepared ahead. Two are made up for at once; more are made at the start, and from then on
+    /// kept by recycling: a pool for bursts.
     pub segments_ahead: usize,
 }
 

@@ -143,6 +143,9 @@ struct InFlight {
     entries: Vec<(u32, BatchHeader)>,
 }
 
+/// Fewer prepared segments than this are made up for at once, even under load.
+const LOW_WATER_SEGMENTS: usize = 2;
+
 /// The log of one shard. See the module's comment.
 #[derive(Debug)]
 pub struct Wal {
@@ -175,6 +178,8 @@ pub struct Wal {
     /// A frame waits that no prepared segment can hold: so many bytes.
     oversize: Option<u64>,
     used_bytes: u64,
+    /// Segments ordered so far.
+    pool_filled: usize,
 }
 
 impl Wal {
@@ -216,6 +221,7 @@ impl Wal {
             starved: false,
             stuck: false,
             oversize: None,
+            pool_filled: 0,
         }
     }
 
@@ -318,16 +324,21 @@ impl Wal {
 
     /// A segment that should be prepared ahead (see [`segment::prepare`]), or `None` if enough are at hand or one is on order.
     pub fn wants_segment(&mut self) -> Option<SegmentRequest> {
-        let enough = self.prepared.len() >= self.config.segments_ahead.max(1) && self.oversize.is_none();
-        if self.on_order || enough || self.poisoned {
-            return None;
-        }
-        self.on_order = true;
+        // A pool larger than the low-water mark is filled once, ahead of the load, and from then on by recycling alone: zeros
+        // written under load would take the disk from the log itself.
+        let pool = self.config.segments_ahead.max(1);
+        let low = self.prepared.len() < pool.min(LOW_WATER_SEGMENTS);
         let bytes = self.oversize.unwrap_or(0).max(self.config.segment_bytes);
-        let id = self.next_segment;
-        self.next_segment += 1;
         let fits = |spare: &Spare| spare.fits(bytes) && spare.needed_before <= self.synced_log_start;
         let mut at = self.spare.iter().position(fits);
+        let fills = self.prepared.len() < pool && (at.is_some() || self.pool_filled < pool);
+        if self.on_order || self.poisoned || !(low || fills || self.oversize.is_some()) {
+            return None;
+        }
+        self.pool_filled += 1;
+        self.on_order = true;
+        let id = self.next_segment;
+        self.next_segment += 1;
         if at.is_none() && self.starved && self.stuck && !self.spare.is_empty() {
             // A full disk, and no place for the frame that would say what is needed no more. One at a time and from the
             // oldest on, each known to be gone before the next is asked for, does it too.

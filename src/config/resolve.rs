@@ -180,7 +180,7 @@ fn wal_share(loaded: &Loaded, shards: u64) -> Result<WalConfig, ConfigError> {
         segment_bytes: segment,
         quota_bytes: share / segment * segment,
         frame_bytes: settings.wal_frame_bytes as usize,
-        ..WalConfig::default()
+        segments_ahead: settings.wal_segments_ahead,
     })
 }
 

@@ -200,7 +200,12 @@ impl Loops {
                 reactor.flush.ring();
             }
             ToShard::Segment(prepared) => {
+                let more = prepared.is_ok();
                 reactor.shard.borrow_mut().segment_prepared(prepared);
+                // After a failure the upkeep asks again, with a pause.
+                if more {
+                    self.order_segments();
+                }
                 reactor.commit.ring();
             }
             ToShard::Drain => self.drain.ring(),
