@@ -228,7 +228,7 @@ fn full_disk(io: &str) {
         check_alive(&server);
 
         // The operator makes room; the server needs no hint.
-        disk.resize("256m");
+        disk.resize("80m");
         for _ in 0..100 {
             append_at_last(&mut producer, &mut noise).await;
         }
@@ -236,7 +236,6 @@ fn full_disk(io: &str) {
         producer.check(&read);
 
         // Full once more, and killed like that.
-        disk.resize("40m");
         fill(&mut producer, &mut noise).await;
         producer.acked
     });

@@ -261,7 +261,8 @@ fn connections_that_speak_no_http2_are_closed() {
     let garbage: Vec<u8> = (0..200_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     // A frame of 16 MiB - 1 bytes, of a type that nobody knows.
     let huge_frame = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0xff, 0xff, 0xff, 0x77, 0, 0, 0, 0, 0]].concat();
-    let bad_frame = [&preface[..], &garbage].concat();
+    // DATA in a call that was never opened.
+    let bad_frame = [&preface[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0, 0, 1, 0, 0, 0, 0, 0, 1, 7]].concat();
     let cases: [(&str, &[u8]); 7] = [
         ("garbage", &garbage),
         ("HTTP/1.1", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"),
@@ -269,7 +270,7 @@ fn connections_that_speak_no_http2_are_closed() {
         ("silence", b""),
         ("half a preface", &preface[..9]),
         ("a huge frame", &huge_frame),
-        ("garbage after the preface", &bad_frame),
+        ("a wrong frame after the preface", &bad_frame),
     ];
     std::thread::scope(|scope| {
         for (name, bytes) in cases {
