@@ -91,7 +91,7 @@ impl RecordId {
     /// the sequence number).
     #[must_use]
     pub fn of(stream: StreamId, sequence: i64) -> Self {
-        debug_assert!(sequence >= 0 && sequence < 1 << Self::SEQUENCE_BITS);
+        debug_assert!((0..1 << Self::SEQUENCE_BITS).contains(&sequence));
         let id = u128::from_be_bytes(*stream.as_bytes());
         let folded = (id >> 64) as u64 ^ id as u64;
         let tag = u128::from(folded >> 4);

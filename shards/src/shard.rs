@@ -265,8 +265,10 @@ impl Shard {
                 self.buffer.insert(batch, memory_bytes, now);
             }
         }
-        while let Some((_, reply, committed)) = self.waiting.pop_front_if(|(waits_for, ..)| *waits_for <= frame.lsn) {
-            tell(reply, Outcome::Committed(committed));
+        while self.waiting.front().is_some_and(|(waits_for, ..)| *waits_for <= frame.lsn) {
+            if let Some((_, reply, committed)) = self.waiting.pop_front() {
+                tell(reply, Outcome::Committed(committed));
+            }
         }
         Ok(records)
     }

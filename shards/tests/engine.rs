@@ -313,6 +313,7 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
 fn compressed_messages_are_taken_and_bombs_are_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let fixture = Fixture::start(config(dir.path(), 1, IoChoice::Auto));
+    type Compress<'a> = (&'static str, &'a dyn Fn(&[u8]) -> Vec<u8>);
     let gzip = |data: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(data).expect("memory");
@@ -320,7 +321,7 @@ fn compressed_messages_are_taken_and_bombs_are_not() {
     };
     let zstd = |data: &[u8]| zstd::encode_all(data, 1).expect("memory");
     block_on(async {
-        let encodings: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 2] = [("gzip", &gzip), ("zstd", &zstd)];
+        let encodings: [Compress<'_>; 2] = [("gzip", &gzip), ("zstd", &zstd)];
         for (name, compress) in encodings {
             let mut client = Client::connect(fixture.engine.grpc_address()).await;
             client.headers.push(("grpc-encoding", name.to_owned()));

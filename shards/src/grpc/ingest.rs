@@ -164,7 +164,10 @@ impl Group {
 
     /// The refusal of the request at `position`, if it was refused.
     fn next_invalid(&mut self, position: u32) -> Option<IngestError> {
-        self.invalid.pop_front_if(|(at, _)| *at == position).map(|(_, error)| error)
+        if self.invalid.front()?.0 != position {
+            return None;
+        }
+        self.invalid.pop_front().map(|(_, error)| error)
     }
 
     fn put_refused(&mut self, error: &IngestError, out: &mut BytesMut) {

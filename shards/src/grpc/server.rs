@@ -109,7 +109,7 @@ fn http2() -> h2::server::Builder {
 async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport) {
     let bell = Rc::new(Bell::default());
     let _guard = reactor.connections.enter(&bell);
-    reactor.metrics.connections.set(reactor.connections.len() as u64);
+    let _open = Open::count(&reactor);
     let handshake = http2().handshake::<_, Bytes>(transport);
     let mut connection = match time::timeout(PREFACE_TIMEOUT, handshake).await {
         Ok(Ok(connection)) => connection,
@@ -142,8 +142,24 @@ async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Tr
             None => break,
         }
     }
-    drop(connection);
-    reactor.metrics.connections.set(reactor.connections.len().saturating_sub(1) as u64);
+}
+
+/// An open connection in the gauge, however it ends. The registry counts the accepting task too.
+struct Open(Rc<Reactor>);
+
+impl Open {
+    fn count(reactor: &Rc<Reactor>) -> Self {
+        let gauge = &reactor.metrics.connections;
+        gauge.set(gauge.get() + 1);
+        Self(Rc::clone(reactor))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let gauge = &self.0.metrics.connections;
+        gauge.set(gauge.get() - 1);
+    }
 }
 
 /// Ends when the peer does not answer a ping in time.

@@ -257,8 +257,8 @@ impl Loops {
         let mut released = self.reactor.shard.borrow_mut().release();
         for folder in self.retired.borrow_mut().iter_mut() {
             // Oldest first, so that what is left on disk stays one unbroken chain.
-            while let Some(segment) = folder.pop_front_if(|segment| Arc::strong_count(segment) == 1) {
-                released.push(segment.as_released());
+            while folder.front().is_some_and(|segment| Arc::strong_count(segment) == 1) {
+                released.extend(folder.pop_front().map(|segment| segment.as_released()));
             }
         }
         for segment in released {

@@ -1,0 +1,263 @@
+//! A full log and a full disk, in a real server: writes are refused with a time to try again, nothing acked is lost, reads go
+//! on, and once there is room again so do writes.
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use process::{DEADLINE, Server};
+use producer::{Producer, Refused, block_on};
+use serde_json::json;
+
+/// Refusals in a row after which the log counts as full.
+const REFUSALS: usize = 40;
+const RECORD_BYTES: usize = 2000;
+const BATCH: usize = 50;
+
+/// Text that does not compress much (SplitMix64, Steele et al., 2014), so that files take room too.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    }
+
+    fn record(&mut self) -> Bytes {
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+        let mut text = String::with_capacity(RECORD_BYTES + 32);
+        text.push_str(r#"{"noise":""#);
+        while text.len() < RECORD_BYTES {
+            let mut bits = self.next();
+            for _ in 0..10 {
+                text.push(char::from(DIGITS[(bits & 63) as usize]));
+                bits >>= 6;
+            }
+        }
+        text.push_str("\"}");
+        text.into()
+    }
+
+    fn batch(&mut self) -> Vec<Bytes> {
+        (0..BATCH).map(|_| self.record()).collect()
+    }
+}
+
+/// Appends until nothing has been taken for a while; returns the last refusal.
+async fn fill(producer: &mut Producer, noise: &mut Noise) -> Refused {
+    let end = Instant::now() + DEADLINE;
+    let mut refusals = 0;
+    loop {
+        match producer.append(noise.batch()).await {
+            Ok(()) => refusals = 0,
+            Err(refused) => {
+                let (reason, after) = refused.reason();
+                assert!(["BACKPRESSURE", "LOG_FULL"].contains(&reason), "{refused:?}");
+                assert!((1..=60_000).contains(&after), "{refused:?}");
+                match &refused {
+                    Refused::Answered(_) => assert_eq!(reason, "BACKPRESSURE", "{refused:?}"),
+                    Refused::Ended(ended) => assert_eq!((ended.code, reason), (14, "LOG_FULL"), "{refused:?}"),
+                }
+                refusals += 1;
+                if refusals >= REFUSALS {
+                    return refused;
+                }
+                tokio::time::sleep(Duration::from_millis(after.min(20))).await;
+            }
+        }
+        assert!(Instant::now() < end, "the log never filled: {} records acked", producer.acked.len());
+    }
+}
+
+/// Appends a batch, trying again as the server says.
+async fn append_at_last(producer: &mut Producer, noise: &mut Noise) {
+    let end = Instant::now() + DEADLINE;
+    while let Err(refused) = producer.append(noise.batch()).await {
+        assert!(Instant::now() < end, "still refused: {refused:?}");
+        tokio::time::sleep(Duration::from_millis(refused.reason().1)).await;
+    }
+}
+
+fn check_alive(server: &Server) {
+    let (status, body) = rest::call(&server.http, "GET", "/health/live", "");
+    assert_eq!((status, &body["status"]), (200, &json!("ok")), "{body}");
+}
+
+/// Small limits, so that small segments are allowed.
+fn settings<'a>(io: &'a str, quota: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        ("shards.io", io),
+        ("shards.count", "1"),
+        ("wal.quota_bytes", quota),
+        ("wal.segment_bytes", "512KiB"),
+        ("wal.frame_bytes", "64KiB"),
+        ("limits.message_bytes", "256KiB"),
+        ("limits.record_bytes", "64KiB"),
+        ("buffer.freeze_bytes", "1MiB"),
+        ("buffer.flush_interval_ms", "500"),
+    ]
+}
+
+fn log_bytes(wal: &Path) -> u64 {
+    let mut bytes = 0;
+    for shard in fs::read_dir(wal).expect("a listing") {
+        for segment in fs::read_dir(shard.expect("an entry").path()).expect("a listing") {
+            bytes += segment.expect("an entry").metadata().map_or(0, |meta| meta.len());
+        }
+    }
+    bytes
+}
+
+/// The log reaches its quota because no flush succeeds: a file stands where the stream's folder should.
+fn quota(io: &str) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut noise, quota_bytes) = (Noise(1), 4 << 20);
+    let server = Server::start(dir.path(), &settings(io, "4MiB"));
+    let stream = rest::create_stream(&server.http, "events", &json!({"type": "object"}));
+    let obstacle = dir.path().join("data/objects").join(stream);
+    fs::write(&obstacle, "in the way").expect("written");
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "events").await;
+        fill(&mut producer, &mut noise).await;
+        let acked = producer.acked.len();
+        assert!(acked * RECORD_BYTES > quota_bytes / 2, "the log took what fits: {acked} records");
+        fill(&mut producer, &mut noise).await;
+        assert_eq!(producer.acked.len(), acked, "it stays refused");
+        let read = producer.read_all().await;
+        producer.check(&read);
+        producer.acked
+    });
+    // A segment may be prepared ahead.
+    assert!(log_bytes(&dir.path().join("data/wal")) <= quota_bytes as u64 + (512 << 10), "the quota holds");
+    check_alive(&server);
+    server.kill();
+
+    // Still no flush, but more room.
+    let server = Server::start(dir.path(), &settings(io, "64MiB"));
+    let acked = block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, "events", acked).await;
+        let read = producer.read_all().await;
+        producer.check(&read);
+        append_at_last(&mut producer, &mut noise).await;
+        producer.acked
+    });
+    server.kill();
+
+    // Flushes succeed again: with the small quota too, there is room for more than it holds.
+    fs::remove_file(&obstacle).expect("removed");
+    let server = Server::start(dir.path(), &settings(io, "4MiB"));
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, "events", acked).await;
+        for _ in 0..2 * quota_bytes / (BATCH * RECORD_BYTES) {
+            append_at_last(&mut producer, &mut noise).await;
+        }
+        let read = producer.read_all().await;
+        producer.check(&read);
+    });
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn a_full_log_refuses_writes_and_keeps_what_was_acked_on_io_uring() {
+    quota("uring");
+}
+
+#[test]
+fn a_full_log_refuses_writes_and_keeps_what_was_acked_on_epoll() {
+    quota("epoll");
+}
+
+/// A small disk of one's own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, size: &str) -> Self {
+        fs::create_dir_all(at).expect("a directory");
+        let options = format!("size={size}");
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(at)
+            .output()
+            .expect("`mount` is installed");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "this test mounts a tmpfs, so it must run as root: {said}");
+        Self(at.to_owned())
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(&self.0).status().expect("it starts").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a server that a failed test leaves is killed after this.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn full_disk(io: &str) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = SmallDisk::mount(&dir.path().join("data"), "24m");
+    let mut noise = Noise(2);
+    let server = Server::start(dir.path(), &settings(io, "1GiB"));
+    rest::create_stream(&server.http, "events", &json!({"type": "object"}));
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "events").await;
+        let last = fill(&mut producer, &mut noise).await;
+        assert_eq!(last.reason().0, "LOG_FULL", "{last:?}");
+        let read = producer.read_all().await;
+        producer.check(&read);
+        check_alive(&server);
+
+        // The operator makes room; the server needs no hint.
+        disk.resize("80m");
+        for _ in 0..100 {
+            append_at_last(&mut producer, &mut noise).await;
+        }
+        let read = producer.read_all().await;
+        producer.check(&read);
+
+        // Full once more, and killed like that.
+        fill(&mut producer, &mut noise).await;
+        producer.acked
+    });
+    server.kill();
+
+    disk.resize("256m");
+    let server = Server::start(dir.path(), &settings(io, "1GiB"));
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, "events", acked).await;
+        let read = producer.read_all().await;
+        producer.check(&read);
+        append_at_last(&mut producer, &mut noise).await;
+    });
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_heals_by_itself_on_io_uring() {
+    full_disk("uring");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_heals_by_itself_on_epoll() {
+    full_disk("epoll");
+}
