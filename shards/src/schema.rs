@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use crate::ids::SchemaId;
 
-use self::{reference::ReferenceJson, tape::TapeJson, text::TextError};
+use self::{program::Program, reference::ReferenceJson, tape::TapeJson, text::TextError};
 
 mod chains;
+pub(crate) mod program;
 pub(crate) mod reference;
 mod rules;
 pub(crate) mod tape;
@@ -58,6 +59,8 @@ pub struct CompiledSchema {
     pub version: u32,
     /// The definition as it was registered.
     pub definition: Arc<str>,
+    /// Accepts, or leaves the verdict to `tape`; `None` where the definition is beyond it.
+    pub(crate) program: Option<Program>,
     /// Accepts, or leaves the verdict to `reference`.
     pub(crate) tape: jsonschema::Validator<TapeJson>,
     /// Decides, and says what is wrong.
@@ -95,7 +98,9 @@ impl CompiledSchema {
         }
         rules::apply(&mut parsed)?;
         chains::check(&parsed)?;
-        Ok(Self { id, version, definition: definition.into(), tape: build(&parsed)?, reference: build(&parsed)? })
+        let (tape, reference) = (build(&parsed)?, build(&parsed)?);
+        let program = Program::compile(&parsed);
+        Ok(Self { id, version, definition: definition.into(), program, tape, reference })
     }
 }
 
