@@ -144,12 +144,20 @@ pub fn start_preparer(
 }
 
 fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender, jobs: &Receiver<DiskJob>) {
+    let mut failing = false;
     while let Ok(job) = jobs.recv() {
         match job {
             DiskJob::Prepare(request) => {
                 let prepared = segment::prepare(disk, dir, request);
-                if let Err(error) = &prepared {
-                    tracing::error!(%shard, %error, dir = %dir.display(), "no room for a log segment: refusing records");
+                // Once when it begins and once when it ends: it is tried again many times in between.
+                match &prepared {
+                    Err(error) if !std::mem::replace(&mut failing, true) => {
+                        tracing::error!(%shard, %error, dir = %dir.display(), "no room for a log segment: refusing records");
+                    }
+                    Ok(_) if std::mem::replace(&mut failing, false) => {
+                        tracing::warn!(%shard, dir = %dir.display(), "there is room for log segments again");
+                    }
+                    _ => {}
                 }
                 let sent = mailbox.send(ToShard::Segment(prepared));
                 assert!(sent.is_ok(), "a prepared segment is never refused");

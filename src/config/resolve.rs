@@ -263,11 +263,17 @@ mod tests {
             &[("wal.quota_bytes", "16MiB")][..],
             &[("wal.quota_bytes", "256MiB"), ("wal.segment_bytes", "128MiB")],
             &[("wal.segment_bytes", "100000000")],
-            &[("buffer.memory_bytes", "8MiB"), ("buffer.freeze_bytes", "8MiB")],
             &[("limits.record_bytes", "8MiB")],
         ] {
             assert!(matches!(resolve(flags, &[0, 1]), Err(ConfigError::Conflict(_))), "{flags:?}");
         }
+    }
+
+    #[test]
+    fn rows_may_freeze_at_more_than_the_memory_holds() {
+        let flags = [("buffer.memory_bytes", "8MiB"), ("buffer.freeze_bytes", "1GiB")];
+        let buffer = resolve(&flags, &[0, 1]).expect("valid").engine.buffer;
+        assert_eq!((buffer.memory_bytes, buffer.freeze_bytes), (8 << 20, 1 << 30));
     }
 
     #[test]
