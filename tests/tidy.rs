@@ -78,6 +78,7 @@ const SHARD_DEPENDENCIES: &[&str] = &[
     "parquet",
     "prost",
     "prost-types",
+    "regex",
     "rustix",
     "serde",
     "serde_json",
