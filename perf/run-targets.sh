@@ -91,11 +91,12 @@ PY
 # note NAME JSON: a figure that is not a load report.
 note() { printf '{"scenario": "%s", %s}\n' "$1" "$2" >>"$jsonl"; }
 
-no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 8589934592'
+no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 134217728'
   '[wal]' 'quota_bytes = 17179869184')
 # The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
 pool_segments=40
-ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' '[wal]' 'quota_bytes = 17179869184'
+ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
+  '[wal]' 'quota_bytes = 17179869184'
   "segments_ahead = $pool_segments")
 ack_path_server() {
   fresh_server "${ack_path[@]}"
@@ -107,8 +108,9 @@ run_append100() {
   load append100 --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
 }
 # The same with everything on: default configuration, Parquet written on the shard's own core.
+everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')
 run_append100_flush() {
-  fresh_server
+  fresh_server "${everything_on[@]}"
   load append100_flush --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
 }
 run_append16() { ack_path_server; load append16 --batch 16 --connections 4 --in-flight 4 --duration "${SECONDS_EACH}s"; }
@@ -131,7 +133,7 @@ run_flush() {
   done
 }
 
-run_memory() { fresh_server; load memory --batch 100 --connections 4 --in-flight 16 --duration "${MEMORY_SECONDS}s"; }
+run_memory() { fresh_server "${everything_on[@]}"; load memory --batch 100 --connections 4 --in-flight 16 --duration "${MEMORY_SECONDS}s"; }
 
 run_recovery() {
   fresh_server "${no_flush[@]}"

@@ -188,14 +188,9 @@ fn wal_share(loaded: &Loaded, shards: u64) -> Result<WalConfig, ConfigError> {
 fn buffer_share(loaded: &Loaded, shards: u64) -> Result<BufferConfig, ConfigError> {
     let settings = &loaded.settings;
     let memory = settings.buffer_memory_bytes / shards;
-    let freeze = if loaded.is_set("buffer.freeze_bytes") {
-        settings.buffer_freeze_bytes
-    } else {
-        settings.buffer_freeze_bytes.min(memory / 4)
-    };
     Ok(BufferConfig {
         memory_bytes: memory as usize,
-        freeze_bytes: freeze as usize,
+        freeze_bytes: settings.buffer_freeze_bytes as usize,
         freeze_age: settings.buffer_flush_interval,
     })
 }
@@ -258,7 +253,6 @@ mod tests {
         assert_eq!(config.engine.wal.segment_bytes, 32 << 20);
         assert_eq!(config.engine.wal.quota_bytes, 256 << 20);
         assert_eq!(config.engine.buffer.memory_bytes, 32 << 20);
-        assert_eq!(config.engine.buffer.freeze_bytes, 8 << 20);
         for flags in [
             &[("wal.quota_bytes", "16MiB")][..],
             &[("wal.quota_bytes", "256MiB"), ("wal.segment_bytes", "128MiB")],
