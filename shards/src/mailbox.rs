@@ -92,7 +92,8 @@ impl Mailbox {
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }
-        self.shared.notified.store(false, Ordering::SeqCst);
+        // A swap, not a store: it takes up what every sender did before it found the flag raised.
+        self.shared.notified.swap(false, Ordering::AcqRel);
         Ok(())
     }
 
