@@ -153,7 +153,8 @@ impl ConfigArgs {
     }
 }
 
-/// Memory comes and goes in pieces of a few MiB, which the system's allocator would give back and fetch again each time.
+/// Measured against the C library's: 15% less CPU a record on the ack path, the same with flushes, and half as much memory
+/// again (`perf/README.md`, "Allocator").
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

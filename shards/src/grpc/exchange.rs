@@ -17,6 +17,8 @@ use crate::reactor::{Bell, Reactor};
 
 /// Messages handled in one turn before others on the thread have theirs.
 const MESSAGES_PER_TURN: usize = 256;
+/// Bytes of messages, likewise: about half a millisecond of validation.
+const BYTES_PER_TURN: usize = 256 << 10;
 /// Bytes of requests under way in one call past which no more is read.
 const BYTES_IN_FLIGHT_MAX: usize = 16 << 20;
 /// Bytes of answers waiting for the client past which no more is read.
@@ -125,13 +127,13 @@ impl<M: Method> Exchange<M> {
         if self.ending.is_none() && self.reactor.is_draining() {
             self.ending = Some(Status::draining());
         }
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         let mut received = None;
         let stopped = loop {
             if self.ending.is_some() {
                 break Stopped::Empty;
             }
-            if taken == MESSAGES_PER_TURN {
+            if taken == MESSAGES_PER_TURN || bytes >= BYTES_PER_TURN {
                 break Stopped::ForOthers;
             }
             if !self.has_room() {
@@ -143,6 +145,7 @@ impl<M: Method> Exchange<M> {
                 Poll::Ready(Some(Err(status))) => self.ending = Some(status),
                 Poll::Ready(Some(Ok(message))) => {
                     taken += 1;
+                    bytes += message.len();
                     let received = *received.get_or_insert_with(Instant::now);
                     self.ending = self.method.take(message, received).err();
                 }

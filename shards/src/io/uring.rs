@@ -4,6 +4,7 @@
 //! epoll backend it runs on a helper thread, so that the reactor never blocks. Neither future may be dropped before it ends.
 
 use std::{
+    future::{self, Future as _},
     io,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
@@ -12,7 +13,7 @@ use std::{
 };
 
 use compio_buf::BufResult;
-use compio_driver::{DriverType, ProactorBuilder, op};
+use compio_driver::{DriverType, OpCode, ProactorBuilder, op};
 use compio_runtime::{Runtime, RuntimeBuilder};
 
 use crate::{
@@ -62,8 +63,7 @@ pub async fn write_durable(driver: DriverType, write: &WriteOp) -> io::Result<()
     }
     let len = data.len();
     let durable = file.writes_are_durable();
-    let BufResult(written, _) =
-        compio_runtime::submit(op::WriteAt::new(WriteFd(Arc::clone(&file)), offset, data)).await;
+    let BufResult(written, _) = submit_now(op::WriteAt::new(WriteFd(Arc::clone(&file)), offset, data)).await;
     match written? {
         n if n == len => {}
         n => return Err(io::Error::new(io::ErrorKind::WriteZero, format!("short write: {n} of {len} bytes"))),
@@ -72,6 +72,26 @@ pub async fn write_durable(driver: DriverType, write: &WriteOp) -> io::Result<()
         compio_runtime::submit(op::Sync::new(WriteFd(file), true)).await.0?;
     }
     Ok(())
+}
+
+/// Runs an operation that the kernel gets at once: the driver by itself submits only after the tasks that are ready had their
+/// turn, and the disk would idle for that long between two frames.
+async fn submit_now<T: OpCode + 'static>(operation: T) -> BufResult<usize, T> {
+    let mut submitted = std::pin::pin!(compio_runtime::submit(operation));
+    let mut queued = false;
+    future::poll_fn(|cx| {
+        let polled = submitted.as_mut().poll(cx);
+        if !std::mem::replace(&mut queued, true) {
+            // What `flush` took up of wake-ups from other threads has to be told again, or the driver might sleep on them.
+            Runtime::with_current(|runtime| {
+                if runtime.flush() {
+                    runtime.waker().wake();
+                }
+            });
+        }
+        polled
+    })
+    .await
 }
 
 /// Whether io_uring works here as a shard will use it: a ring of full size, a durable write to a file in `dir`, a timer.
