@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, usable_cores};
-pub use settings::{AuthChoice, LogFormat, Pin, SETTINGS, Setting, Settings};
+pub use settings::{AuthChoice, CertificateHolder, LogFormat, Pin, SETTINGS, Setting, Settings};
 
 /// Where a setting's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn settings_of_later_parts_are_refused_by_name() {
-        for name in ["TTDUST_PG_HOST", "TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT", "TTDUST_JWT_PUBLIC_KEY_PATH"] {
+        for name in ["TTDUST_PG_HOST", "TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT"] {
             assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
         }
         let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];

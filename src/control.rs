@@ -3,6 +3,7 @@
 //! A change is durable in the catalog first, then published; it is answered when every shard runs on it. Changes follow one
 //! another: one lock, held over both steps.
 
+mod admin;
 mod health;
 mod keys;
 mod names;
@@ -23,6 +24,7 @@ use tokio::{
     time,
 };
 use ttdust_shards::{
+    access::{Access, Principal},
     ids::StreamId,
     message::{QueryFailure, ToShard},
     query::{TimeRangeAnswer, TimeRangeQuery},
@@ -30,9 +32,7 @@ use ttdust_shards::{
 };
 
 use crate::{
-    access::{Caller, Unauthenticated, authenticate},
-    calendar::now_unix_micros,
-    catalog::{Catalog, CatalogError},
+    catalog::{AuditEntry, Catalog, CatalogError},
     config::Config,
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
@@ -96,6 +96,22 @@ pub enum ControlError {
 }
 
 impl ControlError {
+    /// The machine-readable reason, the same in gRPC and REST.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) => "NOT_FOUND",
+            Self::AlreadyExists(_) => "ALREADY_EXISTS",
+            Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::Stale(_) => "VERSION_MISMATCH",
+            Self::Conflict(_) => "FAILED_PRECONDITION",
+            Self::NotAvailable(_) => "UNIMPLEMENTED",
+            Self::Overloaded => "RESOURCE_EXHAUSTED",
+            Self::Unavailable(_) => "UNAVAILABLE",
+            Self::Internal(_) => "INTERNAL",
+        }
+    }
+
     /// One field at fault.
     #[must_use]
     pub fn field(pointer: &str, detail: impl Into<String>) -> Self {
@@ -149,6 +165,32 @@ impl From<QueryParameterError> for ControlError {
     }
 }
 
+/// Who does a change, for the audit log.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The caller.
+    pub caller: Principal,
+    /// The request's id.
+    pub trace_id: String,
+}
+
+impl Actor {
+    /// The server itself.
+    #[must_use]
+    pub fn system() -> Self {
+        Self { caller: Principal::of_the_server(), trace_id: String::new() }
+    }
+
+    /// A line for the audit log: `action`, now, on an object.
+    fn did(&self, action: &str, object_kind: &str, object_id: &str) -> AuditEntry {
+        let mut entry = AuditEntry::system(action, object_kind, object_id);
+        entry.actor = self.caller.id.to_string();
+        self.caller.role.name().clone_into(&mut entry.role);
+        entry.trace_id.clone_from(&self.trace_id);
+        entry
+    }
+}
+
 /// What the control plane is made of.
 #[derive(Debug)]
 pub struct Parts {
@@ -194,21 +236,20 @@ impl Control {
         self.draining.store(true, Relaxed);
     }
 
-    /// Who calls with this key.
-    ///
-    /// # Errors
-    /// See [`Unauthenticated`].
-    pub fn authenticate(&self, key: Option<&str>) -> Result<Caller, Unauthenticated> {
-        authenticate(&self.parts.publisher.current().access, key, now_unix_micros())
+    /// Who may call now.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        self.parts.publisher.current().access.clone()
     }
 
-    /// The stream that `text`, an id or a name, means.
+    /// The stream that `text`, an id or a name, means to `caller`: one that it may not use does not exist.
     ///
     /// # Errors
     /// `NotFound`.
-    pub fn resolve_stream(&self, text: &str) -> Result<Arc<StreamEntry>, ControlError> {
+    pub fn resolve_stream(&self, caller: &Principal, text: &str) -> Result<Arc<StreamEntry>, ControlError> {
         let current = self.parts.publisher.current();
-        current.resolve(text).cloned().ok_or_else(|| ControlError::NotFound(format!("stream {}", names::shown(text))))
+        let stream = current.resolve(text).filter(|stream| caller.sees(stream.id, &stream.name));
+        stream.cloned().ok_or_else(|| ControlError::NotFound(format!("stream {}", names::shown(text))))
     }
 
     /// Records of a stream.
@@ -272,7 +313,7 @@ impl Control {
         let deleting = |s: &&Arc<StreamEntry>| s.state == ttdust_shards::snapshot::StreamState::Deleting;
         let streams: Vec<StreamId> = current.streams().filter(deleting).map(|s| s.id).collect();
         for stream in streams {
-            match self.delete_stream(stream, None).await {
+            match self.delete_stream(&Actor::system(), stream, None).await {
                 Ok(()) => tracing::info!(%stream, "ended a deletion that an earlier run began"),
                 Err(error) => tracing::error!(%stream, %error, "cannot end a deletion; the next start tries again"),
             }

@@ -46,6 +46,10 @@ pub struct App {
     pub body_limit: usize,
 }
 
+/// The id of a request, for what is done in it.
+#[derive(Debug, Clone)]
+struct RequestId(String);
+
 /// Marks an answer that goes out as it is, whatever its status.
 #[derive(Debug, Clone, Copy)]
 struct AsItIs;
@@ -78,8 +82,9 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 /// Gives each request an id, counts it, and writes problems out.
-async fn finish(State(app): State<Shared>, request: Request, next: Next) -> Response {
+async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers().get(REQUEST_ID));
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = method_name(request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;

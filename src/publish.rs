@@ -2,19 +2,23 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use ttdust_shards::{
+    access::{Access, Credentials, Role, StreamPermissions, TokenCheck},
     ids::SchemaId,
     schema::{CompiledSchema, SchemaError},
-    snapshot::{Access, CatalogSnapshot, StreamEntry},
+    snapshot::{CatalogSnapshot, StreamEntry},
 };
 
 use crate::{
-    access,
-    catalog::{Catalog, CatalogError, Everything, SchemaVersion},
-    config::AuthMode,
+    access::{self, tokens::Tokens},
+    catalog::{ApiKey, Catalog, CatalogError, Everything, SchemaVersion},
+    config::{AuthMode, CertificateHolder},
     link::Homes,
     workers::{WorkerError, Workers},
 };
@@ -48,6 +52,9 @@ pub struct Publisher {
     workers: Workers,
     homes: Homes,
     auth: AuthMode,
+    certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
+    tokens: RwLock<Option<Arc<Tokens>>>,
+    last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
 }
@@ -55,8 +62,39 @@ pub struct Publisher {
 impl Publisher {
     /// With an empty snapshot in force.
     #[must_use]
-    pub fn new(catalog: Catalog, workers: Workers, homes: Homes, auth: AuthMode) -> Self {
-        Self { catalog, workers, homes, auth, current: RwLock::default(), compiled: Mutex::default() }
+    pub fn new(
+        catalog: Catalog,
+        workers: Workers,
+        homes: Homes,
+        auth: AuthMode,
+        certificates: &[CertificateHolder],
+    ) -> Self {
+        let holder = |holder: &CertificateHolder| {
+            (holder.name.clone(), (holder.role, StreamPermissions::new(holder.streams.clone())))
+        };
+        Self {
+            catalog,
+            workers,
+            homes,
+            auth,
+            certificates: Arc::new(certificates.iter().map(holder).collect()),
+            tokens: RwLock::default(),
+            last_uses: Mutex::default(),
+            current: RwLock::default(),
+            compiled: Mutex::default(),
+        }
+    }
+
+    /// The next snapshots check tokens by these keys.
+    pub fn set_tokens(&self, tokens: Option<Tokens>) {
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens.map(Arc::new);
+    }
+
+    /// Id and time (Unix µs) of the last use of every key that was used since the start.
+    #[must_use]
+    pub fn last_uses(&self) -> Vec<(String, i64)> {
+        let uses = self.last_uses.lock().unwrap_or_else(PoisonError::into_inner);
+        uses.iter().map(|(id, at)| (id.clone(), at.load(Relaxed))).filter(|(_, at)| *at > 0).collect()
     }
 
     /// The snapshot in force.
@@ -97,7 +135,20 @@ impl Publisher {
     fn access(&self, everything: &Everything) -> Access {
         match self.auth {
             AuthMode::Off => Access::Open,
-            AuthMode::Keys => Access::Keys(everything.keys.iter().map(access::entry_of).collect()),
+            AuthMode::Keys => Access::Checked(self.credentials(everything)),
+        }
+    }
+
+    fn credentials(&self, everything: &Everything) -> Credentials {
+        let mut uses = self.last_uses.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was counted of a key that is still there goes on being counted.
+        *uses = everything.keys.iter().map(|key| (key.id.clone(), uses.remove(&key.id).unwrap_or_default())).collect();
+        let entry = |key: &ApiKey| (access::uuid_of(key).to_owned(), access::entry_of(key, Arc::clone(&uses[&key.id])));
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Credentials {
+            keys: everything.keys.iter().map(entry).collect(),
+            tokens: tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
+            certificates: Arc::clone(&self.certificates),
         }
     }
 

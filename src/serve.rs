@@ -28,6 +28,7 @@ use ttdust_shards::{
 };
 
 use crate::{
+    access::tokens::{TokenKeyError, Tokens},
     catalog::{Catalog, CatalogError},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
@@ -58,6 +59,8 @@ pub enum ServeError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Tokens(#[from] TokenKeyError),
     #[error(transparent)]
     Objects(#[from] ObjectError),
     #[error(transparent)]
@@ -141,7 +144,10 @@ impl Base {
             .map_err(system("cannot start the workers"))?;
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
         let homes = Homes::new(&settings.pins, shards);
-        let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth));
+        let publisher =
+            Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, &settings.auth_certificates);
+        publisher.set_tokens(Tokens::load(settings)?);
+        let publisher = Arc::new(publisher);
         publisher.advance().await?;
         Ok(Self { catalog, objects, workers, publisher, metrics: Arc::default() })
     }
@@ -190,8 +196,6 @@ impl Server {
             Arc::clone(&base.metrics),
         ));
         let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
-        let (inbox, ended) = Inbox::new(link.clone(), flusher, Arc::clone(&queries));
-        tokio::spawn(inbox.run(messages));
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
@@ -200,8 +204,10 @@ impl Server {
             link: link.clone(),
             workers: base.workers,
             publisher: base.publisher,
-            queries,
+            queries: Arc::clone(&queries),
         }));
+        let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
+        tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
         let deletions = Arc::clone(&control);

@@ -14,6 +14,7 @@ const SHARD_FLOORS: &[&str] = &[
     "io",
     "metrics",
     "schema",
+    "access",
     "wal::frame",
     "wal::entry",
     "wal",

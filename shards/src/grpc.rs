@@ -1,9 +1,10 @@
 //! The gRPC services of a shard, straight on h2.
 //!
 //! A call goes through `transport` (socket) → `server` (connection, dispatch) → `framing` (messages) → `exchange` (the loop of
-//! a call) → `ingest`, `append`, `query`, `health` or `reflection` (what a method means) → `status` (how it ends).
+//! a call) → `ingest`, `append`, `query`, `admin`, `health` or `reflection` (what a method means) → `status` (how it ends).
 
 pub mod access;
+pub mod admin;
 pub mod append;
 pub mod exchange;
 pub mod framing;

@@ -4,6 +4,7 @@
 //! `wal` (group commit) → ack → `buffer` → `flusher` → `parquet`. It knows no Postgres, Redis, S3 or REST; what it needs of
 //! them comes in as a [`snapshot::CatalogSnapshot`] and goes out as a [`message::ToControl`].
 
+pub mod access;
 mod background;
 pub mod buffer;
 pub mod config;

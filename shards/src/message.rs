@@ -4,8 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use ttdust_proto::admin;
 
 use crate::{
+    access::Principal,
     ids::{ShardId, StreamId},
     parquet::FileMeta,
     query::{BufferSnapshot, QueryError, TimeRangeAnswer, TimeRangeQuery},
@@ -106,6 +108,8 @@ pub enum ToShard {
     FlushAll(oneshot::Sender<()>),
     /// The answer to a call's query. Never refused: bounded by the calls.
     Answer(u64, Result<TimeRangeAnswer, QueryFailure>),
+    /// The answer to an admin call. Never refused: bounded by the calls.
+    Admin(u64, Result<AdminReply, AdminFailure>),
     /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
     Segment(std::io::Result<crate::wal::segment::PreparedSegment>),
     /// Stop taking records and connections, finish what is in flight, sync, stop. Control retries while the queue is full.
@@ -129,8 +133,67 @@ pub enum ToControl {
     },
     /// Answer with [`ToShard::Answer`].
     Query(TimeRangeQuery, ReplyTo),
+    /// Answer with [`ToShard::Admin`]. The caller is known; what it may do is for control to say.
+    Admin {
+        /// Who asks.
+        caller: Principal,
+        /// For what.
+        request: AdminRequest,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
     /// A shard ended: `Ok` after a drain, or why it cannot go on. After an error the process must exit non-zero.
     ShardEnded(ShardId, Result<(), String>),
+}
+
+/// An admin call, as it came over the wire.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // Each variant is the method of its name, with its request's fields.
+pub enum AdminRequest {
+    Create(admin::StreamConfig),
+    Update(admin::StreamConfig),
+    Get(String),
+    Delete { stream: String, force: bool },
+    List { limit: Option<i32>, cursor: Option<String> },
+}
+
+/// The answer to an [`AdminRequest`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum AdminReply {
+    /// The stream as it is now.
+    Stream(admin::StreamConfig),
+    /// It is deleted.
+    Deleted,
+    /// A part of the list, and the cursor of the next.
+    Streams(Vec<admin::StreamConfig>, Option<String>),
+}
+
+/// Why an admin call was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminFailure {
+    /// What kind of reason.
+    pub kind: FailureKind,
+    /// For programs: the same as in REST.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// Fields at fault: JSON Pointer and message.
+    pub fields: Vec<(String, String)>,
+}
+
+/// Kinds of [`AdminFailure`], each with one code in gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // As in gRPC.
+pub enum FailureKind {
+    NotFound,
+    AlreadyExists,
+    Invalid,
+    Conflict,
+    Forbidden,
+    NotAvailable,
+    Overloaded,
+    Unavailable,
+    Internal,
 }
 
 /// A query that failed, in a form that crosses threads.

@@ -14,10 +14,14 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
+    access::Principal,
     config::Limits,
     ids::ShardId,
     mailbox::MailboxSender,
-    message::{Outcome, QueryFailure, Refusal, ReplyTo, Submission, ToControl, ToShard},
+    message::{
+        AdminFailure, AdminReply, AdminRequest, FailureKind, Outcome, QueryFailure, Refusal, ReplyTo, Submission,
+        ToControl, ToShard,
+    },
     metrics::ShardMetrics,
     query::{TimeRangeAnswer, TimeRangeQuery},
     shard::{Shard, Submitted},
@@ -55,6 +59,7 @@ pub struct Reactor {
     /// The open connections.
     pub connections: Rc<Registry>,
     catalog_version: Cell<u64>,
+    second: Cell<u64>,
 }
 
 /// What a slot waits for.
@@ -64,6 +69,8 @@ pub enum Reply {
     Outcome(Outcome),
     /// Of a query.
     Answer(Result<TimeRangeAnswer, QueryFailure>),
+    /// Of an admin call.
+    Admin(Result<AdminReply, AdminFailure>),
 }
 
 /// Where a reply arrives; the call that waits for it holds it too.
@@ -148,6 +155,7 @@ impl Reactor {
             calls: Rc::default(),
             connections: Rc::default(),
             catalog_version: Cell::new(0),
+            second: Cell::new(0),
         }
     }
 
@@ -168,6 +176,17 @@ impl Reactor {
     #[must_use]
     pub fn catalog_version(&self) -> u64 {
         self.catalog_version.get()
+    }
+
+    /// Seconds of the shard's upkeep: what is looked at once a second goes by it, without a clock.
+    #[must_use]
+    pub fn second(&self) -> u64 {
+        self.second.get()
+    }
+
+    /// Tells the time since the shard's start.
+    pub fn set_second(&self, second: u64) {
+        self.second.set(second);
     }
 
     /// Sends validated records to their home; the outcome arrives in the slot, whose waiter is rung.
@@ -207,6 +226,22 @@ impl Reactor {
         let reply = ReplyTo { shard: self.id, token };
         if self.to_control.try_send(ToControl::Query(query, reply)).is_err() {
             self.fill(token, Reply::Answer(Err(QueryFailure::Overloaded)));
+        }
+        slot
+    }
+
+    /// Asks control to do an admin call; the answer arrives in the slot.
+    pub fn administer(&self, caller: Principal, request: AdminRequest, waiter: &Rc<Bell>) -> Rc<Slot> {
+        let (slot, token) = self.new_slot(waiter);
+        let reply = ReplyTo { shard: self.id, token };
+        if self.to_control.try_send(ToControl::Admin { caller, request, reply }).is_err() {
+            let failure = AdminFailure {
+                kind: FailureKind::Overloaded,
+                reason: "RESOURCE_EXHAUSTED",
+                message: "the control plane has too much to do: try again".into(),
+                fields: Vec::new(),
+            };
+            self.fill(token, Reply::Admin(Err(failure)));
         }
         slot
     }

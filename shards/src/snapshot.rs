@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    access::Access,
     ids::{SchemaId, ShardId, StreamId},
     schema::CompiledSchema,
 };
@@ -31,42 +32,6 @@ pub struct StreamEntry {
     pub schema: Arc<CompiledSchema>,
     /// The shard that owns it.
     pub home: ShardId,
-}
-
-/// What a client may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Everything.
-    Admin,
-    /// Read all configuration and health; pause and resume.
-    Operator,
-    /// Schemas and pipelines; read streams.
-    SchemaAdmin,
-    /// Ingest.
-    Writer,
-    /// Query.
-    Reader,
-}
-
-/// An API key as the shards see it.
-#[derive(Debug, Clone)]
-pub struct KeyEntry {
-    /// SHA-256 of the whole key text (`ttd_live_<key id>_<secret>`).
-    pub sha256: [u8; 32],
-    /// What its holder may do.
-    pub role: Role,
-    /// When it ends, Unix µs; `None`: never.
-    pub expires_unix_micros: Option<i64>,
-}
-
-/// Who may call.
-#[derive(Debug, Clone, Default)]
-pub enum Access {
-    /// Anyone: development on a loopback address.
-    #[default]
-    Open,
-    /// Holders of a key, found by key id.
-    Keys(HashMap<String, KeyEntry>),
 }
 
 /// The whole catalog at one version.

@@ -17,9 +17,10 @@ use ttdust_proto::{
     query::{TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
 use ttdust_shards::{
+    access::{Access, Credentials, KeyEntry, Role, StreamPermissions},
     config::IoChoice,
     ids::{RecordId, SchemaId},
-    snapshot::{Access, KeyEntry, Role, StreamState},
+    snapshot::StreamState,
 };
 
 const BACKENDS: [IoChoice; 2] = [IoChoice::Auto, IoChoice::Epoll];
@@ -269,18 +270,22 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
     let dir = tempfile::tempdir().expect("a directory");
     let fixture = Fixture::start(config(dir.path(), 1, IoChoice::Auto));
     let key = |id: &str| format!("ttd_live_{id}_secret");
-    let entry = |id: &str, role| KeyEntry {
+    let entry = |id: &str, role, stream: &str| KeyEntry {
         sha256: sha2::Sha256::digest(key(id)).into(),
         role,
+        streams: StreamPermissions::new(vec![stream.to_owned()]),
         expires_unix_micros: (id == "old").then_some(1),
+        last_used: Arc::default(),
     };
     let keys = HashMap::from([
-        ("w".to_owned(), entry("w", Role::Writer)),
-        ("r".to_owned(), entry("r", Role::Reader)),
-        ("old".to_owned(), entry("old", Role::Writer)),
+        ("w".to_owned(), entry("w", Role::Writer, "*")),
+        ("elsewhere".to_owned(), entry("elsewhere", Role::Writer, "other*")),
+        ("r".to_owned(), entry("r", Role::Reader, "*")),
+        ("old".to_owned(), entry("old", Role::Writer, "*")),
     ]);
+    let checked = |keys| Access::Checked(Credentials { keys, ..Credentials::default() });
     block_on(async {
-        fixture.publish(StreamState::Active, Access::Keys(keys)).await;
+        fixture.publish(StreamState::Active, checked(keys)).await;
         let cases = [
             (None, 16),
             (Some(("x-api-key", key("w"))), 0),
@@ -289,6 +294,7 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
             (Some(("x-api-key", key("unknown"))), 16),
             (Some(("x-api-key", key("old"))), 16),
             (Some(("x-api-key", key("r"))), 7),
+            (Some(("x-api-key", key("elsewhere"))), 5),
         ];
         for (header, code) in cases {
             let mut client = Client::connect(fixture.engine.grpc_address()).await;
@@ -302,7 +308,7 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
         let mut call = client.call(path::INGEST_STREAM).await;
         call.send(&ingest(record(1))).await;
         assert_eq!(call.receive::<IngestResponse>().await.expect("an answer").status(), Status::Ok);
-        fixture.publish(StreamState::Active, Access::Keys(HashMap::new())).await;
+        fixture.publish(StreamState::Active, checked(HashMap::new())).await;
         call.send(&ingest(record(1))).await;
         assert_eq!(call.receive::<IngestResponse>().await.expect_err("the end").code, 16);
     });

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::{Table, Value};
 
-use super::settings::Pin;
+use super::settings::{CertificateHolder, Pin};
+use ttdust_shards::access::Role;
 
 /// The settings of a file as dotted keys with text values.
 pub(super) fn flatten(table: &Table) -> Result<Vec<(String, String)>, String> {
@@ -129,6 +130,28 @@ pub(super) fn pins(text: &str) -> Result<Vec<Pin>, String> {
     Ok(pins)
 }
 
+/// `name=role` or `name=role:stream+stream`, separated by commas.
+pub(super) fn certificates(text: &str) -> Result<Vec<CertificateHolder>, String> {
+    let mut holders = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, rest) = part
+            .rsplit_once('=')
+            .ok_or("want name=role pairs separated by commas, such as edge.example=writer:clicks")?;
+        let (role, streams) = rest.split_once(':').unwrap_or((rest, ""));
+        let role = Role::of_name(role)
+            .ok_or_else(|| format!("{role:?} is no role: want admin, operator, schema_admin, writer or reader"))?;
+        let streams: Vec<_> = streams.split('+').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        if role.is_confined() && streams.is_empty() {
+            return Err(format!("{name}={}: say which streams, such as {name}={0}:clicks+web.*", role.name()));
+        }
+        if holders.iter().any(|other: &CertificateHolder| other.name == name) {
+            return Err(format!("{name} is named twice"));
+        }
+        holders.push(CertificateHolder { name: name.to_owned(), role, streams });
+    }
+    Ok(holders)
+}
+
 /// One of `choices`, by name.
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
     choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
@@ -158,6 +181,16 @@ mod tests {
         assert_eq!(cores(""), Ok(vec![]));
         for text in ["x", "3-1", "1-", "4096", "0-99999999999"] {
             assert!(cores(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn certificate_holders_have_a_role_and_writers_their_streams() {
+        let holders = certificates("spiffe://x/a=admin, edge=writer:clicks+web.*").expect("valid");
+        assert_eq!((holders[0].name.as_str(), holders[0].role), ("spiffe://x/a", Role::Admin));
+        assert_eq!(holders[1].streams, ["clicks", "web.*"]);
+        for text in ["a", "a=root", "a=writer", "a=admin,a=admin"] {
+            assert!(certificates(text).is_err(), "{text}");
         }
     }
 

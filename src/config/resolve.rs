@@ -50,6 +50,7 @@ impl Config {
             shard_cores: shard_cores.into_iter().map(Some).collect(),
         };
         check_pins(settings, engine.shard_cores.len())?;
+        check_tokens(settings)?;
         if engine.limits.record_bytes > engine.limits.message_bytes {
             return conflict(
                 "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
@@ -146,6 +147,17 @@ fn check_pins(settings: &Settings, shards: usize) -> Result<(), ConfigError> {
             shards - 1
         )),
     }
+}
+
+fn check_tokens(settings: &Settings) -> Result<(), ConfigError> {
+    let keys = settings.jwt_public_key_path.is_some() || settings.jwt_jwks_path.is_some();
+    if keys && (settings.jwt_issuer.is_empty() || settings.jwt_audience.is_empty()) {
+        return conflict(
+            "jwt keys are set, but not whose tokens they sign: set jwt.issuer and jwt.audience to what iss and aud must be"
+                .into(),
+        );
+    }
+    Ok(())
 }
 
 /// A shard's share of the log. It must hold some segments, and a segment must hold the largest request.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use ttdust_shards::config::IoChoice;
+use ttdust_shards::{access::Role, config::IoChoice};
 
 use super::parse;
 
@@ -35,6 +35,17 @@ pub struct Pin {
     pub shard: u16,
 }
 
+/// Who holds a client certificate of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateHolder {
+    /// The subject alternative name.
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// The streams of a writer or reader: ids, names or patterns of names.
+    pub streams: Vec<String>,
+}
+
 /// Every setting, parsed but not yet checked against the others.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)] // Each field is the row of the table with its name.
@@ -47,6 +58,11 @@ pub struct Settings {
     pub log_level: String,
     pub log_format: LogFormat,
     pub auth_mode: AuthChoice,
+    pub auth_certificates: Vec<CertificateHolder>,
+    pub jwt_public_key_path: Option<PathBuf>,
+    pub jwt_jwks_path: Option<PathBuf>,
+    pub jwt_issuer: String,
+    pub jwt_audience: String,
     pub control_cores: Vec<usize>,
     pub shard_cores: Vec<usize>,
     pub shard_count: u16,
@@ -88,6 +104,11 @@ impl Settings {
             log_level: String::new(),
             log_format: LogFormat::Json,
             auth_mode: AuthChoice::Auto,
+            auth_certificates: Vec::new(),
+            jwt_public_key_path: None,
+            jwt_jwks_path: None,
+            jwt_issuer: String::new(),
+            jwt_audience: String::new(),
             control_cores: Vec::new(),
             shard_cores: Vec::new(),
             shard_count: 0,
@@ -149,7 +170,6 @@ pub(super) fn later_part(variable: &str) -> Option<&'static str> {
         ("PG_", "the Postgres catalog"),
         ("REDIS_", "Redis"),
         ("S3_", "S3 storage"),
-        ("JWT_", "JWT authentication"),
         ("OTEL_", "trace export (OTLP)"),
         ("TLS_", "TLS"),
     ]
@@ -188,6 +208,11 @@ pub const SETTINGS: &[Setting] = &[
     setting!("log.level", "info", log_level, t => level(t), "error, warn, info, debug, trace, or a filter such as `info,ttdust=debug`"),
     setting!("log.format", "json", log_format, t => parse::choice(t, FORMATS), "json or text"),
     setting!("auth.mode", "auto", auth_mode, t => parse::choice(t, AUTH), "off, keys, or auto: off if both addresses are loopback ones"),
+    setting!("auth.certificates", "", auth_certificates, t => parse::certificates(t), "who holds a client certificate: name=role, or name=role:stream+stream for a writer or reader, separated by commas"),
+    setting!("jwt.public_key_path", "", jwt_public_key_path, t => parse::path_or_none(t), "an RSA public key (PEM) that tokens of the admin plane are signed by; re-read on SIGHUP"),
+    setting!("jwt.jwks_path", "", jwt_jwks_path, t => parse::path_or_none(t), "a JSON Web Key Set with such keys, for rotation; re-read on SIGHUP"),
+    setting!("jwt.issuer", "", jwt_issuer, t => Ok(t.to_owned()), "what a token's `iss` must be"),
+    setting!("jwt.audience", "ttdust", jwt_audience, t => Ok(t.to_owned()), "what a token's `aud` must be or hold"),
     setting!("control.cores", "", control_cores, t => parse::cores(t), "cores of the control plane; default: the first usable one"),
     setting!("shards.cores", "", shard_cores, t => parse::cores(t), "one shard on each of these cores; default: every usable core that control does not have"),
     setting!("shards.count", "0", shard_count, t => parse::number(t, 0, 256), "how many shards, spread over the usable cores; 0: one a core"),

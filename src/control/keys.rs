@@ -1,8 +1,8 @@
 //! API keys.
 
-use ttdust_shards::snapshot::{Access, Role};
+use ttdust_shards::access::{Access, Role};
 
-use super::{Control, ControlError, names};
+use super::{Actor, Control, ControlError, names};
 use crate::{
     access::new_key,
     calendar::now_unix_micros,
@@ -16,6 +16,8 @@ pub struct NewKey {
     pub name: String,
     /// What its holder may do.
     pub role: Role,
+    /// The streams of a writer or reader: ids, names, or patterns of names in which `*` stands for any text.
+    pub streams: Vec<String>,
     /// When it ends, Unix µs; `None`: never.
     pub expires_at: Option<i64>,
 }
@@ -39,16 +41,17 @@ impl Control {
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn create_key(&self, new: NewKey) -> Result<CreatedKey, ControlError> {
+    pub async fn create_key(&self, actor: &Actor, new: NewKey) -> Result<CreatedKey, ControlError> {
         names::description("/name", &new.name)?;
+        names::stream_patterns("/streams", new.role, &new.streams)?;
         let now = now_unix_micros();
         if new.expires_at.is_some_and(|end| end <= now) {
             return Err(ControlError::field("/expires_at", "lies in the past"));
         }
-        let (key, text) =
-            new_key(new.name, new.role, new.expires_at, now).map_err(|e| ControlError::Unavailable(e.to_string()))?;
+        let (key, text) = new_key(new.name, new.role, new.streams, new.expires_at, now)
+            .map_err(|e| ControlError::Unavailable(e.to_string()))?;
         let _changing = self.changing().await?;
-        self.parts.catalog.create_key(key.clone()).await?;
+        self.parts.catalog.create_key(key.clone(), actor.did("key.create", "api_key", &key.id)).await?;
         self.publish().await?;
         tracing::info!(key = %key.id, role = ?key.role, "API key created");
         Ok(CreatedKey { key, text })
@@ -66,9 +69,9 @@ impl Control {
     ///
     /// # Errors
     /// `NotFound`.
-    pub async fn delete_key(&self, id: &str) -> Result<(), ControlError> {
+    pub async fn delete_key(&self, actor: &Actor, id: &str) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
-        self.parts.catalog.delete_key(id.to_owned()).await?;
+        self.parts.catalog.delete_key(id.to_owned(), actor.did("key.delete", "api_key", id)).await?;
         self.publish().await?;
         tracing::info!(key = %id, "API key deleted");
         Ok(())
@@ -80,14 +83,16 @@ impl Control {
     /// See [`ControlError`].
     pub async fn bootstrap_key(&self) -> Result<Option<CreatedKey>, ControlError> {
         let current = self.current();
-        let Access::Keys(keys) = &current.access else {
+        let Access::Checked(credentials) = &current.access else {
             return Ok(None);
         };
         let now = now_unix_micros();
         let live = |end: Option<i64>| end.is_none_or(|end| now < end);
-        if keys.values().any(|key| key.role == Role::Admin && live(key.expires_unix_micros)) {
+        if credentials.keys.values().any(|key| key.role == Role::Admin && live(key.expires_unix_micros)) {
             return Ok(None);
         }
-        self.create_key(NewKey { name: "bootstrap".into(), role: Role::Admin, expires_at: None }).await.map(Some)
+        self.create_key(&Actor::system(), NewKey { name: "bootstrap".into(), role: Role::Admin, streams: Vec::new(), expires_at: None })
+            .await
+            .map(Some)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ttdust_shards::ids::{SchemaId, StreamId};
+use ttdust_shards::{
+    access::Role,
+    ids::{SchemaId, StreamId},
+};
 
 use super::ControlError;
 
@@ -10,6 +13,7 @@ const NAME_BYTES: usize = 128;
 const DESCRIPTION_BYTES: usize = 4096;
 const LABELS: usize = 64;
 const LABEL_BYTES: usize = 256;
+const STREAM_PATTERNS: usize = 64;
 
 /// `^[a-z0-9][a-z0-9._-]{0,127}$`, no `..`, and not what an id looks like.
 pub(super) fn name(pointer: &str, name: &str) -> Result<(), ControlError> {
@@ -44,6 +48,23 @@ pub(super) fn labels(pointer: &str, labels: &BTreeMap<String, String>) -> Result
     Ok(())
 }
 
+/// The streams that a key permits: a role that is confined to streams needs some.
+pub(super) fn stream_patterns(pointer: &str, role: Role, patterns: &[String]) -> Result<(), ControlError> {
+    if role.is_confined() && patterns.is_empty() {
+        let detail =
+            format!("a {} needs the streams that it may use: ids, names, or patterns such as web.*", role.name());
+        return Err(ControlError::field(pointer, detail));
+    }
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-' | b'*');
+    let fits = |p: &String| !p.is_empty() && p.len() <= NAME_BYTES && p.bytes().all(inner);
+    if patterns.len() > STREAM_PATTERNS || !patterns.iter().all(fits) {
+        let detail =
+            format!("at most {STREAM_PATTERNS} ids, names, or patterns of names in which * stands for any text");
+        return Err(ControlError::field(pointer, detail));
+    }
+    Ok(())
+}
+
 /// A text of a client as it may stand in a message: cut, and without control characters.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(64).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
@@ -71,6 +92,12 @@ mod tests {
         assert!(labels("/labels", &many).is_err());
         assert!(labels("/labels", &[(String::new(), "v".to_owned())].into()).is_err());
         assert!(labels("/labels", &[("team".to_owned(), "v".to_owned())].into()).is_ok());
+        let patterns = |role, patterns: &[&str]| {
+            stream_patterns("/streams", role, &patterns.iter().map(|&p| p.to_owned()).collect::<Vec<_>>())
+        };
+        assert!(patterns(Role::Reader, &["web.*", &StreamId::generate().to_string()]).is_ok());
+        assert!(patterns(Role::Reader, &[]).is_err() && patterns(Role::Admin, &[]).is_ok());
+        assert!(patterns(Role::Writer, &["A"]).is_err() && patterns(Role::Writer, &[""; 1]).is_err());
         assert_eq!(shown("a\nb"), "a\u{fffd}b");
     }
 }

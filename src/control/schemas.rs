@@ -1,11 +1,15 @@
 //! Schemas and their versions.
 
+use std::sync::Arc;
+
 use ttdust_shards::{
+    access::Principal,
     ids::SchemaId,
     schema::{CompiledSchema, SchemaError},
+    snapshot::StreamEntry,
 };
 
-use super::{Control, ControlError, FieldError, names};
+use super::{Actor, Control, ControlError, FieldError, names};
 use crate::{
     calendar::now_unix_micros,
     catalog::{Page, Schema, SchemaVersion},
@@ -58,7 +62,7 @@ impl Control {
     ///
     /// # Errors
     /// `Invalid`: a field is at fault or the definition does not compile. `AlreadyExists`. `NotAvailable`: the mode.
-    pub async fn create_schema(&self, new: NewSchema) -> Result<(Schema, SchemaVersion), ControlError> {
+    pub async fn create_schema(&self, actor: &Actor, new: NewSchema) -> Result<(Schema, SchemaVersion), ControlError> {
         names::name("/name", &new.name)?;
         let namespace = new.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into());
         names::name("/namespace", &namespace)?;
@@ -78,9 +82,16 @@ impl Control {
         let version = SchemaVersion { schema: id, version: 1, definition: new.definition, created_at };
         let _changing = self.changing().await?;
         // No stream uses it yet, so there is nothing to publish.
-        self.parts.catalog.create_schema(schema.clone(), version.clone()).await?;
+        self.parts.catalog.create_schema(schema.clone(), version.clone(), actor.did("schema.create", "schema", &id.to_string())).await?;
         tracing::info!(schema = %id, name = %schema.name, "schema created");
         Ok((schema, version))
+    }
+
+    /// Whether `caller` may know of a schema: one confined to streams knows those of its streams.
+    #[must_use]
+    pub fn sees_schema(&self, caller: &Principal, id: SchemaId) -> bool {
+        let of_theirs = |s: &Arc<StreamEntry>| s.schema.id == id && caller.sees(s.id, &s.name);
+        !caller.role.is_confined() || self.current().streams().any(of_theirs)
     }
 
     /// A schema.
@@ -127,7 +138,7 @@ impl Control {
     ///
     /// # Errors
     /// `Invalid`: it does not compile. `NotFound`.
-    pub async fn add_version(&self, new: NewVersion) -> Result<AddedVersion, ControlError> {
+    pub async fn add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
         let _changing = self.changing().await?;
         let schema = self.parts.catalog.schema(new.schema).await?;
         let number = schema.latest_version + 1;
@@ -137,7 +148,7 @@ impl Control {
         }
         let created_at = now_unix_micros();
         let version = SchemaVersion { schema: new.schema, version: number, definition: new.definition, created_at };
-        self.parts.catalog.add_version(version.clone()).await?;
+        self.parts.catalog.add_version(version.clone(), actor.did("schema.add_version", "schema_version", &format!("{}/{number}", new.schema))).await?;
         self.publish().await?;
         tracing::info!(schema = %new.schema, version = number, "schema version added");
         Ok(AddedVersion::Added(version))

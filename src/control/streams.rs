@@ -8,7 +8,7 @@ use ttdust_shards::{
     snapshot::StreamState,
 };
 
-use super::{Control, ControlError, names};
+use super::{Actor, Control, ControlError, names};
 use crate::{
     calendar::now_unix_micros,
     catalog::{FileTotals, Page, Retention, Stream, StreamChange},
@@ -56,7 +56,7 @@ impl Control {
     ///
     /// # Errors
     /// `Invalid`, `AlreadyExists`, or `NotFound`: the schema.
-    pub async fn create_stream(&self, new: NewStream) -> Result<Stream, ControlError> {
+    pub async fn create_stream(&self, actor: &Actor, new: NewStream) -> Result<Stream, ControlError> {
         check(&new)?;
         let now = now_unix_micros();
         let stream = Stream {
@@ -94,7 +94,8 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn statistics(&self, stream: &Stream) -> Result<StreamStatistics, ControlError> {
-        let shard = self.resolve_stream(&stream.id.to_string())?.home;
+        let shard = self.current().stream(stream.id).map(|entry| entry.home);
+        let shard = shard.ok_or_else(|| ControlError::NotFound(format!("stream {}", stream.id)))?;
         let snapshot = self.parts.link.snapshot(shard, stream.id).await;
         let totals = self.parts.catalog.file_totals(stream.id).await?;
         Ok(StreamStatistics {
@@ -117,7 +118,7 @@ impl Control {
     ///
     /// # Errors
     /// `Invalid`, `NotFound`, `Stale`, or `Conflict`: it is being deleted.
-    pub async fn change_stream(&self, id: StreamId, change: StreamChange) -> Result<Stream, ControlError> {
+    pub async fn change_stream(&self, actor: &Actor, id: StreamId, change: StreamChange) -> Result<Stream, ControlError> {
         if let Some(description) = &change.description {
             names::description("/description", description)?;
         }
@@ -135,7 +136,7 @@ impl Control {
     ///
     /// # Errors
     /// `NotFound`, `Stale`, or `Unavailable`: not all could be removed.
-    pub async fn delete_stream(&self, id: StreamId, if_version: Option<i64>) -> Result<(), ControlError> {
+    pub async fn delete_stream(&self, actor: &Actor, id: StreamId, if_version: Option<i64>) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
         let mark = StreamChange { state: Some(StreamState::Deleting), if_version, ..StreamChange::default() };
         self.parts.catalog.change_stream(id, mark, now_unix_micros()).await?;

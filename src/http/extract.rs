@@ -7,45 +7,41 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
+use ttdust_shards::access::{Access, Principal};
 
-use super::{BODY_TIMEOUT, Shared, problem::Problem};
-use crate::{
-    access::{Action, Caller, permits},
-    catalog::Page,
-};
+use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem};
+use crate::{calendar::now_unix_micros, catalog::Page, control::Actor};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
+
+/// Who calls.
+pub(super) struct Caller(pub(super) Principal);
 
 impl FromRequestParts<Shared> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        let caller = app.control.authenticate(key_in(&parts.headers));
-        match &caller {
-            Ok(Caller { key_id: None, .. }) => {}
-            Ok(_) => app.metrics.auth_attempt("ok"),
-            Err(_) => app.metrics.auth_attempt("refused"),
+        let access = app.control.current();
+        let caller = access.access.authenticate(&parts.headers, None, now_unix_micros());
+        if matches!(access.access, Access::Checked(_)) {
+            app.metrics.auth_attempt(if caller.is_ok() { "ok" } else { "refused" });
         }
-        Ok(caller?)
+        Ok(Self(caller?))
     }
 }
 
-fn key_in(headers: &HeaderMap) -> Option<&str> {
-    if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-        return scheme.eq_ignore_ascii_case("bearer").then(|| key.trim());
-    }
-    headers.get("x-api-key")?.to_str().ok()
-}
+/// Who changes something, and in which request.
+pub(super) struct Acting(pub(super) Actor);
 
-/// Lets `caller` pass if they may do `action`.
-pub(super) fn require(caller: &Caller, action: Action) -> Result<(), Problem> {
-    if permits(caller.role, action) {
-        return Ok(());
+impl FromRequestParts<Shared> for Acting {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
+        let Caller(caller) = Caller::from_request_parts(parts, app).await?;
+        let trace_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        Ok(Self(Actor { caller, trace_id }))
     }
-    let detail = format!("a key with role {} may not do this", crate::catalog::role_name(caller.role));
-    Err(Problem::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", detail))
 }
 
 /// A JSON body.
@@ -141,15 +137,6 @@ mod tests {
 
     fn headers(name: &'static str, value: &'static str) -> HeaderMap {
         [(header::HeaderName::from_static(name), header::HeaderValue::from_static(value))].into_iter().collect()
-    }
-
-    #[test]
-    fn keys_come_from_either_header() {
-        assert_eq!(key_in(&headers("authorization", "Bearer k")), Some("k"));
-        assert_eq!(key_in(&headers("authorization", "bearer k")), Some("k"));
-        assert_eq!(key_in(&headers("x-api-key", "k")), Some("k"));
-        assert_eq!(key_in(&headers("authorization", "Basic k")), None);
-        assert_eq!(key_in(&HeaderMap::new()), None);
     }
 
     #[test]

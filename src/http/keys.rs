@@ -8,17 +8,17 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use ttdust_shards::access::{Action, Role};
 
 use super::{
     Answer, Shared,
-    extract::{JsonBody, Parameters, next_token, page, require},
+    extract::{Acting, Caller, JsonBody, Parameters, next_token, page},
     problem::{Problem, no_time},
     to_the_end,
 };
 use crate::{
-    access::{Action, Caller},
     calendar::{parse_time, rfc3339},
-    catalog::{ApiKey, role_name, role_of},
+    catalog::ApiKey,
     control::NewKey,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct CreateKey {
     #[serde(default)]
     name: String,
     role: String,
+    #[serde(default)]
+    streams: Vec<String>,
     expires_at: Option<String>,
 }
 
@@ -42,28 +44,39 @@ fn key_json(key: &ApiKey) -> Value {
     json!({
         "key_id": key.id,
         "name": key.name,
-        "role": role_name(key.role),
+        "role": key.role.name(),
+        "streams": key.streams,
         "created_at": rfc3339(key.created_at),
         "expires_at": key.expires_at.map(rfc3339),
+        "last_used_at": key.last_used_at.map(rfc3339),
     })
 }
 
-pub(super) async fn create(State(app): State<Shared>, caller: Caller, JsonBody(body): JsonBody<CreateKey>) -> Answer {
-    require(&caller, Action::ManageKeys)?;
+pub(super) async fn create(
+    State(app): State<Shared>,
+    Acting(actor): Acting,
+    JsonBody(body): JsonBody<CreateKey>,
+) -> Answer {
+    actor.caller.require(Action::ManageKeys)?;
     let unknown = || Problem::invalid("/role", "role is admin, operator, schema_admin, writer or reader");
     let new = NewKey {
         name: body.name,
-        role: role_of(&body.role).ok_or_else(unknown)?,
+        role: Role::of_name(&body.role).ok_or_else(unknown)?,
+        streams: body.streams,
         expires_at: body.expires_at.as_deref().map(parse_time).transpose().map_err(no_time("/expires_at"))?,
     };
-    let created = to_the_end(async move { app.control.create_key(new).await }).await?;
+    let created = to_the_end(async move { app.control.create_key(&actor, new).await }).await?;
     let mut answer = key_json(&created.key);
     answer["api_key"] = created.text.into();
     Ok((StatusCode::CREATED, [("cache-control", "no-store")], Json(answer)).into_response())
 }
 
-pub(super) async fn list(State(app): State<Shared>, caller: Caller, Parameters(asked): Parameters<ListKeys>) -> Answer {
-    require(&caller, Action::ManageKeys)?;
+pub(super) async fn list(
+    State(app): State<Shared>,
+    Caller(caller): Caller,
+    Parameters(asked): Parameters<ListKeys>,
+) -> Answer {
+    caller.require(Action::ManageKeys)?;
     let page = page(asked.page_size, asked.page_token)?;
     let keys = app.control.keys(page.clone()).await?;
     let next = next_token(&keys, &page, |key| key.id.clone());
@@ -71,8 +84,8 @@ pub(super) async fn list(State(app): State<Shared>, caller: Caller, Parameters(a
     Ok(Json(json!({"api_keys": keys, "next_page_token": next})).into_response())
 }
 
-pub(super) async fn delete(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    require(&caller, Action::ManageKeys)?;
-    to_the_end(async move { app.control.delete_key(&id).await }).await?;
+pub(super) async fn delete(State(app): State<Shared>, Acting(actor): Acting, Path(id): Path<String>) -> Answer {
+    actor.caller.require(Action::ManageKeys)?;
+    to_the_end(async move { app.control.delete_key(&actor, &id).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -5,9 +5,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
+use ttdust_shards::access::{Forbidden, Unauthenticated};
 
 use crate::{
-    access::Unauthenticated,
     calendar::TimeError,
     control::{ControlError, FieldError},
     query::QueryParameterError,
@@ -69,18 +69,17 @@ impl IntoResponse for Problem {
 
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
-        let (status, code) = match &error {
-            ControlError::NotFound(_) => (StatusCode::NOT_FOUND, "NOT_FOUND"),
-            ControlError::AlreadyExists(_) => (StatusCode::CONFLICT, "ALREADY_EXISTS"),
-            ControlError::Invalid { .. } => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
-            ControlError::Stale(_) => (StatusCode::PRECONDITION_FAILED, "VERSION_MISMATCH"),
-            ControlError::Conflict(_) => (StatusCode::CONFLICT, "FAILED_PRECONDITION"),
-            ControlError::NotAvailable(_) => (StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED"),
-            ControlError::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
-            ControlError::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
-            ControlError::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
+        let status = match &error {
+            ControlError::NotFound(_) => StatusCode::NOT_FOUND,
+            ControlError::AlreadyExists(_) | ControlError::Conflict(_) => StatusCode::CONFLICT,
+            ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
+            ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
+            ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
+            ControlError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        let mut problem = Self::new(status, code, error.to_string());
+        let mut problem = Self::new(status, error.code(), error.to_string());
         if matches!(error, ControlError::Overloaded | ControlError::Unavailable(_)) {
             problem.retry_after_seconds = Some(1);
         }
@@ -94,6 +93,12 @@ impl From<ControlError> for Problem {
 impl From<Unauthenticated> for Problem {
     fn from(error: Unauthenticated) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
+    }
+}
+
+impl From<Forbidden> for Problem {
+    fn from(error: Forbidden) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", error.to_string())
     }
 }
 

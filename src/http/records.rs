@@ -6,17 +6,17 @@ use axum::{
 };
 use serde::Deserialize;
 use ttdust_shards::{
+    access::Action,
     ids::{RecordId, StreamId},
     query::{RecordRow, TimeRangeAnswer, TimeRangeQuery, encode_cursor},
 };
 
 use super::{
     Answer, Shared,
-    extract::{Parameters, require},
+    extract::{Caller, Parameters},
     problem::{Problem, no_time},
 };
 use crate::{
-    access::{Action, Caller},
     calendar::{parse_time, rfc3339},
     query::{after_cursor, limit},
 };
@@ -34,12 +34,12 @@ pub(super) struct ReadRecords {
 
 pub(super) async fn get(
     State(app): State<Shared>,
-    caller: Caller,
+    Caller(caller): Caller,
     Path(id): Path<String>,
     Parameters(asked): Parameters<ReadRecords>,
 ) -> Answer {
-    require(&caller, Action::ReadRecords)?;
-    let stream = app.control.resolve_stream(&id)?.id;
+    caller.require(Action::ReadRecords)?;
+    let stream = app.control.resolve_stream(&caller, &id)?.id;
     if asked.key_field.is_some() || asked.key_value.is_some() {
         return Err(Problem::not_available("key lookup is not available in this version: read by start and end"));
     }

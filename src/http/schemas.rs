@@ -8,16 +8,18 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use ttdust_shards::ids::SchemaId;
+use ttdust_shards::{
+    access::{Action, Principal},
+    ids::SchemaId,
+};
 
 use super::{
     Answer, Shared,
-    extract::{JsonBody, Parameters, next_token, page, require},
+    extract::{Acting, Caller, JsonBody, Parameters, next_token, page},
     problem::Problem,
     to_the_end,
 };
 use crate::{
-    access::{Action, Caller},
     calendar::rfc3339,
     catalog::{Schema, SchemaVersion},
     control::{AddedVersion, ControlError, NewSchema, NewVersion},
@@ -96,12 +98,22 @@ fn schema_id(text: &str) -> Result<SchemaId, Problem> {
     text.parse().map_err(|_| ControlError::NotFound("such a schema".into()).into())
 }
 
+/// The schema of this id, if the caller may read it: one that it may not does not exist.
+fn readable(app: &Shared, caller: &Principal, text: &str) -> Result<SchemaId, Problem> {
+    caller.require(Action::ReadSchema)?;
+    let id = schema_id(text)?;
+    if app.control.sees_schema(caller, id) {
+        return Ok(id);
+    }
+    Err(ControlError::NotFound(format!("schema {id}")).into())
+}
+
 pub(super) async fn create(
     State(app): State<Shared>,
-    caller: Caller,
+    Acting(actor): Acting,
     JsonBody(body): JsonBody<CreateSchema>,
 ) -> Answer {
-    require(&caller, Action::ChangeSchemas)?;
+    actor.caller.require(Action::ChangeSchemas)?;
     let new = NewSchema {
         namespace: body.namespace,
         name: body.name,
@@ -109,17 +121,17 @@ pub(super) async fn create(
         definition: body.definition.to_string(),
         compatibility_mode: body.compatibility_mode,
     };
-    let (schema, version) = to_the_end(async move { app.control.create_schema(new).await }).await?;
+    let (schema, version) = to_the_end(async move { app.control.create_schema(&actor, new).await }).await?;
     let location = format!("/api/v1/schemas/{}", schema.id);
     Ok((StatusCode::CREATED, [("location", location)], Json(with_definition(&schema, &version)?)).into_response())
 }
 
 pub(super) async fn list(
     State(app): State<Shared>,
-    caller: Caller,
+    Caller(caller): Caller,
     Parameters(asked): Parameters<ListSchemas>,
 ) -> Answer {
-    require(&caller, Action::ListSchemas)?;
+    caller.require(Action::ListSchemas)?;
     let page = page(asked.page_size, asked.page_token)?;
     let schemas = app.control.schemas(asked.namespace, asked.name, page.clone()).await?;
     let next = next_token(&schemas, &page, |schema| schema.id.to_string());
@@ -127,22 +139,22 @@ pub(super) async fn list(
     Ok(Json(json!({"schemas": schemas, "next_page_token": next})).into_response())
 }
 
-pub(super) async fn one(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    require(&caller, Action::ReadSchema)?;
-    let (schema, newest) = app.control.schema_and_newest(schema_id(&id)?).await?;
+pub(super) async fn one(State(app): State<Shared>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    let id = readable(&app, &caller, &id)?;
+    let (schema, newest) = app.control.schema_and_newest(id).await?;
     Ok(Json(with_definition(&schema, &newest)?).into_response())
 }
 
 pub(super) async fn add_version(
     State(app): State<Shared>,
-    caller: Caller,
+    Acting(actor): Acting,
     Path(id): Path<String>,
     Parameters(DryRun { dry_run }): Parameters<DryRun>,
     JsonBody(body): JsonBody<AddVersion>,
 ) -> Answer {
-    require(&caller, Action::ChangeSchemas)?;
+    actor.caller.require(Action::ChangeSchemas)?;
     let new = NewVersion { schema: schema_id(&id)?, definition: body.definition.to_string(), dry_run };
-    match to_the_end(async move { app.control.add_version(new).await }).await? {
+    match to_the_end(async move { app.control.add_version(&actor, new).await }).await? {
         AddedVersion::Added(version) => Ok((StatusCode::CREATED, Json(version_json(&version)?)).into_response()),
         AddedVersion::WouldFit { compatibility_mode } => {
             let verdict = json!({"compatible": true, "compatibility_mode": compatibility_mode, "violations": []});
@@ -153,17 +165,17 @@ pub(super) async fn add_version(
 
 pub(super) async fn versions(
     State(app): State<Shared>,
-    caller: Caller,
+    Caller(caller): Caller,
     Path(id): Path<String>,
     Parameters(asked): Parameters<ListVersions>,
 ) -> Answer {
-    require(&caller, Action::ReadSchema)?;
+    let id = readable(&app, &caller, &id)?;
     let page = page(asked.page_size, asked.page_token)?;
     let after = match page.after.as_str() {
         "" => 0,
         token => token.parse().map_err(|_| Problem::invalid("page_token", "not a page_token of this list"))?,
     };
-    let versions = app.control.versions(schema_id(&id)?, after, page.limit).await?;
+    let versions = app.control.versions(id, after, page.limit).await?;
     let next = next_token(&versions, &page, |version| version.version.to_string());
     let versions: Result<Vec<_>, _> = versions.iter().map(version_json).collect();
     Ok(Json(json!({"versions": versions?, "next_page_token": next})).into_response())

@@ -10,16 +10,15 @@ use axum::{
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use ttdust_shards::snapshot::StreamState;
+use ttdust_shards::{access::Action, snapshot::StreamState};
 
 use super::{
     Answer, Shared,
-    extract::{JsonBody, Parameters, if_match, next_token, page, require},
+    extract::{Acting, Caller, JsonBody, Parameters, if_match, next_token, page},
     problem::Problem,
     to_the_end,
 };
 use crate::{
-    access::{Action, Caller},
     calendar::rfc3339,
     catalog::{Retention, Stream, StreamChange, state_name, state_of},
     control::{NewStream, StreamStatistics},
@@ -96,10 +95,10 @@ fn with_etag(status: StatusCode, stream: &Stream, body: Value) -> Response {
 
 pub(super) async fn create(
     State(app): State<Shared>,
-    caller: Caller,
+    Acting(actor): Acting,
     JsonBody(body): JsonBody<CreateStream>,
 ) -> Answer {
-    require(&caller, Action::ChangeStreams)?;
+    actor.caller.require(Action::ChangeStreams)?;
     let schema = body.schema_id.parse().map_err(|e| Problem::invalid("/schema_id", format!("{e}")))?;
     let new = NewStream {
         name: body.name,
@@ -110,7 +109,7 @@ pub(super) async fn create(
         key_fields: body.key_fields,
         labels: body.labels,
     };
-    let stream = to_the_end(async move { app.control.create_stream(new).await }).await?;
+    let stream = to_the_end(async move { app.control.create_stream(&actor, new).await }).await?;
     let mut response = with_etag(StatusCode::CREATED, &stream, stream_json(&stream));
     if let Ok(location) = format!("/api/v1/streams/{}", stream.id).parse() {
         response.headers_mut().insert("location", location);
@@ -120,10 +119,10 @@ pub(super) async fn create(
 
 pub(super) async fn list(
     State(app): State<Shared>,
-    caller: Caller,
+    Caller(caller): Caller,
     Parameters(asked): Parameters<ListStreams>,
 ) -> Answer {
-    require(&caller, Action::ReadStreams)?;
+    caller.require(Action::ReadStreams)?;
     let page = page(asked.page_size, asked.page_token)?;
     let state = match asked.status {
         None => None,
@@ -134,13 +133,13 @@ pub(super) async fn list(
     };
     let streams = app.control.streams(state, page.clone()).await?;
     let next = next_token(&streams, &page, |stream| stream.id.to_string());
-    let streams: Vec<_> = streams.iter().map(stream_json).collect();
+    let streams: Vec<_> = streams.iter().filter(|s| caller.sees(s.id, &s.name)).map(stream_json).collect();
     Ok(Json(json!({"streams": streams, "next_page_token": next})).into_response())
 }
 
-pub(super) async fn one(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
-    require(&caller, Action::ReadStreams)?;
-    let stream = app.control.stream(app.control.resolve_stream(&id)?.id).await?;
+pub(super) async fn one(State(app): State<Shared>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+    caller.require(Action::ReadStreams)?;
+    let stream = app.control.stream(app.control.resolve_stream(&caller, &id)?.id).await?;
     let mut body = stream_json(&stream);
     body["statistics"] = statistics_json(&app.control.statistics(&stream).await?);
     Ok(with_etag(StatusCode::OK, &stream, body))
@@ -148,13 +147,13 @@ pub(super) async fn one(State(app): State<Shared>, caller: Caller, Path(id): Pat
 
 pub(super) async fn change(
     State(app): State<Shared>,
-    caller: Caller,
+    Acting(actor): Acting,
     Path(id): Path<String>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChangeStream>,
 ) -> Answer {
     let only_status = body.description.is_none() && body.retention_policy.is_none();
-    require(&caller, if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
+    actor.caller.require(if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
     let state = match body.status.as_deref() {
         None => None,
         Some(name) => {
@@ -169,20 +168,20 @@ pub(super) async fn change(
         state,
         if_version: if_match(&headers)?,
     };
-    let id = app.control.resolve_stream(&id)?.id;
-    let stream = to_the_end(async move { app.control.change_stream(id, change).await }).await?;
+    let id = app.control.resolve_stream(&actor.caller, &id)?.id;
+    let stream = to_the_end(async move { app.control.change_stream(&actor, id, change).await }).await?;
     Ok(with_etag(StatusCode::OK, &stream, stream_json(&stream)))
 }
 
 pub(super) async fn delete(
     State(app): State<Shared>,
-    caller: Caller,
+    Acting(actor): Acting,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Answer {
-    require(&caller, Action::ChangeStreams)?;
+    actor.caller.require(Action::ChangeStreams)?;
     let if_version = if_match(&headers)?;
-    let id = app.control.resolve_stream(&id)?.id;
-    to_the_end(async move { app.control.delete_stream(id, if_version).await }).await?;
+    let id = app.control.resolve_stream(&actor.caller, &id)?.id;
+    to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

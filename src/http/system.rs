@@ -8,16 +8,14 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Shared, extract::require};
-use crate::{
-    access::{Action, Caller},
-    config::SETTINGS,
-    metrics::TextFormat,
-};
+use ttdust_shards::access::Action;
+
+use super::{Answer, Shared, extract::Caller};
+use crate::{config::SETTINGS, metrics::TextFormat};
 
 /// What is in force, by key. No setting of this version is a secret.
-pub(super) async fn config(State(app): State<Shared>, caller: Caller) -> Answer {
-    require(&caller, Action::ReadConfig)?;
+pub(super) async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Answer {
+    caller.require(Action::ReadConfig)?;
     let values = &app.control.config().loaded.values;
     let settings: Map<_, _> = SETTINGS
         .iter()

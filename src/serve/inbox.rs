@@ -8,7 +8,12 @@ use ttdust_shards::{
     message::{ToControl, ToShard},
 };
 
-use crate::{flush::Flusher, link::ShardLink, query::Queries};
+use crate::{
+    control::{Actor, Control},
+    flush::Flusher,
+    link::ShardLink,
+    query::Queries,
+};
 
 /// Each shard reports its end once.
 const ENDS: usize = 1024;
@@ -21,14 +26,20 @@ pub(super) struct Inbox {
     link: ShardLink,
     flusher: Flusher,
     queries: Arc<Queries>,
+    control: Arc<Control>,
     ended: mpsc::Sender<ShardEnd>,
 }
 
 impl Inbox {
     /// With the line on which it reports shards that ended.
-    pub(super) fn new(link: ShardLink, flusher: Flusher, queries: Arc<Queries>) -> (Self, mpsc::Receiver<ShardEnd>) {
+    pub(super) fn new(
+        link: ShardLink,
+        flusher: Flusher,
+        queries: Arc<Queries>,
+        control: Arc<Control>,
+    ) -> (Self, mpsc::Receiver<ShardEnd>) {
         let (ended, reports) = mpsc::channel(ENDS);
-        (Self { link, flusher, queries, ended }, reports)
+        (Self { link, flusher, queries, control, ended }, reports)
     }
 
     /// Runs until the last shard lets go of its end.
@@ -43,6 +54,15 @@ impl Inbox {
                     let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
                     tokio::spawn(async move {
                         let answer = ToShard::Answer(reply.token, queries.time_range(query).await);
+                        // With its shard, the call is gone too.
+                        let _ = link.deliver(reply.shard, answer).await;
+                    });
+                }
+                ToControl::Admin { caller, request, reply } => {
+                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
+                    tokio::spawn(async move {
+                        let actor = Actor { caller, trace_id: uuid::Uuid::now_v7().simple().to_string() };
+                        let answer = ToShard::Admin(reply.token, control.administer(actor, request).await);
                         // With its shard, the call is gone too.
                         let _ = link.deliver(reply.shard, answer).await;
                     });

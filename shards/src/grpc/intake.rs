@@ -6,12 +6,12 @@ use bytes::Bytes;
 use ttdust_proto::ingestion::IngestError;
 
 use super::{
-    access::{Action, Caller},
+    access::permitted,
     status::{Code, Status},
 };
 use crate::{
+    access::{Action, Principal},
     ids::ShardId,
-    io::{Clock as _, real::SystemClock},
     message::{Outcome, ReplyTo, Submission},
     reactor::{Reactor, Reply, Slot},
     snapshot::{StreamEntry, StreamState, names_schema},
@@ -24,23 +24,24 @@ use crate::{
 pub struct Intake {
     /// The shard's shared state.
     pub reactor: Rc<Reactor>,
-    caller: Caller,
+    caller: Principal,
     last: Option<Target>,
 }
 
-/// A stream as a client named it, under one version of the catalog.
+/// A stream as a client named it, under one version of the catalog, in one second: a credential that ends is noticed.
 #[derive(Debug)]
 struct Target {
     stream_text: String,
     schema_text: String,
     catalog_version: u64,
+    second: u64,
     stream: Arc<StreamEntry>,
 }
 
 impl Intake {
     /// Takes records of `caller`.
     #[must_use]
-    pub fn new(reactor: Rc<Reactor>, caller: Caller) -> Self {
+    pub fn new(reactor: Rc<Reactor>, caller: Principal) -> Self {
         Self { reactor, caller, last: None }
     }
 
@@ -51,17 +52,14 @@ impl Intake {
     pub fn stream(&mut self, stream_text: &str, schema_text: &str) -> Result<Arc<StreamEntry>, Status> {
         if let Some(last) = &self.last
             && last.catalog_version == self.reactor.catalog_version()
+            && last.second == self.reactor.second()
             && last.stream_text == stream_text
             && last.schema_text == schema_text
         {
             return Ok(Arc::clone(&last.stream));
         }
         let catalog = self.reactor.catalog();
-        self.caller.check(Action::Write, &catalog, SystemClock::new().unix_micros())?;
-        if stream_text.is_empty() {
-            return Err(Status::new(Code::InvalidArgument, "STREAM_REQUIRED", "stream_id is empty"));
-        }
-        let stream = catalog.resolve(stream_text).ok_or_else(|| Status::unknown_stream(stream_text))?;
+        let stream = permitted(&self.caller, Action::WriteRecords, &catalog, stream_text)?;
         if !names_schema(stream, schema_text) {
             let message = format!("the stream's schema is {}: leave schema_id empty or send that id", stream.schema.id);
             return Err(Status::new(Code::FailedPrecondition, "SCHEMA_MISMATCH", message));
@@ -81,6 +79,7 @@ impl Intake {
             stream_text: stream_text.to_owned(),
             schema_text: schema_text.to_owned(),
             catalog_version: catalog.version,
+            second: self.reactor.second(),
             stream: Arc::clone(stream),
         });
         Ok(Arc::clone(stream))
@@ -164,7 +163,7 @@ impl Intake {
 pub fn take_outcome(slot: &Slot) -> Option<Outcome> {
     slot.take().map(|reply| match reply {
         Reply::Outcome(outcome) => outcome,
-        Reply::Answer(_) => unreachable!("a submission's slot gets an outcome"),
+        Reply::Answer(_) | Reply::Admin(_) => unreachable!("a submission's slot gets an outcome"),
     })
 }
 

@@ -7,12 +7,12 @@ use prost::Message as _;
 use ttdust_proto::query::{QueryMetadata, Record, TimeRangeQueryRequest, TimeRangeQueryResponse};
 
 use super::{
-    access::{Action, Caller},
+    access::permitted,
     status::{Code, Status},
 };
 use crate::{
+    access::{Action, Principal},
     ids::RecordId,
-    io::{Clock as _, real::SystemClock},
     message::QueryFailure,
     query::{LIMIT_DEFAULT, LIMIT_MAX, TimeRangeQuery, decode_cursor, encode_cursor},
     reactor::{Bell, Reactor, Reply},
@@ -24,15 +24,14 @@ use crate::{
 /// How the call ends.
 pub async fn time_range(
     reactor: &Reactor,
-    caller: &Caller,
+    caller: &Principal,
     bell: &Rc<Bell>,
     message: Bytes,
 ) -> Result<TimeRangeQueryResponse, Status> {
     let started = std::time::Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
-    caller.check(Action::Read, &catalog, SystemClock::new().unix_micros())?;
-    let stream = catalog.resolve(&request.stream_id).ok_or_else(|| Status::unknown_stream(&request.stream_id))?.id;
+    let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
     let slot = reactor.query(plan(stream, &request)?, bell);
     let reply = loop {
         match slot.take() {

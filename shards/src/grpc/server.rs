@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, Stat
 use ttdust_proto::path;
 
 use super::{
-    access::Caller,
+    admin,
     append::Append,
     exchange::{Exchange, Method},
     framing::{Encoding, MessageReader, put_message},
@@ -249,7 +249,10 @@ async fn dispatch(
     let encoding = Encoding::of_request(&head.headers)?;
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
-    let caller = || Caller::of(&head.headers, &reactor.catalog(), SystemClock::new().unix_micros());
+    let caller = || {
+        let now = SystemClock::new().unix_micros();
+        reactor.catalog().access.authenticate(&head.headers, None, now).map_err(Status::unauthenticated)
+    };
     match head.uri.path() {
         path::APPEND => {
             let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
@@ -286,23 +289,19 @@ async fn dispatch(
             let _ = send.send_trailers(status.to_trailers());
             Ok(())
         }
+        path if admin::has(path) => {
+            let _call = reactor.calls.enter(&bell);
+            let caller = caller()?;
+            let message = only_message(reader).await?;
+            respond_bytes(respond, admin::call(&reactor, caller, &bell, path, message).await?)
+        }
         other => Err(unimplemented_method(other)),
     }
 }
 
 /// Methods of the contract that come later are told apart from those that never were.
 fn unimplemented_method(path: &str) -> Status {
-    const LATER: [&str; 9] = [
-        path::INGEST_BATCH,
-        path::GET_BATCH_JOB,
-        path::LOOKUP_BY_KEY,
-        path::STREAMING_READ,
-        path::CREATE_STREAM,
-        path::UPDATE_STREAM,
-        path::DELETE_STREAM,
-        path::LIST_STREAMS,
-        path::GET_STREAM,
-    ];
+    const LATER: [&str; 4] = [path::INGEST_BATCH, path::GET_BATCH_JOB, path::LOOKUP_BY_KEY, path::STREAMING_READ];
     if LATER.contains(&path) {
         let message = format!("{path} is not available in this version");
         return Status::new(Code::Unimplemented, "NOT_AVAILABLE", message);
@@ -350,11 +349,15 @@ fn respond_headers(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes
 
 /// Answers a unary call. A client that is gone is nobody to tell.
 fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Message) -> Result<(), Status> {
-    let mut send = respond_headers(respond)?;
     let mut out = BytesMut::new();
     put_message(&mut out, message);
+    respond_bytes(respond, out.freeze())
+}
+
+fn respond_bytes(respond: &mut SendResponse<Bytes>, message: Bytes) -> Result<(), Status> {
+    let mut send = respond_headers(respond)?;
     // h2 holds what the client's window does not take yet; an answer is bounded by the rows of a page.
-    if send.send_data(out.freeze(), false).is_ok() {
+    if send.send_data(message, false).is_ok() {
         let _ = send.send_trailers(Status::ok().to_trailers());
     }
     Ok(())

@@ -6,7 +6,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 use ttdust_proto::{ingestion, rpc};
 
-use crate::{message::Refusal, validate::Invalid};
+use crate::{
+    access::{Forbidden, Unauthenticated},
+    message::{AdminFailure, FailureKind, Refusal},
+    validate::Invalid,
+};
+
+/// When an admin call that met a busy or missing part may come again.
+const ADMIN_RETRY: Duration = Duration::from_secs(1);
 
 /// gRPC status codes that this server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +29,8 @@ pub enum Code {
     DeadlineExceeded = 4,
     /// No such thing, or not for this client.
     NotFound = 5,
+    /// The name is taken.
+    AlreadyExists = 6,
     /// Not allowed.
     PermissionDenied = 7,
     /// Over a limit.
@@ -66,12 +75,46 @@ impl Status {
         Self { code, reason, message: message.into(), retry_after: None, violations: Vec::new() }
     }
 
+    /// No credential, or none that is good.
+    #[must_use]
+    pub fn unauthenticated(error: Unauthenticated) -> Self {
+        Self::new(Code::Unauthenticated, "UNAUTHENTICATED", error.to_string())
+    }
+
+    /// The caller's role does not permit the call.
+    #[must_use]
+    pub fn forbidden(error: Forbidden) -> Self {
+        Self::new(Code::PermissionDenied, "PERMISSION_DENIED", error.to_string())
+    }
+
     /// No stream of that id or name, or none that this client may know of.
     #[must_use]
     pub fn unknown_stream(text: &str) -> Self {
         let shown: String = text.chars().take(128).collect();
         let message = format!("no stream {shown:?}: create it with POST /api/v1/streams, or check the id");
         Self::new(Code::NotFound, "STREAM_NOT_FOUND", message)
+    }
+
+    /// An admin call that was not done.
+    #[must_use]
+    pub fn admin(failure: AdminFailure) -> Self {
+        let code = match failure.kind {
+            FailureKind::NotFound => Code::NotFound,
+            FailureKind::AlreadyExists => Code::AlreadyExists,
+            FailureKind::Invalid => Code::InvalidArgument,
+            FailureKind::Conflict => Code::FailedPrecondition,
+            FailureKind::Forbidden => Code::PermissionDenied,
+            FailureKind::NotAvailable => Code::Unimplemented,
+            FailureKind::Overloaded => Code::ResourceExhausted,
+            FailureKind::Unavailable => Code::Unavailable,
+            FailureKind::Internal => Code::Internal,
+        };
+        let retry_after = matches!(failure.kind, FailureKind::Overloaded | FailureKind::Unavailable);
+        Self {
+            retry_after: retry_after.then_some(ADMIN_RETRY),
+            violations: failure.fields,
+            ..Self::new(code, failure.reason, failure.message)
+        }
     }
 
     /// The outcome of a write is not known.

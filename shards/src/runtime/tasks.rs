@@ -161,7 +161,9 @@ async fn inbox(loops: Rc<Loops>, mailbox: Mailbox) -> String {
 
 /// What is done now and then: flush what is due, let go of segments, set gauges.
 async fn upkeep(loops: Rc<Loops>) -> String {
+    let started = Instant::now();
     loop {
+        loops.reactor.set_second(started.elapsed().as_secs());
         loops.order_flush();
         loops.release_segments();
         loops.set_gauges();
@@ -177,6 +179,7 @@ impl Loops {
         match message {
             ToShard::Submit(submission) => reactor.admit(&submission),
             ToShard::Outcome(token, outcome) => reactor.fill(token, Reply::Outcome(outcome)),
+            ToShard::Admin(token, answer) => reactor.fill(token, Reply::Admin(answer)),
             ToShard::Answer(token, answer) => reactor.fill(token, Reply::Answer(answer)),
             ToShard::Catalog(catalog, done) => {
                 reactor.set_catalog(catalog);

@@ -10,6 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 use ttdust_shards::{
+    access::Access,
     config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
     ids::{SchemaId, ShardId, StreamId},
     message::{ToControl, ToShard},
@@ -17,7 +18,7 @@ use ttdust_shards::{
     query::{self, FileRef},
     runtime::{Engine, EngineStart},
     schema::CompiledSchema,
-    snapshot::{Access, CatalogSnapshot, StreamEntry, StreamState, home_shard},
+    snapshot::{CatalogSnapshot, StreamEntry, StreamState, home_shard},
 };
 
 pub const SCHEMA: &str = r#"{"type":"object","required":["id"],"properties":{"id":{"type":"integer","minimum":0},
