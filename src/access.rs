@@ -110,7 +110,17 @@ pub fn new_key(name: String, role: Role, expires_at: Option<i64>, now: i64) -> s
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let text = format!("{PREFIX}{uuid}_{hex}");
     let id = format!("{ID_PREFIX}{uuid}");
-    Ok((ApiKey { id, name, role, sha256: digest(&text), created_at: now, expires_at }, text))
+    let key = ApiKey {
+        id,
+        name,
+        role,
+        streams: Vec::new(),
+        sha256: digest(&text),
+        created_at: now,
+        expires_at,
+        last_used_at: None,
+    };
+    Ok((key, text))
 }
 
 /// A key as the shards see it, and what they find it by.

@@ -6,7 +6,7 @@ use super::{Control, ControlError, names};
 use crate::{
     access::new_key,
     calendar::now_unix_micros,
-    catalog::{ApiKey, Page},
+    catalog::{ApiKey, AuditEntry, Page},
 };
 
 /// A key to create.
@@ -48,7 +48,8 @@ impl Control {
         let (key, text) =
             new_key(new.name, new.role, new.expires_at, now).map_err(|e| ControlError::Unavailable(e.to_string()))?;
         let _changing = self.changing().await?;
-        self.parts.catalog.create_key(key.clone()).await?;
+        let audit = AuditEntry::system("api_key.create", "api_key", &key.id);
+        self.parts.catalog.create_key(key.clone(), audit).await?;
         self.publish().await?;
         tracing::info!(key = %key.id, role = ?key.role, "API key created");
         Ok(CreatedKey { key, text })
@@ -68,7 +69,8 @@ impl Control {
     /// `NotFound`.
     pub async fn delete_key(&self, id: &str) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
-        self.parts.catalog.delete_key(id.to_owned()).await?;
+        let audit = AuditEntry::system("api_key.delete", "api_key", id);
+        self.parts.catalog.delete_key(id.to_owned(), audit).await?;
         self.publish().await?;
         tracing::info!(key = %id, "API key deleted");
         Ok(())

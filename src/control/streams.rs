@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use tokio::task::spawn_blocking;
-use ttdust_shards::{
-    ids::{SchemaId, ShardId, StreamId},
-    snapshot::StreamState,
-};
+use ttdust_shards::ids::{SchemaId, ShardId, StreamId};
 
 use super::{Control, ControlError, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{FileTotals, Page, Retention, Stream, StreamChange},
+    catalog::{AuditEntry, FileTotals, Page, Retention, Stream, StreamChange, StreamFilter, StreamStatus},
     objects::prefix_of,
 };
 
@@ -64,7 +61,7 @@ impl Control {
             name: new.name,
             description: new.description,
             schema: new.schema,
-            state: StreamState::Active,
+            status: StreamStatus::Active,
             key_fields: new.key_fields,
             labels: new.labels,
             retention: new.retention,
@@ -75,7 +72,8 @@ impl Control {
             updated_at: now,
         };
         let _changing = self.changing().await?;
-        self.parts.catalog.create_stream(stream.clone()).await?;
+        let audit = audited("stream.create", stream.id);
+        self.parts.catalog.create_stream(stream.clone(), audit).await?;
         self.publish().await?;
         tracing::info!(stream = %stream.id, name = %stream.name, "stream created");
         Ok(stream)
@@ -105,12 +103,12 @@ impl Control {
         })
     }
 
-    /// Streams, filtered by state.
+    /// Streams, filtered by status.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn streams(&self, state: Option<StreamState>, page: Page) -> Result<Vec<Stream>, ControlError> {
-        Ok(self.parts.catalog.streams(state, page).await?)
+    pub async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>, ControlError> {
+        Ok(self.parts.catalog.streams(filter, page).await?)
     }
 
     /// Changes a stream; every shard runs on the change once this is answered.
@@ -124,8 +122,12 @@ impl Control {
         if let Some(Some(retention)) = &change.retention {
             check_retention(retention)?;
         }
+        if let Some(labels) = &change.labels {
+            names::labels("/labels", labels)?;
+        }
         let _changing = self.changing().await?;
-        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros()).await?;
+        let audit = audited("stream.change", id);
+        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await?;
         self.publish().await?;
         Ok(stream)
     }
@@ -137,18 +139,23 @@ impl Control {
     /// `NotFound`, `Stale`, or `Unavailable`: not all could be removed.
     pub async fn delete_stream(&self, id: StreamId, if_version: Option<i64>) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
-        let mark = StreamChange { state: Some(StreamState::Deleting), if_version, ..StreamChange::default() };
-        self.parts.catalog.change_stream(id, mark, now_unix_micros()).await?;
+        let mark = StreamChange { status: Some(StreamStatus::Deleting), if_version, ..StreamChange::default() };
+        self.parts.catalog.change_stream(id, mark, now_unix_micros(), audited("stream.delete", id)).await?;
         // From here on no shard takes or answers anything of it, and no flush of it is committed.
         self.publish().await?;
         let objects = self.parts.objects.clone();
         let removed = spawn_blocking(move || objects.remove_prefix(&prefix_of(id))).await;
         removed.map_err(|error| ControlError::Internal(error.to_string()))??;
-        self.parts.catalog.remove_stream(id).await?;
+        let audit = audited("stream.end_deletion", id);
+        self.parts.catalog.end_deletion(id, now_unix_micros(), audit).await?;
         self.publish().await?;
         tracing::info!(stream = %id, "stream deleted");
         Ok(())
     }
+}
+
+fn audited(action: &str, id: StreamId) -> AuditEntry {
+    AuditEntry::system(action, "stream", &id.to_string())
 }
 
 fn check(new: &NewStream) -> Result<(), ControlError> {

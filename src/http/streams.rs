@@ -10,7 +10,6 @@ use axum::{
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use ttdust_shards::snapshot::StreamState;
 
 use super::{
     Answer, Shared,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     access::{Action, Caller},
     calendar::rfc3339,
-    catalog::{Retention, Stream, StreamChange, state_name, state_of},
+    catalog::{Retention, Stream, StreamChange, StreamFilter, StreamStatus},
     control::{NewStream, StreamStatistics},
 };
 
@@ -68,7 +67,7 @@ fn stream_json(stream: &Stream) -> Value {
         "name": stream.name,
         "description": stream.description,
         "schema_id": stream.schema.to_string(),
-        "status": state_name(stream.state),
+        "status": stream.status.name(),
         "key_fields": stream.key_fields,
         "labels": stream.labels,
         "retention_policy": stream.retention,
@@ -125,14 +124,14 @@ pub(super) async fn list(
 ) -> Answer {
     require(&caller, Action::ReadStreams)?;
     let page = page(asked.page_size, asked.page_token)?;
-    let state = match asked.status {
+    let status = match asked.status {
         None => None,
         Some(name) => {
-            let unknown = || Problem::invalid("status", "status is active, paused or deleting");
-            Some(state_of(&name).ok_or_else(unknown)?)
+            let unknown = || Problem::invalid("status", "status is creating, active, paused, deleting or deleted");
+            Some(StreamStatus::of_name(&name).ok_or_else(unknown)?)
         }
     };
-    let streams = app.control.streams(state, page.clone()).await?;
+    let streams = app.control.streams(StreamFilter { status, ..StreamFilter::default() }, page.clone()).await?;
     let next = next_token(&streams, &page, |stream| stream.id.to_string());
     let streams: Vec<_> = streams.iter().map(stream_json).collect();
     Ok(Json(json!({"streams": streams, "next_page_token": next})).into_response())
@@ -155,18 +154,19 @@ pub(super) async fn change(
 ) -> Answer {
     let only_status = body.description.is_none() && body.retention_policy.is_none();
     require(&caller, if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
-    let state = match body.status.as_deref() {
+    let status = match body.status.as_deref() {
         None => None,
         Some(name) => {
-            let allowed = |state: &StreamState| *state != StreamState::Deleting;
+            let allowed = |status: &StreamStatus| matches!(status, StreamStatus::Active | StreamStatus::Paused);
             let unknown = || Problem::invalid("/status", "status is active or paused; DELETE deletes");
-            Some(state_of(name).filter(allowed).ok_or_else(unknown)?)
+            Some(StreamStatus::of_name(name).filter(allowed).ok_or_else(unknown)?)
         }
     };
     let change = StreamChange {
         description: body.description,
         retention: body.retention_policy,
-        state,
+        labels: None,
+        status,
         if_version: if_match(&headers)?,
     };
     let id = app.control.resolve_stream(&id)?.id;
