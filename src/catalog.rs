@@ -1,20 +1,26 @@
-//! The catalog: what is registered, where each committed file lies, who holds a key. Postgres or SQLite later; SQLite now.
+//! The catalog: what is registered, where each committed file lies, who holds a key, who changed what.
 //!
 //! Invariants: every change is one transaction; the files of a stream cover its sequence numbers from the first on without
-//! gap or overlap; `flushed_through` of a stream never falls.
+//! gap or overlap; `flushed_through` of a stream never falls; whatever changes a schema, version, stream or key raises the
+//! generation and leaves a line in the audit log, in the same transaction, or does nothing at all.
 
 mod embedded;
+mod fingerprint;
+mod model;
+mod rules;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use ttdust_shards::{
-    ids::{SchemaId, StreamId},
-    parquet::PartitionHour,
-    snapshot::{Role, StreamState},
+use ttdust_shards::ids::{SchemaId, StreamId};
+
+pub use embedded::{MigrationPlan, migrate, migration_plan};
+pub use fingerprint::canonical_fingerprint;
+pub use model::{
+    ApiKey, AuditEntry, AuditFilter, Commit, Everything, FileTotals, Page, RememberedRequest, Retention, Schema,
+    SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamStatus,
 };
 
-pub use embedded::{Catalog, MigrationPlan, migrate, migration_plan};
+use embedded::Embedded;
 
 /// Why the catalog did not do what was asked. Nothing was changed, unless it says `Unavailable`: then it may have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,208 +48,313 @@ pub enum CatalogError {
     Corrupt(String),
 }
 
-/// A schema of the registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Schema {
-    /// Its id.
-    pub id: SchemaId,
-    /// What its name is unique in.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// For people.
-    pub description: String,
-    /// How a new version must agree with those before it.
-    pub compatibility_mode: String,
-    /// Unix µs.
-    pub created_at: i64,
-    /// Its newest version.
-    pub latest_version: u32,
+type Result<T> = std::result::Result<T, CatalogError>;
+
+/// A handle to the catalog, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    store: Store,
 }
 
-/// One version of a schema.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SchemaVersion {
-    /// The schema.
-    pub schema: SchemaId,
-    /// From 1.
-    pub version: u32,
-    /// JSON Schema, draft-07, as JSON text.
-    pub definition: String,
-    /// Unix µs.
-    pub created_at: i64,
+#[derive(Debug, Clone)]
+enum Store {
+    Embedded(Embedded),
 }
 
-/// How long a stream's records are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Retention {
-    /// By age.
-    Time {
-        /// In days; at least 1.
-        retention_days: u32,
-    },
-    /// By size.
-    Size {
-        /// In bytes of committed files; at least 1.
-        max_bytes: u64,
-    },
+/// The same call on whichever store it is.
+macro_rules! on_store {
+    ($catalog:expr, $method:ident($($argument:expr),*)) => {
+        match &$catalog.store {
+            Store::Embedded(store) => store.$method($($argument),*).await,
+        }
+    };
 }
 
-/// A stream.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stream {
-    /// Its id.
-    pub id: StreamId,
-    /// Its unique name.
-    pub name: String,
-    /// For people.
-    pub description: String,
-    /// The schema of its records.
-    pub schema: SchemaId,
-    /// Whether it takes records.
-    pub state: StreamState,
-    /// Fields that records can be looked up by.
-    pub key_fields: Vec<String>,
-    /// Free labels.
-    pub labels: BTreeMap<String, String>,
-    /// How long records are kept; `None`: for ever.
-    pub retention: Option<Retention>,
-    /// As it was given.
-    pub partition_config: Option<serde_json::Value>,
-    /// Grows by one with every change.
-    pub version: i64,
-    /// The last sequence number that ever was in a committed file; 0: none.
-    pub flushed_through: i64,
-    /// Unix µs.
-    pub created_at: i64,
-    /// Unix µs.
-    pub updated_at: i64,
-}
-
-/// What to change in a stream; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default)]
-pub struct StreamChange {
-    /// For people.
-    pub description: Option<String>,
-    /// How long records are kept; `Some(None)`: for ever.
-    pub retention: Option<Option<Retention>>,
-    /// Whether it takes records.
-    pub state: Option<StreamState>,
-    /// Only if the stream is at this version.
-    pub if_version: Option<i64>,
-}
-
-/// A committed file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredFile {
-    /// Its key in the object store.
-    pub key: String,
-    /// The hour.
-    pub hour: PartitionHour,
-    /// Its first sequence number.
-    pub first_sequence: i64,
-    /// Its last sequence number.
-    pub last_sequence: i64,
-    /// The time of its first row, Unix µs.
-    pub min_timestamp: i64,
-    /// The time of its last row, Unix µs.
-    pub max_timestamp: i64,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// CRC32C of the whole file.
-    pub checksum: u32,
-}
-
-/// What the committed files of a stream come to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FileTotals {
-    /// How many there are.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Their rows.
-    pub rows: u64,
-}
-
-/// What became of a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commit {
-    /// The files are in the catalog now, or were before.
-    Done,
-    /// The stream is gone or going: its files are not wanted.
-    StreamGone,
-}
-
-/// An API key, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    /// `key_…`.
-    pub id: String,
-    /// For people.
-    pub name: String,
-    /// What its holder may do.
-    pub role: Role,
-    /// SHA-256 of the whole key text.
-    pub sha256: [u8; 32],
-    /// Unix µs.
-    pub created_at: i64,
-    /// When it ends, Unix µs; `None`: never.
-    pub expires_at: Option<i64>,
-}
-
-/// Everything that a snapshot for the shards is made of, read in one transaction.
-#[derive(Debug, Clone, Default)]
-pub struct Everything {
-    /// All streams.
-    pub streams: Vec<Stream>,
-    /// The newest version of every schema that a stream uses.
-    pub schemas: Vec<SchemaVersion>,
-    /// All keys.
-    pub keys: Vec<ApiKey>,
-}
-
-/// A part of a list: entries after `after`, in order, at most `limit`.
-#[derive(Debug, Clone, Default)]
-pub struct Page {
-    /// The last id of the page before; empty: from the start.
-    pub after: String,
-    /// At most this many.
-    pub limit: u32,
-}
-
-/// The name of a state in the catalog and in REST.
-#[must_use]
-pub fn state_name(state: StreamState) -> &'static str {
-    match state {
-        StreamState::Active => "active",
-        StreamState::Paused => "paused",
-        StreamState::Deleting => "deleting",
+impl Catalog {
+    /// Opens the SQLite file at `path`, makes it if it is missing, and brings it to this version. Blocking.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is damaged, or was written by a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { store: Store::Embedded(Embedded::open(path)?) })
     }
-}
 
-/// The state of this name.
-#[must_use]
-pub fn state_of(name: &str) -> Option<StreamState> {
-    [StreamState::Active, StreamState::Paused, StreamState::Deleting].into_iter().find(|&s| state_name(s) == name)
-}
-
-/// The name of a role in the catalog and in REST.
-#[must_use]
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Admin => "admin",
-        Role::Operator => "operator",
-        Role::SchemaAdmin => "schema_admin",
-        Role::Writer => "writer",
-        Role::Reader => "reader",
+    /// Whether it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<()> {
+        on_store!(self, ping())
     }
-}
 
-/// The role of this name.
-#[must_use]
-pub fn role_of(name: &str) -> Option<Role> {
-    [Role::Admin, Role::Operator, Role::SchemaAdmin, Role::Writer, Role::Reader]
-        .into_iter()
-        .find(|&r| role_name(r) == name)
+    /// The id of this cluster, made with the catalog.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn cluster_id(&self) -> Result<String> {
+        on_store!(self, cluster_id())
+    }
+
+    /// Grows with every change of a schema, version, stream or key. Whoever knows what the catalog held at a generation knows
+    /// it for as long as that is the generation.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn generation(&self) -> Result<i64> {
+        on_store!(self, generation())
+    }
+
+    /// Everything that a snapshot for the shards is made of, read in one transaction.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn everything(&self) -> Result<Everything> {
+        on_store!(self, everything())
+    }
+
+    /// Registers a schema with its first version.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: the namespace has the name.
+    pub async fn create_schema(&self, schema: Schema, first: SchemaVersion, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_schema(schema, first, audit))
+    }
+
+    /// A schema.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn schema(&self, id: SchemaId) -> Result<Schema> {
+        on_store!(self, schema(id))
+    }
+
+    /// Schemas in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn schemas(&self, filter: SchemaFilter, page: Page) -> Result<Vec<Schema>> {
+        on_store!(self, schemas(filter, page))
+    }
+
+    /// Changes a schema and answers it as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`.
+    pub async fn change_schema(
+        &self,
+        id: SchemaId,
+        change: SchemaChange,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
+        on_store!(self, change_schema(id, change, now, audit))
+    }
+
+    /// Adds a version, numbered one past the newest, and answers the schema as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: another version was added meanwhile.
+    pub async fn add_version(&self, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
+        on_store!(self, add_version(version, audit))
+    }
+
+    /// The versions of a schema after `after`, oldest first, retired ones included.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
+        on_store!(self, versions(schema, after, limit))
+    }
+
+    /// One version of a schema.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn version(&self, schema: SchemaId, number: u32) -> Result<SchemaVersion> {
+        on_store!(self, version(schema, number))
+    }
+
+    /// The newest version of a schema with this fingerprint.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn version_by_fingerprint(
+        &self,
+        schema: SchemaId,
+        fingerprint: [u8; 32],
+    ) -> Result<Option<SchemaVersion>> {
+        on_store!(self, version_by_fingerprint(schema, fingerprint))
+    }
+
+    /// Takes a version out of use, for good, and answers it as it is then. Twice is no change.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: streams use the schema, and this is its newest version that is not retired.
+    pub async fn retire_version(
+        &self,
+        schema: SchemaId,
+        number: u32,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<SchemaVersion> {
+        on_store!(self, retire_version(schema, number, now, audit))
+    }
+
+    /// Creates a stream.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: the name is taken. `NotFound`: no such schema. `Conflict`: all its versions are retired.
+    pub async fn create_stream(&self, stream: Stream, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_stream(stream, audit))
+    }
+
+    /// A stream, even if it is deleted.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn stream(&self, id: StreamId) -> Result<Stream> {
+        on_store!(self, stream(id))
+    }
+
+    /// Streams in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>> {
+        on_store!(self, streams(filter, page))
+    }
+
+    /// Changes a stream and answers it as it is then.
+    ///
+    /// # Errors
+    /// `NotFound`, `Stale`, or `Conflict`: it is being deleted.
+    pub async fn change_stream(
+        &self,
+        id: StreamId,
+        change: StreamChange,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<Stream> {
+        on_store!(self, change_stream(id, change, now, audit))
+    }
+
+    /// Makes a stream that is being deleted a tombstone, and forgets its files.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: it is not being deleted.
+    pub async fn end_deletion(&self, id: StreamId, now: i64, audit: AuditEntry) -> Result<()> {
+        on_store!(self, end_deletion(id, now, audit))
+    }
+
+    /// Commits files of a stream in one transaction. The same files again are no change.
+    ///
+    /// # Errors
+    /// `Conflict`: another file overlaps, or the files leave a gap in the sequence numbers.
+    pub async fn commit_files(&self, stream: StreamId, files: Vec<StoredFile>, now: i64) -> Result<Commit> {
+        on_store!(self, commit_files(stream, files, now))
+    }
+
+    /// Whether a file with this key is committed.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn holds_file(&self, key: String) -> Result<bool> {
+        on_store!(self, holds_file(key))
+    }
+
+    /// The committed files of a stream that may hold rows of [`start`, `end`) Unix µs, in order.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn files_in(&self, stream: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {
+        on_store!(self, files_in(stream, start, end))
+    }
+
+    /// What the committed files of a stream come to.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn file_totals(&self, stream: StreamId) -> Result<FileTotals> {
+        on_store!(self, file_totals(stream))
+    }
+
+    /// What all committed files come to.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn all_file_totals(&self) -> Result<FileTotals> {
+        on_store!(self, all_file_totals())
+    }
+
+    /// Stores a key.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: the id is taken.
+    pub async fn create_key(&self, key: ApiKey, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_key(key, audit))
+    }
+
+    /// A key.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn key(&self, id: String) -> Result<ApiKey> {
+        on_store!(self, key(id))
+    }
+
+    /// Keys in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn keys(&self, page: Page) -> Result<Vec<ApiKey>> {
+        on_store!(self, keys(page))
+    }
+
+    /// Removes a key.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn delete_key(&self, id: String, audit: AuditEntry) -> Result<()> {
+        on_store!(self, delete_key(id, audit))
+    }
+
+    /// Notes when keys were last used, Unix µs. A time never moves backward; keys that are gone are passed over.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn touch_keys(&self, used: Vec<(String, i64)>) -> Result<()> {
+        on_store!(self, touch_keys(used))
+    }
+
+    /// Lines of the audit log, newest first.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Vec<AuditEntry>> {
+        on_store!(self, audit(filter, page))
+    }
+
+    /// Remembers the answer to a request, unless there is one for its key already, and gives the one that is kept.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
+        on_store!(self, remember_request(request))
+    }
+
+    /// The answer to an earlier request of `caller` with this key.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn remembered_request(&self, caller: String, key: String) -> Result<Option<RememberedRequest>> {
+        on_store!(self, remembered_request(caller, key))
+    }
+
+    /// Forgets the answers from before `time`, Unix µs, and says how many they were.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn forget_requests_before(&self, time: i64) -> Result<u64> {
+        on_store!(self, forget_requests_before(time))
+    }
 }

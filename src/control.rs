@@ -25,14 +25,13 @@ use tokio::{
 };
 use ttdust_shards::{
     access::{Access, Principal},
-    ids::StreamId,
     message::{QueryFailure, ToShard},
     query::{TimeRangeAnswer, TimeRangeQuery},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
 
 use crate::{
-    catalog::{AuditEntry, Catalog, CatalogError},
+    catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
     config::Config,
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
@@ -48,6 +47,8 @@ pub use streams::{NewStream, StreamStatistics};
 
 /// How long a change waits until all shards run on it. The shards go on taking it after that.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Half-done streams that one start goes on with.
+const RESUME_MAX: u32 = 10_000;
 
 /// A field of a request that is at fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -307,16 +308,28 @@ impl Control {
         self.parts.publisher.current()
     }
 
-    /// Ends deletions that an earlier run began.
-    pub async fn resume_deletions(&self) {
-        let current = self.current();
-        let deleting = |s: &&Arc<StreamEntry>| s.state == ttdust_shards::snapshot::StreamState::Deleting;
-        let streams: Vec<StreamId> = current.streams().filter(deleting).map(|s| s.id).collect();
-        for stream in streams {
-            match self.delete_stream(&Actor::system(), stream, None).await {
-                Ok(()) => tracing::info!(%stream, "ended a deletion that an earlier run began"),
-                Err(error) => tracing::error!(%stream, %error, "cannot end a deletion; the next start tries again"),
-            }
+    /// Goes on with what an earlier run left half done: deletions, and streams that were never put in force.
+    pub async fn resume(self: &Arc<Self>) {
+        let of_status = |status| StreamFilter { status: Some(status), ..StreamFilter::default() };
+        let page = || Page { after: String::new(), limit: RESUME_MAX };
+        match self.streams(of_status(StreamStatus::Deleting), page()).await {
+            Ok(streams) => streams.iter().for_each(|stream| self.end_deletion(stream.id)),
+            Err(error) => tracing::error!(%error, "cannot look for deletions to end; the next start tries again"),
         }
+        if let Err(error) = self.activate_created(&of_status(StreamStatus::Creating), page()).await {
+            tracing::error!(%error, "cannot put a half-created stream in force; the next start tries again");
+        }
+    }
+
+    async fn activate_created(&self, filter: &StreamFilter, page: Page) -> Result<(), ControlError> {
+        let created = self.streams(filter.clone(), page).await?;
+        if created.is_empty() {
+            return Ok(());
+        }
+        let _changing = self.changing().await?;
+        for stream in created {
+            self.activate(stream.id, &Actor::system()).await?;
+        }
+        self.publish().await
     }
 }

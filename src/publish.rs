@@ -161,14 +161,15 @@ impl Publisher {
             let schema = schemas
                 .get(&stream.schema)
                 .ok_or_else(|| CatalogError::Corrupt(format!("stream {} has no schema version", stream.id)))?;
-            Ok(StreamEntry {
+            // The catalog leaves out those that the shards do not know.
+            Ok(stream.status.for_shards().map(|state| StreamEntry {
                 id: stream.id,
                 name: stream.name.clone(),
-                state: stream.state,
+                state,
                 schema: Arc::clone(schema),
                 home: self.homes.of(stream.id, &stream.name),
-            })
+            }))
         };
-        everything.streams.iter().map(entry).collect()
+        everything.streams.iter().filter_map(|stream| entry(stream).transpose()).collect()
     }
 }

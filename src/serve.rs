@@ -210,8 +210,8 @@ impl Server {
         tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
-        let deletions = Arc::clone(&control);
-        tokio::spawn(async move { deletions.resume_deletions().await });
+        let resumed = Arc::clone(&control);
+        tokio::spawn(async move { resumed.resume().await });
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }

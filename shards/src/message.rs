@@ -109,7 +109,7 @@ pub enum ToShard {
     /// The answer to a call's query. Never refused: bounded by the calls.
     Answer(u64, Result<TimeRangeAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
-    Admin(u64, Result<AdminReply, AdminFailure>),
+    Admin(u64, Box<Result<AdminReply, AdminFailure>>),
     /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
     Segment(std::io::Result<crate::wal::segment::PreparedSegment>),
     /// Stop taking records and connections, finish what is in flight, sync, stop. Control retries while the queue is full.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use client::{Client, framed_bytes};
 use control::{Fixture, config};
 use ttdust_proto::{
+    admin,
     health::{HealthCheckRequest, HealthCheckResponse},
     ingestion::{AppendRequest, AppendResponse, IngestRequest, IngestResponse, OnInvalid, Status},
     path,
@@ -311,6 +312,27 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
         fixture.publish(StreamState::Active, checked(HashMap::new())).await;
         call.send(&ingest(record(1))).await;
         assert_eq!(call.receive::<IngestResponse>().await.expect_err("the end").code, 16);
+    });
+    fixture.stop();
+}
+
+#[test]
+fn admin_calls_are_decided_by_control() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fixture = Fixture::start(config(dir.path(), 1, IoChoice::Auto));
+    block_on(async {
+        let mut client = Client::connect(fixture.engine.grpc_address()).await;
+        let get = admin::GetStreamRequest { stream_id: "x".to_owned() };
+        let got = client.unary::<admin::GetStreamResponse>(path::GET_STREAM, &get).await.expect("an answer");
+        assert_eq!(got.stream.map(|stream| stream.name), Some("x".to_owned()));
+        let delete = admin::DeleteStreamRequest { stream_id: "x".to_owned(), force: true };
+        let ended =
+            client.unary::<admin::DeleteStreamResponse>(path::DELETE_STREAM, &delete).await.expect_err("refused");
+        assert_eq!((ended.code, ended.message.as_str()), (9, "not here"));
+        let empty = admin::CreateStreamRequest { config: None };
+        let ended =
+            client.unary::<admin::CreateStreamResponse>(path::CREATE_STREAM, &empty).await.expect_err("refused");
+        assert_eq!(ended.code, 3);
     });
     fixture.stop();
 }

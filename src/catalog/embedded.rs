@@ -2,6 +2,7 @@
 //!
 //! Durable at every commit (`synchronous = FULL`). Callers wait on a bounded queue; a full queue is `Unavailable`.
 
+mod audit;
 mod files;
 mod keys;
 mod migrations;
@@ -15,16 +16,14 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiKey, CatalogError, Commit, Everything, FileTotals, Page, Schema, SchemaVersion, StoredFile, Stream, StreamChange,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Commit, Everything, FileTotals, Page, RememberedRequest, Result,
+    Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter,
 };
-use ttdust_shards::{
-    ids::{SchemaId, StreamId},
-    snapshot::StreamState,
-};
+use ttdust_shards::ids::{SchemaId, StreamId};
 
 pub use migrations::{MigrationPlan, migrate, migration_plan};
 
@@ -33,20 +32,19 @@ const QUEUE: usize = 256;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
-type Result<T> = std::result::Result<T, CatalogError>;
 
-/// A handle to the catalog, cheap to clone. Its thread ends with the last handle.
+/// A handle, cheap to clone. Its thread ends with the last handle.
 #[derive(Debug, Clone)]
-pub struct Catalog {
+pub(super) struct Embedded {
     jobs: SyncSender<Job>,
 }
 
-impl Catalog {
+impl Embedded {
     /// Opens the file at `path`, makes it if it is missing, and brings it to this version. Blocking.
     ///
     /// # Errors
     /// The file cannot be opened, is damaged, or was written by a newer version.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path) -> Result<Self> {
         let mut connection = connect(path)?;
         migrations::apply(&mut connection)?;
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
@@ -74,190 +72,176 @@ impl Catalog {
         wait.await.map_err(|_| CatalogError::Unavailable("its thread has ended".into()))?
     }
 
-    /// Whether it answers.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn ping(&self) -> Result<()> {
+    // The methods of `Catalog`, which says what they do.
+
+    pub(super) async fn ping(&self) -> Result<()> {
         self.run(|c| c.query_row("SELECT 1", [], |_| Ok(())).map_err(failure)).await
     }
 
-    /// The id of this cluster, made with the catalog.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn cluster_id(&self) -> Result<String> {
+    pub(super) async fn cluster_id(&self) -> Result<String> {
         self.run(|c| {
             c.query_row("SELECT value FROM meta WHERE key = 'cluster_id'", [], |row| row.get(0)).map_err(failure)
         })
         .await
     }
 
-    /// Registers a schema with its first version.
-    ///
-    /// # Errors
-    /// `AlreadyExists`: the namespace has the name.
-    pub async fn create_schema(&self, schema: Schema, first: SchemaVersion) -> Result<()> {
-        self.run(move |c| schemas::create(c, &schema, &first)).await
+    pub(super) async fn generation(&self) -> Result<i64> {
+        self.run(|c| audit::generation(c)).await
     }
 
-    /// A schema.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn schema(&self, id: SchemaId) -> Result<Schema> {
-        self.run(move |c| schemas::get(c, id)).await
-    }
-
-    /// Schemas in the order of their ids, filtered by namespace and name.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn schemas(&self, namespace: Option<String>, name: Option<String>, page: Page) -> Result<Vec<Schema>> {
-        self.run(move |c| schemas::list(c, namespace.as_deref(), name.as_deref(), &page)).await
-    }
-
-    /// Adds a version, numbered one past the newest, which must be `after`.
-    ///
-    /// # Errors
-    /// `NotFound`; `Conflict`: another version was added meanwhile.
-    pub async fn add_version(&self, version: SchemaVersion) -> Result<()> {
-        self.run(move |c| schemas::add_version(c, &version)).await
-    }
-
-    /// The versions of a schema after `after`, oldest first.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
-        self.run(move |c| schemas::versions(c, schema, after, limit)).await
-    }
-
-    /// Creates a stream.
-    ///
-    /// # Errors
-    /// `AlreadyExists`: the name is taken. `NotFound`: no such schema.
-    pub async fn create_stream(&self, stream: Stream) -> Result<()> {
-        self.run(move |c| streams::create(c, &stream)).await
-    }
-
-    /// A stream.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn stream(&self, id: StreamId) -> Result<Stream> {
-        self.run(move |c| streams::get(c, id)).await
-    }
-
-    /// Streams in the order of their ids, filtered by state.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn streams(&self, state: Option<StreamState>, page: Page) -> Result<Vec<Stream>> {
-        self.run(move |c| streams::list(c, state, &page)).await
-    }
-
-    /// Changes a stream and answers it as it is then.
-    ///
-    /// # Errors
-    /// `NotFound`, `Stale`, or `Conflict`: it is being deleted.
-    pub async fn change_stream(&self, id: StreamId, change: StreamChange, now: i64) -> Result<Stream> {
-        self.run(move |c| streams::change(c, id, &change, now)).await
-    }
-
-    /// Removes a stream that is being deleted, and its files' entries.
-    ///
-    /// # Errors
-    /// `NotFound`; `Conflict`: it is not being deleted.
-    pub async fn remove_stream(&self, id: StreamId) -> Result<()> {
-        self.run(move |c| streams::remove(c, id)).await
-    }
-
-    /// Commits files of a stream in one transaction. The same files again are no change.
-    ///
-    /// # Errors
-    /// `Conflict`: another file overlaps, or the files leave a gap in the sequence numbers.
-    pub async fn commit_files(&self, stream: StreamId, files: Vec<StoredFile>, now: i64) -> Result<Commit> {
-        self.run(move |c| files::commit(c, stream, &files, now)).await
-    }
-
-    /// Whether a file with this key is committed.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn holds_file(&self, key: String) -> Result<bool> {
-        self.run(move |c| files::holds(c, &key)).await
-    }
-
-    /// The committed files of a stream that may hold rows of [`start`, `end`) Unix µs, in order.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn files_in(&self, stream: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {
-        self.run(move |c| files::within(c, stream, start, end)).await
-    }
-
-    /// What the committed files of a stream come to.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn file_totals(&self, stream: StreamId) -> Result<FileTotals> {
-        self.run(move |c| files::totals(c, Some(stream))).await
-    }
-
-    /// What all committed files come to.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn all_file_totals(&self) -> Result<FileTotals> {
-        self.run(|c| files::totals(c, None)).await
-    }
-
-    /// Stores a key.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn create_key(&self, key: ApiKey) -> Result<()> {
-        self.run(move |c| keys::create(c, &key)).await
-    }
-
-    /// Keys in the order of their ids.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn keys(&self, page: Page) -> Result<Vec<ApiKey>> {
-        self.run(move |c| keys::list(c, &page)).await
-    }
-
-    /// Removes a key.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn delete_key(&self, id: String) -> Result<()> {
-        self.run(move |c| keys::delete(c, &id)).await
-    }
-
-    /// Everything that a snapshot for the shards is made of.
-    ///
-    /// # Errors
-    /// See [`CatalogError`].
-    pub async fn everything(&self) -> Result<Everything> {
+    pub(super) async fn everything(&self) -> Result<Everything> {
         self.run(|c| {
-            let transaction = c.transaction().map_err(failure)?;
+            let transaction = c.transaction_with_behavior(TransactionBehavior::Deferred).map_err(failure)?;
             Ok(Everything {
-                streams: streams::all(&transaction)?,
-                schemas: schemas::newest_in_use(&transaction)?,
+                streams: streams::known(&transaction)?,
+                schemas: schemas::in_use(&transaction)?,
                 keys: keys::all(&transaction)?,
             })
         })
         .await
     }
+
+    pub(super) async fn create_schema(&self, schema: Schema, first: SchemaVersion, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| schemas::create(c, &schema, &first, audit)).await
+    }
+
+    pub(super) async fn schema(&self, id: SchemaId) -> Result<Schema> {
+        self.run(move |c| schemas::get(c, id)).await
+    }
+
+    pub(super) async fn schemas(&self, filter: SchemaFilter, page: Page) -> Result<Vec<Schema>> {
+        self.run(move |c| schemas::list(c, &filter, &page)).await
+    }
+
+    pub(super) async fn change_schema(
+        &self,
+        id: SchemaId,
+        change: SchemaChange,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
+        self.run(move |c| schemas::change(c, id, change, now, audit)).await
+    }
+
+    pub(super) async fn add_version(&self, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
+        self.run(move |c| schemas::add_version(c, &version, audit)).await
+    }
+
+    pub(super) async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
+        self.run(move |c| schemas::versions(c, schema, after, limit)).await
+    }
+
+    pub(super) async fn version(&self, schema: SchemaId, number: u32) -> Result<SchemaVersion> {
+        self.run(move |c| schemas::version(c, schema, number)).await
+    }
+
+    pub(super) async fn version_by_fingerprint(
+        &self,
+        schema: SchemaId,
+        fingerprint: [u8; 32],
+    ) -> Result<Option<SchemaVersion>> {
+        self.run(move |c| schemas::by_fingerprint(c, schema, fingerprint)).await
+    }
+
+    pub(super) async fn retire_version(
+        &self,
+        schema: SchemaId,
+        number: u32,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<SchemaVersion> {
+        self.run(move |c| schemas::retire(c, schema, number, now, audit)).await
+    }
+
+    pub(super) async fn create_stream(&self, stream: Stream, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| streams::create(c, &stream, audit)).await
+    }
+
+    pub(super) async fn stream(&self, id: StreamId) -> Result<Stream> {
+        self.run(move |c| streams::get(c, id)).await
+    }
+
+    pub(super) async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>> {
+        self.run(move |c| streams::list(c, &filter, &page)).await
+    }
+
+    pub(super) async fn change_stream(
+        &self,
+        id: StreamId,
+        change: StreamChange,
+        now: i64,
+        audit: AuditEntry,
+    ) -> Result<Stream> {
+        self.run(move |c| streams::change(c, id, change, now, audit)).await
+    }
+
+    pub(super) async fn end_deletion(&self, id: StreamId, now: i64, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| streams::end_deletion(c, id, now, audit)).await
+    }
+
+    pub(super) async fn commit_files(&self, stream: StreamId, files: Vec<StoredFile>, now: i64) -> Result<Commit> {
+        self.run(move |c| files::commit(c, stream, &files, now)).await
+    }
+
+    pub(super) async fn holds_file(&self, key: String) -> Result<bool> {
+        self.run(move |c| files::holds(c, &key)).await
+    }
+
+    pub(super) async fn files_in(&self, stream: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {
+        self.run(move |c| files::within(c, stream, start, end)).await
+    }
+
+    pub(super) async fn file_totals(&self, stream: StreamId) -> Result<FileTotals> {
+        self.run(move |c| files::totals(c, Some(stream))).await
+    }
+
+    pub(super) async fn all_file_totals(&self) -> Result<FileTotals> {
+        self.run(|c| files::totals(c, None)).await
+    }
+
+    pub(super) async fn create_key(&self, key: ApiKey, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| keys::create(c, &key, audit)).await
+    }
+
+    pub(super) async fn key(&self, id: String) -> Result<ApiKey> {
+        self.run(move |c| keys::get(c, &id)).await
+    }
+
+    pub(super) async fn keys(&self, page: Page) -> Result<Vec<ApiKey>> {
+        self.run(move |c| keys::list(c, &page)).await
+    }
+
+    pub(super) async fn delete_key(&self, id: String, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| keys::delete(c, &id, audit)).await
+    }
+
+    pub(super) async fn touch_keys(&self, used: Vec<(String, i64)>) -> Result<()> {
+        self.run(move |c| keys::touch(c, &used)).await
+    }
+
+    pub(super) async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Vec<AuditEntry>> {
+        self.run(move |c| audit::list(c, &filter, &page)).await
+    }
+
+    pub(super) async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
+        self.run(move |c| audit::remember(c, &request)).await
+    }
+
+    pub(super) async fn remembered_request(&self, caller: String, key: String) -> Result<Option<RememberedRequest>> {
+        self.run(move |c| audit::remembered(c, &caller, &key)).await
+    }
+
+    pub(super) async fn forget_requests_before(&self, time: i64) -> Result<u64> {
+        self.run(move |c| audit::forget_before(c, time)).await
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection> {
-    let connection = Connection::open(path)
+    let mut connection = Connection::open(path)
         .map_err(|e| CatalogError::Unavailable(format!("cannot open {}: {e}", path.display())))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failure)?;
+    // A change reads before it writes: with a tool at work on the same file, a reader could not become a writer.
+    connection.set_transaction_behavior(TransactionBehavior::Immediate);
     connection
         .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
         .map_err(failure)?;
@@ -317,6 +301,3 @@ fn json_or_none<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, at: usi
 fn json_text(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("maps with text keys, lists and numbers always serialise")
 }
-
-#[cfg(test)]
-mod tests;

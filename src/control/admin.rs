@@ -1,5 +1,7 @@
 //! `AdminService` of gRPC: the same operations as REST's streams, in its terms.
 
+use std::sync::Arc;
+
 use ttdust_proto::admin::{RetentionConfig, StreamConfig};
 use ttdust_shards::{
     access::{Action, Forbidden},
@@ -36,7 +38,7 @@ impl Control {
     ///
     /// # Errors
     /// See [`AdminFailure`].
-    pub async fn administer(&self, actor: Actor, request: AdminRequest) -> Result<AdminReply, AdminFailure> {
+    pub async fn administer(self: &Arc<Self>, actor: Actor, request: AdminRequest) -> Result<AdminReply, AdminFailure> {
         self.decide(actor, request).await.map_err(|failure| match failure {
             Failure::Forbidden(error) => AdminFailure {
                 kind: FailureKind::Forbidden,
@@ -48,7 +50,7 @@ impl Control {
         })
     }
 
-    async fn decide(&self, actor: Actor, request: AdminRequest) -> Result<AdminReply, Failure> {
+    async fn decide(self: &Arc<Self>, actor: Actor, request: AdminRequest) -> Result<AdminReply, Failure> {
         match request {
             AdminRequest::Create(config) => {
                 actor.caller.require(Action::ChangeStreams)?;

@@ -91,8 +91,11 @@ impl Control {
         if credentials.keys.values().any(|key| key.role == Role::Admin && live(key.expires_unix_micros)) {
             return Ok(None);
         }
-        self.create_key(&Actor::system(), NewKey { name: "bootstrap".into(), role: Role::Admin, streams: Vec::new(), expires_at: None })
-            .await
-            .map(Some)
+        self.create_key(
+            &Actor::system(),
+            NewKey { name: "bootstrap".into(), role: Role::Admin, streams: Vec::new(), expires_at: None },
+        )
+        .await
+        .map(Some)
     }
 }

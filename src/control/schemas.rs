@@ -12,12 +12,13 @@ use ttdust_shards::{
 use super::{Actor, Control, ControlError, FieldError, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{Page, Schema, SchemaVersion},
+    catalog::{Page, Schema, SchemaFilter, SchemaVersion, canonical_fingerprint},
 };
 
 /// The only mode that this version can keep: any version may follow any.
 const COMPATIBILITY_NONE: &str = "NONE";
 const DEFAULT_NAMESPACE: &str = "default";
+const POLICY_STRICT: &str = "strict";
 
 /// A schema to register.
 #[derive(Debug, Clone)]
@@ -76,13 +77,17 @@ impl Control {
             name: new.name,
             description: new.description,
             compatibility_mode,
+            policy: POLICY_STRICT.into(),
+            version: 1,
             created_at,
+            updated_at: created_at,
             latest_version: 1,
         };
-        let version = SchemaVersion { schema: id, version: 1, definition: new.definition, created_at };
+        let version = new_version(id, 1, new.definition, created_at)?;
         let _changing = self.changing().await?;
         // No stream uses it yet, so there is nothing to publish.
-        self.parts.catalog.create_schema(schema.clone(), version.clone(), actor.did("schema.create", "schema", &id.to_string())).await?;
+        let audit = actor.did("schema.create", "schema", &id.to_string());
+        self.parts.catalog.create_schema(schema.clone(), version.clone(), audit).await?;
         tracing::info!(schema = %id, name = %schema.name, "schema created");
         Ok((schema, version))
     }
@@ -123,7 +128,8 @@ impl Control {
         name: Option<String>,
         page: Page,
     ) -> Result<Vec<Schema>, ControlError> {
-        Ok(self.parts.catalog.schemas(namespace, name, page).await?)
+        let filter = SchemaFilter { namespace, name, name_prefix: None };
+        Ok(self.parts.catalog.schemas(filter, page).await?)
     }
 
     /// The versions of a schema after `after`.
@@ -146,9 +152,9 @@ impl Control {
         if new.dry_run {
             return Ok(AddedVersion::WouldFit { compatibility_mode: schema.compatibility_mode });
         }
-        let created_at = now_unix_micros();
-        let version = SchemaVersion { schema: new.schema, version: number, definition: new.definition, created_at };
-        self.parts.catalog.add_version(version.clone(), actor.did("schema.add_version", "schema_version", &format!("{}/{number}", new.schema))).await?;
+        let version = new_version(new.schema, number, new.definition, now_unix_micros())?;
+        let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
+        self.parts.catalog.add_version(version.clone(), audit).await?;
         self.publish().await?;
         tracing::info!(schema = %new.schema, version = number, "schema version added");
         Ok(AddedVersion::Added(version))
@@ -159,6 +165,18 @@ impl Control {
             self.parts.workers.run(move || CompiledSchema::compile(id, version, &definition).map(drop)).await?;
         compiled.map_err(|error| unusable(&error))
     }
+}
+
+/// A version whose definition has been compiled.
+fn new_version(
+    schema: SchemaId,
+    version: u32,
+    definition: String,
+    created_at: i64,
+) -> Result<SchemaVersion, ControlError> {
+    let fingerprint = canonical_fingerprint(&definition)
+        .map_err(|error| ControlError::Internal(format!("a definition that compiles is no JSON: {error}")))?;
+    Ok(SchemaVersion { schema, version, definition, fingerprint, created_at, retired_at: None })
 }
 
 fn unusable(error: &SchemaError) -> ControlError {

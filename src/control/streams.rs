@@ -1,20 +1,20 @@
 //! Streams.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::task::spawn_blocking;
-use ttdust_shards::{
-    ids::{SchemaId, ShardId, StreamId},
-    snapshot::StreamState,
-};
+use ttdust_shards::ids::{SchemaId, ShardId, StreamId};
 
 use super::{Actor, Control, ControlError, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{FileTotals, Page, Retention, Stream, StreamChange},
+    catalog::{CatalogError, FileTotals, Page, Retention, Stream, StreamChange, StreamFilter, StreamStatus},
     objects::prefix_of,
 };
 
+/// Between tries to remove a stream's data.
+const DELETION_PAUSE_MIN: Duration = Duration::from_millis(500);
+const DELETION_PAUSE_MAX: Duration = Duration::from_secs(60);
 const KEY_FIELDS: usize = 16;
 const KEY_FIELD_BYTES: usize = 256;
 const PARTITION_CONFIG_BYTES: usize = 4096;
@@ -64,7 +64,7 @@ impl Control {
             name: new.name,
             description: new.description,
             schema: new.schema,
-            state: StreamState::Active,
+            status: StreamStatus::Creating,
             key_fields: new.key_fields,
             labels: new.labels,
             retention: new.retention,
@@ -75,10 +75,18 @@ impl Control {
             updated_at: now,
         };
         let _changing = self.changing().await?;
-        self.parts.catalog.create_stream(stream.clone()).await?;
+        let id = stream.id.to_string();
+        self.parts.catalog.create_stream(stream.clone(), actor.did("stream.create", "stream", &id)).await?;
+        let stream = self.activate(stream.id, actor).await?;
         self.publish().await?;
-        tracing::info!(stream = %stream.id, name = %stream.name, "stream created");
+        tracing::info!(stream = %stream.id, name = %stream.name, actor = %actor.caller.id, "stream created");
         Ok(stream)
+    }
+
+    pub(super) async fn activate(&self, id: StreamId, actor: &Actor) -> Result<Stream, ControlError> {
+        let active = StreamChange { status: Some(StreamStatus::Active), ..StreamChange::default() };
+        let audit = actor.did("stream.activate", "stream", &id.to_string());
+        Ok(self.parts.catalog.change_stream(id, active, now_unix_micros(), audit).await?)
     }
 
     /// A stream.
@@ -106,49 +114,87 @@ impl Control {
         })
     }
 
-    /// Streams, filtered by state.
+    /// Streams, filtered by status.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn streams(&self, state: Option<StreamState>, page: Page) -> Result<Vec<Stream>, ControlError> {
-        Ok(self.parts.catalog.streams(state, page).await?)
+    pub async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>, ControlError> {
+        Ok(self.parts.catalog.streams(filter, page).await?)
     }
 
     /// Changes a stream; every shard runs on the change once this is answered.
     ///
     /// # Errors
     /// `Invalid`, `NotFound`, `Stale`, or `Conflict`: it is being deleted.
-    pub async fn change_stream(&self, actor: &Actor, id: StreamId, change: StreamChange) -> Result<Stream, ControlError> {
+    pub async fn change_stream(
+        &self,
+        actor: &Actor,
+        id: StreamId,
+        change: StreamChange,
+    ) -> Result<Stream, ControlError> {
         if let Some(description) = &change.description {
             names::description("/description", description)?;
         }
         if let Some(Some(retention)) = &change.retention {
             check_retention(retention)?;
         }
+        if let Some(labels) = &change.labels {
+            names::labels("/labels", labels)?;
+        }
         let _changing = self.changing().await?;
-        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros()).await?;
+        let audit = actor.did("stream.change", "stream", &id.to_string());
+        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await?;
         self.publish().await?;
         Ok(stream)
     }
 
-    /// Deletes a stream and its data: once this is answered, nothing of it is left in files or catalog. If it is cut short,
-    /// the stream stays `deleting`, and the next call or start ends it.
+    /// Begins to delete a stream and answers it as it is then: from here on no shard takes or answers anything of it, and no
+    /// flush of it is committed. Its data is removed in the background; if that is cut short, the next start goes on with it.
     ///
     /// # Errors
-    /// `NotFound`, `Stale`, or `Unavailable`: not all could be removed.
-    pub async fn delete_stream(&self, actor: &Actor, id: StreamId, if_version: Option<i64>) -> Result<(), ControlError> {
-        let _changing = self.changing().await?;
-        let mark = StreamChange { state: Some(StreamState::Deleting), if_version, ..StreamChange::default() };
-        self.parts.catalog.change_stream(id, mark, now_unix_micros()).await?;
-        // From here on no shard takes or answers anything of it, and no flush of it is committed.
+    /// `NotFound` or `Stale`.
+    pub async fn delete_stream(
+        self: &Arc<Self>,
+        actor: &Actor,
+        id: StreamId,
+        if_version: Option<i64>,
+    ) -> Result<Stream, ControlError> {
+        let changing = self.changing().await?;
+        let mark = StreamChange { status: Some(StreamStatus::Deleting), if_version, ..StreamChange::default() };
+        let audit = actor.did("stream.delete", "stream", &id.to_string());
+        let stream = self.parts.catalog.change_stream(id, mark, now_unix_micros(), audit).await?;
         self.publish().await?;
+        drop(changing);
+        tracing::info!(stream = %id, name = %stream.name, actor = %actor.caller.id, "stream deletion begun");
+        self.end_deletion(id);
+        Ok(stream)
+    }
+
+    /// Removes the data of a stream that is being deleted, in the background, trying again until it is done.
+    pub(super) fn end_deletion(self: &Arc<Self>, id: StreamId) {
+        let control = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut pause = DELETION_PAUSE_MIN;
+            while let Err(error) = control.remove_data(id).await {
+                tracing::warn!(stream = %id, %error, "a stream's data cannot be removed yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(DELETION_PAUSE_MAX);
+            }
+            tracing::info!(stream = %id, "stream deleted");
+        });
+    }
+
+    async fn remove_data(&self, id: StreamId) -> Result<(), ControlError> {
         let objects = self.parts.objects.clone();
         let removed = spawn_blocking(move || objects.remove_prefix(&prefix_of(id))).await;
         removed.map_err(|error| ControlError::Internal(error.to_string()))??;
-        self.parts.catalog.remove_stream(id).await?;
-        self.publish().await?;
-        tracing::info!(stream = %id, "stream deleted");
-        Ok(())
+        let _changing = self.changing().await?;
+        let audit = Actor::system().did("stream.end_deletion", "stream", &id.to_string());
+        match self.parts.catalog.end_deletion(id, now_unix_micros(), audit).await {
+            // An earlier try did it, and could not say so.
+            Ok(()) | Err(CatalogError::NotFound(_)) => self.publish().await,
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

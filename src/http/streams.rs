@@ -10,7 +10,7 @@ use axum::{
 };
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
-use ttdust_shards::{access::Action, snapshot::StreamState};
+use ttdust_shards::access::Action;
 
 use super::{
     Answer, Shared,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     calendar::rfc3339,
-    catalog::{Retention, Stream, StreamChange, state_name, state_of},
+    catalog::{Retention, Stream, StreamChange, StreamFilter, StreamStatus},
     control::{NewStream, StreamStatistics},
 };
 
@@ -43,6 +43,9 @@ pub(super) struct CreateStream {
 #[serde(deny_unknown_fields)]
 pub(super) struct ListStreams {
     status: Option<String>,
+    name_prefix: Option<String>,
+    /// `name`, or `name=value`.
+    label: Option<String>,
     page_size: Option<u32>,
     page_token: Option<String>,
 }
@@ -51,6 +54,7 @@ pub(super) struct ListStreams {
 #[serde(deny_unknown_fields)]
 pub(super) struct ChangeStream {
     description: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     /// Missing: as it is; null: for ever.
     #[serde(default, deserialize_with = "present")]
     retention_policy: Option<Option<Retention>>,
@@ -67,7 +71,7 @@ fn stream_json(stream: &Stream) -> Value {
         "name": stream.name,
         "description": stream.description,
         "schema_id": stream.schema.to_string(),
-        "status": state_name(stream.state),
+        "status": stream.status.name(),
         "key_fields": stream.key_fields,
         "labels": stream.labels,
         "retention_policy": stream.retention,
@@ -124,14 +128,20 @@ pub(super) async fn list(
 ) -> Answer {
     caller.require(Action::ReadStreams)?;
     let page = page(asked.page_size, asked.page_token)?;
-    let state = match asked.status {
+    let status = match asked.status {
         None => None,
         Some(name) => {
-            let unknown = || Problem::invalid("status", "status is active, paused or deleting");
-            Some(state_of(&name).ok_or_else(unknown)?)
+            let unknown = || Problem::invalid("status", "status is creating, active, paused, deleting or deleted");
+            Some(StreamStatus::of_name(&name).ok_or_else(unknown)?)
         }
     };
-    let streams = app.control.streams(state, page.clone()).await?;
+    let (label_key, label_value) = match asked.label.as_deref().map(|label| label.split_once('=').ok_or(label)) {
+        None => (None, None),
+        Some(Ok((key, value))) => (Some(key.to_owned()), Some(value.to_owned())),
+        Some(Err(key)) => (Some(key.to_owned()), None),
+    };
+    let filter = StreamFilter { status, name_prefix: asked.name_prefix, label_key, label_value };
+    let streams = app.control.streams(filter, page.clone()).await?;
     let next = next_token(&streams, &page, |stream| stream.id.to_string());
     let streams: Vec<_> = streams.iter().filter(|s| caller.sees(s.id, &s.name)).map(stream_json).collect();
     Ok(Json(json!({"streams": streams, "next_page_token": next})).into_response())
@@ -152,20 +162,21 @@ pub(super) async fn change(
     headers: HeaderMap,
     JsonBody(body): JsonBody<ChangeStream>,
 ) -> Answer {
-    let only_status = body.description.is_none() && body.retention_policy.is_none();
+    let only_status = body.description.is_none() && body.retention_policy.is_none() && body.labels.is_none();
     actor.caller.require(if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
-    let state = match body.status.as_deref() {
+    let status = match body.status.as_deref() {
         None => None,
         Some(name) => {
-            let allowed = |state: &StreamState| *state != StreamState::Deleting;
+            let allowed = |status: &StreamStatus| matches!(status, StreamStatus::Active | StreamStatus::Paused);
             let unknown = || Problem::invalid("/status", "status is active or paused; DELETE deletes");
-            Some(state_of(name).filter(allowed).ok_or_else(unknown)?)
+            Some(StreamStatus::of_name(name).filter(allowed).ok_or_else(unknown)?)
         }
     };
     let change = StreamChange {
         description: body.description,
         retention: body.retention_policy,
-        state,
+        labels: body.labels,
+        status,
         if_version: if_match(&headers)?,
     };
     let id = app.control.resolve_stream(&actor.caller, &id)?.id;
@@ -182,6 +193,6 @@ pub(super) async fn delete(
     actor.caller.require(Action::ChangeStreams)?;
     let if_version = if_match(&headers)?;
     let id = app.control.resolve_stream(&actor.caller, &id)?.id;
-    to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let stream = to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
+    Ok(with_etag(StatusCode::ACCEPTED, &stream, stream_json(&stream)))
 }

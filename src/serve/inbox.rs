@@ -62,7 +62,7 @@ impl Inbox {
                     let (control, link) = (Arc::clone(&self.control), self.link.clone());
                     tokio::spawn(async move {
                         let actor = Actor { caller, trace_id: uuid::Uuid::now_v7().simple().to_string() };
-                        let answer = ToShard::Admin(reply.token, control.administer(actor, request).await);
+                        let answer = ToShard::Admin(reply.token, Box::new(control.administer(actor, request).await));
                         // With its shard, the call is gone too.
                         let _ = link.deliver(reply.shard, answer).await;
                     });

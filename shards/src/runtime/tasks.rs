@@ -179,7 +179,7 @@ impl Loops {
         match message {
             ToShard::Submit(submission) => reactor.admit(&submission),
             ToShard::Outcome(token, outcome) => reactor.fill(token, Reply::Outcome(outcome)),
-            ToShard::Admin(token, answer) => reactor.fill(token, Reply::Admin(answer)),
+            ToShard::Admin(token, answer) => reactor.fill(token, Reply::Admin(*answer)),
             ToShard::Answer(token, answer) => reactor.fill(token, Reply::Answer(answer)),
             ToShard::Catalog(catalog, done) => {
                 reactor.set_catalog(catalog);

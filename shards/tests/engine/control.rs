@@ -9,11 +9,12 @@ use std::{
 };
 
 use tokio::sync::{mpsc, oneshot};
+use ttdust_proto::admin;
 use ttdust_shards::{
     access::Access,
     config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
     ids::{SchemaId, ShardId, StreamId},
-    message::{ToControl, ToShard},
+    message::{AdminFailure, AdminReply, AdminRequest, FailureKind, ToControl, ToShard},
     parquet::FileMeta,
     query::{self, FileRef},
     runtime::{Engine, EngineStart},
@@ -144,6 +145,21 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
                 let files: Vec<_> = store.files.lock().expect("not poisoned").iter().map(file_ref).collect();
                 let answer = query::time_range(&query, &snapshot, &files).map_err(Into::into);
                 engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
+            }
+            ToControl::Admin { request, reply, .. } => {
+                // A stream by any name is there, but nothing can be changed.
+                let answer = match request {
+                    AdminRequest::Get(name) => {
+                        Ok(AdminReply::Stream(admin::StreamConfig { name, ..admin::StreamConfig::default() }))
+                    }
+                    _ => Err(AdminFailure {
+                        kind: FailureKind::Conflict,
+                        reason: "FAILED_PRECONDITION",
+                        message: "not here".to_owned(),
+                        fields: Vec::new(),
+                    }),
+                };
+                engine.send(reply.shard, ToShard::Admin(reply.token, Box::new(answer))).expect("never refused");
             }
             ToControl::ShardEnded(shard, outcome) => {
                 store.ended.lock().expect("not poisoned").push((shard, outcome));

@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     rand::SystemRandom,
-    signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair},
+    rsa::PublicKeyComponents,
+    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use serde_json::{Value, json};
 use ttdust_shards::ids::StreamId;
@@ -21,12 +22,9 @@ fn pair(which: usize) -> RsaKeyPair {
 }
 
 fn jwk(which: usize, kid: &str) -> Value {
-    let pair = pair(which);
-    let public = pair.public_key();
-    let (n, e) =
-        (public.modulus().big_endian_without_leading_zero(), public.exponent().big_endian_without_leading_zero());
+    let public = PublicKeyComponents::<Vec<u8>>::from(pair(which).public());
     json!({"kty": "RSA", "use": "sig", "alg": "RS256", "kid": kid,
-           "n": URL_SAFE_NO_PAD.encode(n), "e": URL_SAFE_NO_PAD.encode(e)})
+           "n": URL_SAFE_NO_PAD.encode(public.n), "e": URL_SAFE_NO_PAD.encode(public.e)})
 }
 
 fn settings(dir: &Path, keys: &Value) -> Settings {

@@ -1,13 +1,12 @@
 //! Committed files.
 
+use std::collections::HashMap;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use ttdust_shards::{
-    ids::{FIRST_SEQUENCE, StreamId},
-    parquet::PartitionHour,
-    snapshot::StreamState,
-};
+use ttdust_shards::{ids::StreamId, parquet::PartitionHour};
 
 use super::{CatalogError, Commit, FileTotals, Result, StoredFile, failure, streams};
+use crate::catalog::rules;
 
 const COLUMNS: &str = "SELECT path, hour, first_sequence, last_sequence, min_timestamp, max_timestamp, bytes, checksum \
                        FROM files";
@@ -31,24 +30,16 @@ pub(super) fn commit(connection: &mut Connection, id: StreamId, files: &[StoredF
         Err(CatalogError::NotFound(_)) => return Ok(Commit::StreamGone),
         stream => stream?,
     };
-    if stream.state == StreamState::Deleting {
+    if !rules::takes_files(stream.status) {
         return Ok(Commit::StreamGone);
     }
-    let mut through = stream.flushed_through.max(FIRST_SEQUENCE - 1);
-    for file in files {
-        assert!(file.last_sequence >= file.first_sequence, "a file holds rows");
-        if file.first_sequence <= through {
-            same_as_before(&transaction, id, file, through)?;
-            continue;
-        }
-        if file.first_sequence != through + 1 {
-            return Err(CatalogError::Conflict(format!(
-                "{} begins at {}, but the files of its stream end at {through}: rows between would be lost",
-                file.key, file.first_sequence
-            )));
-        }
+    let mut before = HashMap::new();
+    for file in files.iter().filter(|file| file.first_sequence <= stream.flushed_through) {
+        before.extend(beginning_at(&transaction, id, file.first_sequence)?.map(|file| (file.first_sequence, file)));
+    }
+    let (new, through) = rules::new_files(stream.flushed_through, files, &before)?;
+    for file in new {
         insert(&transaction, id, file, now)?;
-        through = file.last_sequence;
     }
     transaction
         .execute("UPDATE streams SET flushed_through = ?2 WHERE id = ?1", params![id.to_string(), through])
@@ -57,23 +48,9 @@ pub(super) fn commit(connection: &mut Connection, id: StreamId, files: &[StoredF
     Ok(Commit::Done)
 }
 
-/// A file at or before the mark must be one that was committed before.
-fn same_as_before(connection: &Connection, id: StreamId, file: &StoredFile, through: i64) -> Result<()> {
-    let before = connection
-        .query_row(
-            &format!("{COLUMNS} WHERE stream_id = ?1 AND first_sequence = ?2"),
-            params![id.to_string(), file.first_sequence],
-            read,
-        )
-        .optional()
-        .map_err(failure)?;
-    match before {
-        Some(before) if before == *file => Ok(()),
-        _ => Err(CatalogError::Conflict(format!(
-            "{} overlaps with other files of its stream, which are committed up to {through}",
-            file.key
-        ))),
-    }
+fn beginning_at(connection: &Connection, id: StreamId, first: i64) -> Result<Option<StoredFile>> {
+    let sql = format!("{COLUMNS} WHERE stream_id = ?1 AND first_sequence = ?2");
+    connection.query_row(&sql, params![id.to_string(), first], read).optional().map_err(failure)
 }
 
 fn insert(connection: &Connection, id: StreamId, file: &StoredFile, now: i64) -> Result<()> {

@@ -1,15 +1,15 @@
 //! Streams.
 
 use rusqlite::{Connection, Row, params};
-use ttdust_shards::{ids::StreamId, snapshot::StreamState};
+use ttdust_shards::ids::StreamId;
 
 use super::{
-    CatalogError, Page, Result, Stream, StreamChange, column, failure, found, json, json_or_none, json_text, parsed,
-    schemas, unique,
+    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, audit::note, column, failure, found, json,
+    json_or_none, json_text, parsed, schemas, unique,
 };
-use crate::catalog::{state_name, state_of};
+use crate::catalog::{StreamStatus, rules};
 
-const COLUMNS: &str = "SELECT id, name, description, schema_id, state, key_fields, labels, retention, \
+const COLUMNS: &str = "SELECT id, name, description, schema_id, status, key_fields, labels, retention, \
                        partition_config, version, flushed_through, created_at, updated_at FROM streams";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Stream> {
@@ -18,7 +18,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stream> {
         name: row.get(1)?,
         description: row.get(2)?,
         schema: parsed(row, 3)?,
-        state: column(row, 4, state_of)?,
+        status: column(row, 4, StreamStatus::of_name)?,
         key_fields: json(row, 5)?,
         labels: json(row, 6)?,
         retention: json_or_none(row, 7)?,
@@ -30,18 +30,21 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stream> {
     })
 }
 
-pub(super) fn create(connection: &mut Connection, stream: &Stream) -> Result<()> {
+pub(super) fn create(connection: &mut Connection, stream: &Stream, audit: AuditEntry) -> Result<()> {
     let transaction = connection.transaction().map_err(failure)?;
-    schemas::get(&transaction, stream.schema)?;
+    let schema = schemas::get(&transaction, stream.schema)?;
+    rules::usable(stream.id, &schema, schemas::in_force(&transaction, schema.id)?)?;
     transaction
         .execute(
-            "INSERT INTO streams VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+            "INSERT INTO streams (id, name, description, schema_id, status, key_fields, labels, retention, \
+             partition_config, version, flushed_through, created_at, updated_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             params![
                 stream.id.to_string(),
                 stream.name,
                 stream.description,
                 stream.schema.to_string(),
-                state_name(stream.state),
+                stream.status.name(),
                 json_text(&stream.key_fields),
                 json_text(&stream.labels),
                 stream.retention.as_ref().map(json_text),
@@ -53,6 +56,7 @@ pub(super) fn create(connection: &mut Connection, stream: &Stream) -> Result<()>
             ],
         )
         .map_err(|e| unique(e, || format!("a stream {}", stream.name)))?;
+    note(&transaction, &audit.with(None, Some(stream.audited())))?;
     transaction.commit().map_err(failure)
 }
 
@@ -61,64 +65,71 @@ pub(super) fn get(connection: &Connection, id: StreamId) -> Result<Stream> {
     found(row, || format!("stream {id}"))
 }
 
-pub(super) fn list(connection: &Connection, state: Option<StreamState>, page: &Page) -> Result<Vec<Stream>> {
-    let sql = format!("{COLUMNS} WHERE id > ?1 AND (?2 IS NULL OR state = ?2) ORDER BY id LIMIT ?3");
+pub(super) fn list(connection: &Connection, filter: &StreamFilter, page: &Page) -> Result<Vec<Stream>> {
+    let sql = format!(
+        "{COLUMNS} WHERE id > ?1 AND CASE WHEN ?2 IS NULL THEN status <> 'deleted' ELSE status = ?2 END \
+         AND (?3 IS NULL OR substr(name, 1, length(?3)) = ?3) \
+         AND ((?4 IS NULL AND ?5 IS NULL) OR EXISTS (SELECT 1 FROM json_each(labels) AS label \
+              WHERE (?4 IS NULL OR label.key = ?4) AND (?5 IS NULL OR label.value = ?5))) ORDER BY id LIMIT ?6"
+    );
     let mut statement = connection.prepare(&sql).map_err(failure)?;
-    let rows = statement.query_map(params![page.after, state.map(state_name), page.limit], read).map_err(failure)?;
+    let status = filter.status.map(StreamStatus::name);
+    let parameters = params![page.after, status, filter.name_prefix, filter.label_key, filter.label_value, page.limit];
+    let rows = statement.query_map(parameters, read).map_err(failure)?;
     rows.collect::<rusqlite::Result<_>>().map_err(failure)
 }
 
-pub(super) fn all(connection: &Connection) -> Result<Vec<Stream>> {
-    let mut statement = connection.prepare(COLUMNS).map_err(failure)?;
+/// The streams that the shards know.
+pub(super) fn known(connection: &Connection) -> Result<Vec<Stream>> {
+    let sql = format!("{COLUMNS} WHERE status NOT IN ('creating', 'deleted')");
+    let mut statement = connection.prepare(&sql).map_err(failure)?;
     let rows = statement.query_map([], read).map_err(failure)?;
     rows.collect::<rusqlite::Result<_>>().map_err(failure)
 }
 
-pub(super) fn change(connection: &mut Connection, id: StreamId, change: &StreamChange, now: i64) -> Result<Stream> {
-    let transaction = connection.transaction().map_err(failure)?;
-    let mut stream = get(&transaction, id)?;
-    if change.if_version.is_some_and(|wanted| wanted != stream.version) {
-        return Err(CatalogError::Stale { current: stream.version });
-    }
-    // A deletion is never taken back: some of the data may be gone. Asking for it again is no fault.
-    if stream.state == StreamState::Deleting {
-        return match change.state {
-            Some(StreamState::Deleting) => Ok(stream),
-            _ => Err(CatalogError::Conflict(format!("stream {id} is being deleted"))),
-        };
-    }
-    if let Some(description) = &change.description {
-        stream.description.clone_from(description);
-    }
-    if let Some(retention) = &change.retention {
-        stream.retention.clone_from(retention);
-    }
-    stream.state = change.state.unwrap_or(stream.state);
-    stream.version += 1;
-    stream.updated_at = now;
-    transaction
+fn update(connection: &Connection, stream: &Stream) -> Result<()> {
+    connection
         .execute(
-            "UPDATE streams SET description = ?2, retention = ?3, state = ?4, version = ?5, updated_at = ?6 WHERE id = ?1",
+            "UPDATE streams SET description = ?2, retention = ?3, labels = ?4, status = ?5, version = ?6, \
+             updated_at = ?7 WHERE id = ?1",
             params![
-                id.to_string(),
+                stream.id.to_string(),
                 stream.description,
                 stream.retention.as_ref().map(json_text),
-                state_name(stream.state),
+                json_text(&stream.labels),
+                stream.status.name(),
                 stream.version,
                 stream.updated_at
             ],
         )
-        .map_err(failure)?;
-    transaction.commit().map_err(failure)?;
-    Ok(stream)
+        .map(|_| ())
+        .map_err(failure)
 }
 
-pub(super) fn remove(connection: &mut Connection, id: StreamId) -> Result<()> {
+pub(super) fn change(
+    connection: &mut Connection,
+    id: StreamId,
+    change: StreamChange,
+    now: i64,
+    audit: AuditEntry,
+) -> Result<Stream> {
     let transaction = connection.transaction().map_err(failure)?;
-    if get(&transaction, id)?.state != StreamState::Deleting {
-        return Err(CatalogError::Conflict(format!("stream {id} is not being deleted")));
-    }
+    let before = get(&transaction, id)?;
+    let Some(after) = rules::changed_stream(&before, change, now)? else {
+        return Ok(before);
+    };
+    update(&transaction, &after)?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
+    transaction.commit().map_err(failure)?;
+    Ok(after)
+}
+
+pub(super) fn end_deletion(connection: &mut Connection, id: StreamId, now: i64, audit: AuditEntry) -> Result<()> {
+    let transaction = connection.transaction().map_err(failure)?;
+    let before = get(&transaction, id)?;
+    let after = rules::deleted(&before, now)?;
     transaction.execute("DELETE FROM files WHERE stream_id = ?1", [id.to_string()]).map_err(failure)?;
-    transaction.execute("DELETE FROM streams WHERE id = ?1", [id.to_string()]).map_err(failure)?;
+    update(&transaction, &after)?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
     transaction.commit().map_err(failure)
 }

@@ -1,0 +1,427 @@
+//! What the catalog holds, as plain values: the same for every store.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use ttdust_shards::{
+    access::Role,
+    ids::{SchemaId, StreamId},
+    parquet::PartitionHour,
+    snapshot::StreamState,
+};
+
+use crate::calendar::now_unix_micros;
+
+/// A schema of the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schema {
+    /// Its id.
+    pub id: SchemaId,
+    /// What its name is unique in.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// How a new version must agree with those before it.
+    pub compatibility_mode: String,
+    /// How strictly records are checked: `strict` or `lenient`.
+    pub policy: String,
+    /// Grows by one with every change, a new or retired version included.
+    pub version: i64,
+    /// Unix µs.
+    pub created_at: i64,
+    /// Unix µs.
+    pub updated_at: i64,
+    /// The number of its newest version, retired or not.
+    pub latest_version: u32,
+}
+
+/// What to change in a schema; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct SchemaChange {
+    /// For people.
+    pub description: Option<String>,
+    /// How a new version must agree with those before it.
+    pub compatibility_mode: Option<String>,
+    /// How strictly records are checked.
+    pub policy: Option<String>,
+    /// Only if the schema is at this version.
+    pub if_version: Option<i64>,
+}
+
+/// Which schemas a list shows; `None`: all.
+#[derive(Debug, Clone, Default)]
+pub struct SchemaFilter {
+    /// Those of this namespace.
+    pub namespace: Option<String>,
+    /// Those of this name.
+    pub name: Option<String>,
+    /// Those whose names begin so.
+    pub name_prefix: Option<String>,
+}
+
+/// One version of a schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// The schema.
+    pub schema: SchemaId,
+    /// From 1.
+    pub version: u32,
+    /// JSON Schema, draft-07, as JSON text.
+    pub definition: String,
+    /// The same for definitions that differ in nothing but how they are written.
+    pub fingerprint: [u8; 32],
+    /// Unix µs.
+    pub created_at: i64,
+    /// When it was taken out of use, Unix µs; `None`: it is in use.
+    pub retired_at: Option<i64>,
+}
+
+/// How long a stream's records are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Retention {
+    /// By age.
+    Time {
+        /// In days; at least 1.
+        retention_days: u32,
+    },
+    /// By size.
+    Size {
+        /// In bytes of committed files; at least 1.
+        max_bytes: u64,
+    },
+}
+
+/// How a stream stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamStatus {
+    /// Not yet known to the shards.
+    Creating,
+    /// Takes records.
+    Active,
+    /// Refuses records, answers queries.
+    Paused,
+    /// Refuses both; its data is being removed.
+    Deleting,
+    /// A tombstone: its data is gone, its name is free.
+    Deleted,
+}
+
+impl StreamStatus {
+    const ALL: [Self; 5] = [Self::Creating, Self::Active, Self::Paused, Self::Deleting, Self::Deleted];
+
+    /// Its name in the catalog and in REST.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Active => "active",
+            Self::Paused => "paused",
+            Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
+        }
+    }
+
+    /// The status of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.name() == name)
+    }
+
+    /// How the shards see it; `None`: they do not know such a stream.
+    #[must_use]
+    pub fn for_shards(self) -> Option<StreamState> {
+        match self {
+            Self::Active => Some(StreamState::Active),
+            Self::Paused => Some(StreamState::Paused),
+            Self::Deleting => Some(StreamState::Deleting),
+            Self::Creating | Self::Deleted => None,
+        }
+    }
+}
+
+impl From<StreamState> for StreamStatus {
+    fn from(state: StreamState) -> Self {
+        match state {
+            StreamState::Active => Self::Active,
+            StreamState::Paused => Self::Paused,
+            StreamState::Deleting => Self::Deleting,
+        }
+    }
+}
+
+/// A stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stream {
+    /// Its id.
+    pub id: StreamId,
+    /// Its name, unique among the streams that are not deleted.
+    pub name: String,
+    /// For people.
+    pub description: String,
+    /// The schema of its records.
+    pub schema: SchemaId,
+    /// How it stands.
+    pub status: StreamStatus,
+    /// Fields that records can be looked up by. They never change.
+    pub key_fields: Vec<String>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// How long records are kept; `None`: for ever.
+    pub retention: Option<Retention>,
+    /// As it was given.
+    pub partition_config: Option<serde_json::Value>,
+    /// Grows by one with every change.
+    pub version: i64,
+    /// The last sequence number that ever was in a committed file; 0: none.
+    pub flushed_through: i64,
+    /// Unix µs.
+    pub created_at: i64,
+    /// Unix µs.
+    pub updated_at: i64,
+}
+
+/// What to change in a stream; `None` leaves a field as it is.
+#[derive(Debug, Clone, Default)]
+pub struct StreamChange {
+    /// For people.
+    pub description: Option<String>,
+    /// How long records are kept; `Some(None)`: for ever.
+    pub retention: Option<Option<Retention>>,
+    /// Free labels, all of them.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// `Active`, `Paused` or `Deleting`.
+    pub status: Option<StreamStatus>,
+    /// Only if the stream is at this version.
+    pub if_version: Option<i64>,
+}
+
+/// Which streams a list shows; `None`: all, but for `status`.
+#[derive(Debug, Clone, Default)]
+pub struct StreamFilter {
+    /// Those that stand so; `None`: all that are not deleted.
+    pub status: Option<StreamStatus>,
+    /// Those whose names begin so.
+    pub name_prefix: Option<String>,
+    /// Those with a label of this name.
+    pub label_key: Option<String>,
+    /// Those with a label of this value: of the name `label_key`, or of any.
+    pub label_value: Option<String>,
+}
+
+/// A committed file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFile {
+    /// Its key in the object store.
+    pub key: String,
+    /// The hour.
+    pub hour: PartitionHour,
+    /// Its first sequence number.
+    pub first_sequence: i64,
+    /// Its last sequence number.
+    pub last_sequence: i64,
+    /// The time of its first row, Unix µs.
+    pub min_timestamp: i64,
+    /// The time of its last row, Unix µs.
+    pub max_timestamp: i64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// CRC32C of the whole file.
+    pub checksum: u32,
+}
+
+/// What the committed files of a stream come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FileTotals {
+    /// How many there are.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows.
+    pub rows: u64,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// The files are in the catalog now, or were before.
+    Done,
+    /// The stream is gone or going: its files are not wanted.
+    StreamGone,
+}
+
+/// An API key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// `key_…`.
+    pub id: String,
+    /// For people.
+    pub name: String,
+    /// What its holder may do.
+    pub role: Role,
+    /// The streams of a writer or reader: ids and patterns of names. Other roles take no notice of them.
+    pub streams: Vec<String>,
+    /// SHA-256 of the whole key text.
+    pub sha256: [u8; 32],
+    /// Unix µs.
+    pub created_at: i64,
+    /// When it ends, Unix µs; `None`: never.
+    pub expires_at: Option<i64>,
+    /// When it was last used, Unix µs, as far as is known; `None`: never.
+    pub last_used_at: Option<i64>,
+}
+
+/// Who did what to which object: a line of the audit log, which only grows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditEntry {
+    /// A UUID, version 7: lines follow each other in its order.
+    pub id: String,
+    /// Unix µs.
+    pub at: i64,
+    /// The id of a key, or `system`.
+    pub actor: String,
+    /// What the actor may do.
+    pub role: String,
+    /// What was done, such as `stream.create`.
+    pub action: String,
+    /// `schema`, `schema_version`, `stream` or `api_key`.
+    pub object_kind: String,
+    /// Which.
+    pub object_id: String,
+    /// The trace that it was part of; empty: none.
+    pub trace_id: String,
+    /// The object before; the catalog fills in what it changes where this and `after` are `None`.
+    pub before: Option<Value>,
+    /// The object after.
+    pub after: Option<Value>,
+}
+
+impl AuditEntry {
+    /// A line for what the server does by itself, now.
+    #[must_use]
+    pub fn system(action: &str, object_kind: &str, object_id: &str) -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().to_string(),
+            at: now_unix_micros(),
+            actor: "system".into(),
+            role: "system".into(),
+            action: action.into(),
+            object_kind: object_kind.into(),
+            object_id: object_id.into(),
+            trace_id: String::new(),
+            before: None,
+            after: None,
+        }
+    }
+
+    /// The same, with what was changed, unless the caller knew better.
+    pub(super) fn with(mut self, before: Option<Value>, after: Option<Value>) -> Self {
+        if self.before.is_none() && self.after.is_none() {
+            (self.before, self.after) = (before, after);
+        }
+        self
+    }
+}
+
+/// Which lines of the audit log a list shows; `None`: all.
+#[derive(Debug, Clone, Default)]
+pub struct AuditFilter {
+    /// Those of this object.
+    pub object_id: Option<String>,
+    /// Those of this actor.
+    pub actor: Option<String>,
+    /// Those at or after this time, Unix µs.
+    pub since: Option<i64>,
+}
+
+/// The answer to a request that its client may send again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RememberedRequest {
+    /// Who sent it.
+    pub caller: String,
+    /// The key that the client gave it.
+    pub key: String,
+    /// SHA-256 of the request: the same key with another request is a mistake.
+    pub request_sha256: [u8; 32],
+    /// The status that it was answered with.
+    pub status: u16,
+    /// The body that it was answered with.
+    pub body: String,
+    /// Unix µs.
+    pub created_at: i64,
+}
+
+/// Everything that a snapshot for the shards is made of, read in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Everything {
+    /// All streams that the shards know.
+    pub streams: Vec<Stream>,
+    /// The newest version, not retired, of every schema that one of them uses.
+    pub schemas: Vec<SchemaVersion>,
+    /// All keys.
+    pub keys: Vec<ApiKey>,
+}
+
+/// A part of a list: entries after `after`, in order, at most `limit`.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The last id of the page before; empty: from the start.
+    pub after: String,
+    /// At most this many.
+    pub limit: u32,
+}
+
+impl Schema {
+    /// As the audit log shows it.
+    pub(super) fn audited(&self) -> Value {
+        json!({
+            "namespace": self.namespace,
+            "name": self.name,
+            "description": self.description,
+            "compatibility_mode": self.compatibility_mode,
+            "policy": self.policy,
+            "version": self.version,
+            "latest_version": self.latest_version,
+        })
+    }
+}
+
+impl SchemaVersion {
+    /// As the audit log shows it: definitions are in the registry, which forgets none.
+    pub(super) fn audited(&self) -> Value {
+        let fingerprint: String = self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
+        json!({"version": self.version, "fingerprint": fingerprint, "retired_at": self.retired_at})
+    }
+}
+
+impl Stream {
+    /// As the audit log shows it.
+    pub(super) fn audited(&self) -> Value {
+        json!({
+            "name": self.name,
+            "description": self.description,
+            "schema_id": self.schema.to_string(),
+            "status": self.status.name(),
+            "key_fields": self.key_fields,
+            "labels": self.labels,
+            "retention": self.retention,
+            "partition_config": self.partition_config,
+            "version": self.version,
+        })
+    }
+}
+
+impl ApiKey {
+    /// As the audit log shows it: nothing that could be tried out.
+    pub(super) fn audited(&self) -> Value {
+        json!({
+            "name": self.name,
+            "role": self.role.name(),
+            "streams": self.streams,
+            "expires_at": self.expires_at,
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! The rules of the catalog's interface, one test each, run against every store: what holds for one holds for the other.
+
+#[path = "catalog/audit.rs"]
+mod audit;
+#[path = "catalog/files.rs"]
+mod files;
+#[path = "catalog/keys.rs"]
+mod keys;
+#[path = "catalog/schemas.rs"]
+mod schemas;
+#[path = "catalog/store.rs"]
+mod store;
+#[path = "catalog/streams.rs"]
+mod streams;
+
+/// Makes a test of each rule for each store. A rule that is not in the list is dead code, which is an error.
+macro_rules! suite {
+    ($($group:ident: $($rule:ident),+;)+) => {
+        mod sqlite {
+            $(mod $group {
+                $(#[test]
+                fn $rule() {
+                    crate::store::run(async { crate::$group::$rule(crate::store::Place::sqlite()).await });
+                })+
+            })+
+        }
+    };
+}
+
+suite! {
+    schemas:
+        what_is_stored_is_read_back_after_a_restart,
+        names_are_unique_in_their_namespace,
+        versions_follow_each_other_and_are_found,
+        a_schema_is_changed_at_the_version_that_was_read,
+        the_version_in_force_is_retired_only_when_nothing_uses_it,
+        of_two_that_add_the_same_version_one_wins;
+    streams:
+        names_are_unique_and_schemas_exist,
+        lists_are_paged_and_filtered,
+        a_change_needs_the_version_that_was_read,
+        a_deletion_is_final_and_leaves_a_tombstone,
+        a_stream_that_is_being_created_is_not_for_the_shards,
+        of_two_that_take_the_same_name_one_wins,
+        of_two_changes_of_the_same_version_one_wins,
+        ten_thousand_streams_are_read_at_once;
+    files:
+        files_commit_once_without_gap_or_overlap,
+        a_refused_commit_leaves_nothing_behind,
+        files_of_a_stream_that_is_gone_or_going_are_not_wanted,
+        of_two_flushes_of_the_same_rows_one_is_kept;
+    keys:
+        keys_are_kept_until_they_are_deleted,
+        the_last_use_of_a_key_never_moves_backward;
+    audit:
+        every_change_leaves_a_line_and_raises_the_generation,
+        what_is_refused_leaves_no_line,
+        lines_are_listed_newest_first_and_filtered,
+        what_the_caller_says_of_the_object_is_kept,
+        the_first_answer_to_a_request_is_the_one_that_is_remembered,
+        old_answers_are_forgotten;
+}

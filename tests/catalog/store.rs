@@ -1,0 +1,102 @@
+//! Where a catalog of a test lies, and the objects that tests put into it.
+
+use ttdust::catalog::{
+    AuditEntry, Catalog, Page, Retention, Schema, SchemaVersion, Stream, StreamStatus, canonical_fingerprint,
+};
+use ttdust_shards::ids::{SchemaId, StreamId};
+
+/// An empty catalog of its own, gone with the test.
+pub enum Place {
+    /// A file.
+    Sqlite(tempfile::TempDir),
+}
+
+impl Place {
+    pub fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    /// A handle of its own, as another process would have it.
+    pub async fn open(&self) -> Catalog {
+        match self {
+            Self::Sqlite(dir) => Catalog::open(&dir.path().join("catalog.sqlite")).expect("a catalog"),
+        }
+    }
+
+    /// Runs SQL on it, behind the catalog's back.
+    pub async fn execute(&self, sql: &str) {
+        match self {
+            Self::Sqlite(dir) => {
+                let connection = rusqlite::Connection::open(dir.path().join("catalog.sqlite")).expect("the file");
+                connection.execute_batch(sql).expect("done");
+            }
+        }
+    }
+}
+
+pub fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(test);
+}
+
+pub fn all() -> Page {
+    Page { after: String::new(), limit: 1000 }
+}
+
+pub fn line(action: &str) -> AuditEntry {
+    AuditEntry::system(action, "test", "object")
+}
+
+pub fn schema(name: &str) -> (Schema, SchemaVersion) {
+    let id = SchemaId::generate();
+    let schema = Schema {
+        id,
+        namespace: "default".into(),
+        name: name.into(),
+        description: "of events".into(),
+        compatibility_mode: "NONE".into(),
+        policy: "strict".into(),
+        version: 1,
+        created_at: 1,
+        updated_at: 1,
+        latest_version: 1,
+    };
+    (schema, version(id, 1))
+}
+
+/// Each number has a definition of its own.
+pub fn version(schema: SchemaId, number: u32) -> SchemaVersion {
+    let definition = format!(r#"{{"title": "{number}", "type": "object"}}"#);
+    let fingerprint = canonical_fingerprint(&definition).expect("JSON");
+    SchemaVersion { schema, version: number, definition, fingerprint, created_at: number.into(), retired_at: None }
+}
+
+pub fn stream(name: &str, schema: SchemaId) -> Stream {
+    Stream {
+        id: StreamId::generate(),
+        name: name.into(),
+        description: "d".into(),
+        schema,
+        status: StreamStatus::Active,
+        key_fields: vec!["id".into()],
+        labels: [("team".to_owned(), "a".to_owned())].into(),
+        retention: Some(Retention::Time { retention_days: 7 }),
+        partition_config: Some(serde_json::json!({"granularity": "hour"})),
+        version: 1,
+        flushed_through: 0,
+        created_at: 1,
+        updated_at: 1,
+    }
+}
+
+pub async fn with_schema(catalog: &Catalog) -> SchemaId {
+    let (schema, version) = schema("events");
+    let id = schema.id;
+    catalog.create_schema(schema, version, line("schema.create")).await.expect("created");
+    id
+}
+
+pub async fn with_stream(catalog: &Catalog) -> Stream {
+    let stream = stream("clicks", with_schema(catalog).await);
+    catalog.create_stream(stream.clone(), line("stream.create")).await.expect("created");
+    stream
+}
