@@ -7,10 +7,12 @@ mod admin;
 mod health;
 mod keys;
 mod names;
+mod requests;
 mod schemas;
 mod streams;
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -31,6 +33,7 @@ use ttdust_shards::{
 };
 
 use crate::{
+    calendar::now_unix_micros,
     catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
     config::Config,
     link::ShardLink,
@@ -47,6 +50,11 @@ pub use streams::{NewStream, StreamStatistics};
 
 /// How long a change waits until all shards run on it. The shards go on taking it after that.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between looks at what is to be saved.
+const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(2);
+/// How long the answer to a request with an `Idempotency-Key` is kept.
+const REQUESTS_KEPT: Duration = Duration::from_secs(24 * 3600);
+const FORGET_PAUSE: Duration = Duration::from_secs(600);
 /// Half-done streams that one start goes on with.
 const RESUME_MAX: u32 = 10_000;
 
@@ -306,6 +314,27 @@ impl Control {
     #[must_use]
     pub fn current(&self) -> Arc<CatalogSnapshot> {
         self.parts.publisher.current()
+    }
+
+    /// What is done now and then, for as long as the server runs: times of last use are saved, old answers forgotten.
+    pub async fn keep_house(&self) {
+        let mut saved = HashMap::new();
+        let mut forget_at = time::Instant::now();
+        loop {
+            time::sleep(HOUSEKEEPING_PAUSE).await;
+            let mut uses = self.parts.publisher.last_uses();
+            uses.retain(|(id, at)| saved.get(id) != Some(at));
+            if !uses.is_empty() && self.parts.catalog.touch_keys(uses.clone()).await.is_ok() {
+                saved.extend(uses);
+            }
+            if time::Instant::now() >= forget_at {
+                let before = now_unix_micros() - REQUESTS_KEPT.as_micros() as i64;
+                if let Err(error) = self.parts.catalog.forget_requests_before(before).await {
+                    tracing::warn!(%error, "old answers are not forgotten yet");
+                }
+                forget_at = time::Instant::now() + FORGET_PAUSE;
+            }
+        }
     }
 
     /// Goes on with what an earlier run left half done: deletions, and streams that were never put in force.

@@ -1,7 +1,9 @@
 //! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id.
 
+mod audit;
 mod connections;
 mod extract;
+mod idempotency;
 mod keys;
 mod problem;
 mod records;
@@ -28,6 +30,7 @@ use crate::{
 use problem::Problem;
 
 pub use connections::{ConnectionLimits, serve};
+pub use idempotency::UnderWay;
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +47,8 @@ pub struct App {
     pub exposition: Exposition,
     /// A request's body, in bytes.
     pub body_limit: usize,
+    /// Requests with an `Idempotency-Key`.
+    pub under_way: UnderWay,
 }
 
 /// The id of a request, for what is done in it.
@@ -68,6 +73,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1/streams/{id}/records", get(records::get))
         .route("/api/v1/api-keys", post(keys::create).get(keys::list))
         .route("/api/v1/api-keys/{id}", delete(keys::delete))
+        .route("/api/v1/audit-log", get(audit::list))
         .route("/api/v1/config", get(system::config))
         .route("/health/live", get(system::live))
         .route("/health/ready", get(system::ready))
@@ -77,6 +83,7 @@ pub fn router(app: Arc<App>) -> Router {
             let detail = "this path does not take this method; the allow header names those it does";
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
         })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), idempotency::once))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), finish))
         .with_state(app)
 }

@@ -210,6 +210,8 @@ impl Server {
         tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
+        let kept = Arc::clone(&control);
+        tokio::spawn(async move { kept.keep_house().await });
         let resumed = Arc::clone(&control);
         tokio::spawn(async move { resumed.resume().await });
         if let Some(path) = port_file {
@@ -281,7 +283,13 @@ fn start_http(
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
     let settings = config.settings();
     let body_limit = usize::try_from(settings.limit_http_body_bytes).expect("a 64-bit target");
-    let app = App { control: Arc::clone(control), metrics: Arc::clone(&metrics), exposition, body_limit };
+    let app = App {
+        control: Arc::clone(control),
+        metrics: Arc::clone(&metrics),
+        exposition,
+        body_limit,
+        under_way: http::UnderWay::default(),
+    };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits { connections: settings.limit_http_connections };
     let serving = http::serve(listener, http::router(Arc::new(app)), metrics, limits, stopped);

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    body::to_bytes,
+    body::{Body, Bytes, to_bytes},
     extract::{FromRequest, FromRequestParts, Query, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
@@ -55,16 +55,21 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
             let detail = "send the body as JSON, with content-type: application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "INVALID_ARGUMENT", detail));
         }
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), app.body_limit)).await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => return Err(body_problem(&error, app.body_limit)),
-            Err(_) => {
-                let detail = format!("the body did not arrive in {} s", BODY_TIMEOUT.as_secs());
-                return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", detail));
-            }
-        };
+        let bytes = whole_body(request.into_body(), app.body_limit).await?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| Problem::invalid("", rejection.body_text()))?;
         Ok(Self(value))
+    }
+}
+
+/// A body of at most `limit` bytes, in time.
+pub(super) async fn whole_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(body_problem(&error, limit)),
+        Err(_) => {
+            let detail = format!("the body did not arrive in {} s", BODY_TIMEOUT.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", detail))
+        }
     }
 }
 

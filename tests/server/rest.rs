@@ -13,10 +13,24 @@ use crate::process::DEADLINE;
 
 /// Sends a request and returns status and body.
 pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (status, _, body) = call_with(address, method, path, &[], body);
+    (status, body)
+}
+
+/// The same with more headers; returns the answer's head, in lower case, too.
+pub fn call_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String, Value) {
     let mut socket = TcpStream::connect(address).expect("connected");
     socket.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{more}\
+         content-length: {}\r\n\r\n",
         body.len()
     );
     socket.write_all(head.as_bytes()).and_then(|()| socket.write_all(body.as_bytes())).expect("sent");
@@ -24,7 +38,7 @@ pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value)
     socket.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+    (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
 }
 
 /// Creates a schema and a stream of this name; returns the stream's id.

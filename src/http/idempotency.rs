@@ -1,0 +1,192 @@
+//! `Idempotency-Key` on requests that create: the same request again gets the first answer again, and creates nothing.
+//!
+//! A key belongs to its caller. What was answered is in the catalog for a day, so it holds over a restart; only successes are
+//! kept, a failed request may be tried again as it is. An API key's text is never stored: the second answer lacks it.
+
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{Shared, extract::whole_body, problem::Problem};
+use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
+
+const KEY_HEADER: &str = "idempotency-key";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const KEY_BYTES_MAX: usize = 256;
+/// The longest answer that is looked at, in bytes: what creates answers with is far shorter.
+const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// Headers of an answer that are kept with it.
+const KEPT_HEADERS: [HeaderName; 2] = [header::LOCATION, header::ETAG];
+/// Members of an answer that are not kept.
+const SECRET_MEMBERS: [&str; 1] = ["api_key"];
+
+/// Requests under way, by caller and key.
+#[derive(Debug, Default)]
+pub struct UnderWay(Mutex<HashSet<(String, String)>>);
+
+/// A request that is under way until this is dropped.
+struct Entered<'a>(&'a UnderWay, (String, String));
+
+impl UnderWay {
+    fn enter(&self, caller: &str, key: &str) -> Option<Entered<'_>> {
+        let name = (caller.to_owned(), key.to_owned());
+        let new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        new.then_some(Entered(self, name))
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+/// Runs a request, or answers it as before.
+pub(super) async fn once(State(app): State<Shared>, request: Request, next: Next) -> Response {
+    let creates = request.method() == Method::POST && request.uri().path().starts_with("/api/v1/");
+    if !creates || !request.headers().contains_key(KEY_HEADER) {
+        return next.run(request).await;
+    }
+    answered(app, request, next).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answered(app: Shared, request: Request, next: Next) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let key = key_of(&parts.headers)?;
+    let now = now_unix_micros();
+    let caller = app.control.current().access.authenticate(&parts.headers, None, now)?.id;
+    let body = whole_body(body, app.body_limit).await?;
+    let request_sha256 = digest(&parts.method, parts.uri.path_and_query().map_or("", |p| p.as_str()), &body);
+    let _entered = app.under_way.enter(&caller, &key).ok_or_else(|| {
+        let detail = "a request with this Idempotency-Key is under way: wait for its answer";
+        Problem::new(StatusCode::CONFLICT, "IDEMPOTENCY_KEY_IN_USE", detail)
+    })?;
+    if let Some(known) = app.control.remembered_request(&caller, &key).await? {
+        if known.request_sha256 != request_sha256 {
+            let detail = "this Idempotency-Key came with another request before: use a new key for a new request";
+            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", detail));
+        }
+        return replay(&known);
+    }
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if !response.status().is_success() {
+        return Ok(response);
+    }
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, ANSWER_BYTES_MAX).await.map_err(|e| internal(&e))?;
+    let remembered = RememberedRequest {
+        caller: caller.to_string(),
+        key,
+        request_sha256,
+        status: head.status.as_u16(),
+        body: kept(&head.headers, &body).to_string(),
+        created_at: now,
+    };
+    if let Err(error) = app.control.remember_request(remembered).await {
+        // It is done: the client is told so, and a second try will be told that the name is taken.
+        tracing::warn!(%error, "the answer to a request with an Idempotency-Key is not kept");
+    }
+    Ok(Response::from_parts(head, Body::from(body)))
+}
+
+fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
+    let text = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("");
+    if text.is_empty() || text.len() > KEY_BYTES_MAX {
+        let detail = format!("an Idempotency-Key is 1 to {KEY_BYTES_MAX} printable ASCII characters");
+        return Err(Problem::invalid("Idempotency-Key", detail));
+    }
+    Ok(text.to_owned())
+}
+
+fn digest(method: &Method, path: &str, body: &[u8]) -> [u8; 32] {
+    let hash = Sha256::new().chain_update(method.as_str()).chain_update([0]).chain_update(path).chain_update([0]);
+    hash.chain_update(body).finalize().into()
+}
+
+/// An answer as it is stored: its headers of interest and its body, without secrets.
+fn kept(headers: &HeaderMap, body: &Bytes) -> Value {
+    let mut body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+    if let Some(members) = body.as_object_mut() {
+        SECRET_MEMBERS.iter().for_each(|secret| drop(members.remove(*secret)));
+    }
+    let text = |name: &HeaderName| Some((name.to_string(), json!(headers.get(name)?.to_str().ok()?)));
+    let headers: serde_json::Map<_, _> = KEPT_HEADERS.iter().filter_map(text).collect();
+    json!({"headers": headers, "body": body})
+}
+
+fn replay(known: &RememberedRequest) -> Result<Response, Problem> {
+    let stored: Value = serde_json::from_str(&known.body).map_err(|e| internal(&e))?;
+    let mut response = (
+        StatusCode::from_u16(known.status).map_err(|e| internal(&e))?,
+        [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (REPLAYED, "true".parse().expect("plain")),
+        ],
+        stored["body"].to_string(),
+    )
+        .into_response();
+    for name in KEPT_HEADERS {
+        if let Some(value) = stored["headers"][name.as_str()].as_str().and_then(|text| text.parse().ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}
+
+fn internal(error: &dyn std::fmt::Display) -> Problem {
+    crate::control::ControlError::Internal(error.to_string()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_request_at_a_time_has_a_key_of_its_caller() {
+        let under_way = UnderWay::default();
+        let first = under_way.enter("a", "k").expect("free");
+        assert!(under_way.enter("a", "k").is_none());
+        assert!(under_way.enter("b", "k").is_some());
+        drop(first);
+        assert!(under_way.enter("a", "k").is_some());
+    }
+
+    #[test]
+    fn what_is_kept_has_no_secret_and_gives_the_same_answer() {
+        let headers = HeaderMap::from_iter([(header::LOCATION, HeaderValue::from_static("/x"))]);
+        let body = Bytes::from_static(b"{\"key_id\":\"key_1\",\"api_key\":\"ttd_live_secret\"}");
+        let stored = kept(&headers, &body).to_string();
+        assert!(!stored.contains("secret"), "{stored}");
+        let known = RememberedRequest {
+            caller: "a".into(),
+            key: "k".into(),
+            request_sha256: [0; 32],
+            status: 201,
+            body: stored,
+            created_at: 0,
+        };
+        let response = replay(&known).expect("an answer");
+        assert_eq!(response.status(), StatusCode::CREATED);
+        assert_eq!(response.headers()[header::LOCATION], "/x");
+        assert_eq!(response.headers()[REPLAYED], "true");
+    }
+
+    #[test]
+    fn a_request_is_told_by_method_path_and_body() {
+        let of = |path: &str, body: &str| digest(&Method::POST, path, body.as_bytes());
+        assert_eq!(of("/a", "b"), of("/a", "b"));
+        assert_ne!(of("/a", "b"), of("/a", "c"));
+        assert_ne!(of("/a", "b"), of("/ab", ""));
+    }
+}

@@ -1,0 +1,323 @@
+//! Whom a real server lets in, and where to: roles, streams, tokens, revocation, the audit log, creation that happens once.
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use client::Client;
+use process::{Server, wait_for};
+use producer::block_on;
+use ring::{
+    rand::SystemRandom,
+    signature::{RSA_PKCS1_SHA256, RsaKeyPair},
+};
+use serde_json::{Value, json};
+use ttdust_proto::{
+    admin,
+    ingestion::{IngestRequest, IngestResponse},
+    path,
+    query::{TimeRangeQueryRequest, TimeRangeQueryResponse},
+};
+
+/// A server that wants credentials, and its first admin's.
+struct House {
+    server: Server,
+    admin: String,
+}
+
+impl House {
+    fn start(dir: &std::path::Path, settings: &[(&str, &str)]) -> Self {
+        let settings = [&[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")], settings].concat();
+        let server = Server::start(dir, &settings);
+        let admin = server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned);
+        Self { admin: admin.expect("a bootstrap key"), server }
+    }
+
+    fn call(&self, credential: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let bearer = format!("Bearer {credential}");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, _, body) = rest::call_with(&self.server.http, method, path, &[("authorization", &bearer)], &body);
+        (status, body)
+    }
+
+    fn created(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.call(&self.admin, "POST", path, body);
+        assert_eq!(status, 201, "{answer}");
+        answer
+    }
+
+    /// A stream of this name with a schema of its own; returns their ids.
+    fn stream(&self, name: &str) -> (String, String) {
+        let schema = self.created("/api/v1/schemas", &json!({"name": name, "definition": {"type": "object"}}));
+        let stream = self.created("/api/v1/streams", &json!({"name": name, "schema_id": schema["id"]}));
+        let text = |value: &Value| value["id"].as_str().expect("an id").to_owned();
+        (text(&stream), text(&schema))
+    }
+
+    fn key(&self, role: &str, streams: &[&str]) -> (String, String) {
+        let key = self.created("/api/v1/api-keys", &json!({"name": role, "role": role, "streams": streams}));
+        let text = |field: &str| key[field].as_str().expect("text").to_owned();
+        (text("key_id"), text("api_key"))
+    }
+
+    async fn client(&self, credential: &str) -> Client {
+        let mut client = Client::connect(self.server.grpc.parse().expect("an address")).await;
+        client.headers.push(("authorization", format!("Bearer {credential}")));
+        client
+    }
+
+    /// gRPC's code for one record of `credential` into `stream`; 0: taken.
+    fn ingest(&self, credential: &str, stream: &str) -> u32 {
+        block_on(async {
+            let request = IngestRequest {
+                stream_id: stream.to_owned(),
+                payload: bytes::Bytes::from_static(b"{}"),
+                ..IngestRequest::default()
+            };
+            let outcome = self.client(credential).await.unary::<IngestResponse>(path::INGEST, &request).await;
+            outcome.err().map_or(0, |ended| ended.code)
+        })
+    }
+
+    /// gRPC's code for a query of `stream` by `credential`; 0: answered.
+    fn query(&self, credential: &str, stream: &str) -> u32 {
+        block_on(async {
+            let request = TimeRangeQueryRequest {
+                stream_id: stream.to_owned(),
+                end_time_unix_micros: i64::MAX,
+                ..TimeRangeQueryRequest::default()
+            };
+            let client = &mut self.client(credential).await;
+            let outcome = client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await;
+            outcome.err().map_or(0, |ended| ended.code)
+        })
+    }
+}
+
+#[test]
+fn a_key_reaches_its_streams_and_the_others_do_not_exist_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let ((web, web_schema), (app, app_schema)) = (house.stream("web.clicks"), house.stream("app.clicks"));
+    let (_, writer) = house.key("writer", &["web.*"]);
+    let (_, reader) = house.key("reader", &[&web]);
+    for stream in [web.as_str(), "web.clicks"] {
+        assert_eq!((house.ingest(&writer, stream), house.query(&reader, stream)), (0, 0));
+    }
+    for stream in [app.as_str(), "app.clicks", "nothing"] {
+        assert_eq!((house.ingest(&writer, stream), house.query(&reader, stream)), (5, 5), "NOT_FOUND");
+    }
+    // What is forbidden answers as what is missing, word for word but for the name that was asked for.
+    let without = |answer: Value, name: &str| {
+        let mut answer = answer;
+        answer["trace_id"] = Value::Null;
+        answer.to_string().replace(name, "X")
+    };
+    for path in ["", "/records"] {
+        let of = |id: &str| house.call(&reader, "GET", &format!("/api/v1/streams/{id}{path}"), &Value::Null);
+        let missing = "str_01a20f8b-416d-7279-a8b2-4cbd982452ac";
+        let ((forbidden_status, forbidden), (missing_status, absent)) = (of(&app), of(missing));
+        assert_eq!((forbidden_status, missing_status), (404, 404));
+        assert_eq!(without(forbidden, &app), without(absent, missing));
+        assert_eq!(of(&web).0, 200);
+    }
+    let schema = |id: &str| house.call(&reader, "GET", &format!("/api/v1/schemas/{id}"), &Value::Null).0;
+    assert_eq!((schema(&web_schema), schema(&app_schema)), (200, 404));
+    let (_, listed) = house.call(&writer, "GET", "/api/v1/streams", &Value::Null);
+    assert_eq!(listed["streams"].as_array().map(Vec::len), Some(1), "{listed}");
+    for bad in [json!({"role": "writer"}), json!({"role": "writer", "streams": ["A"]}), json!({"role": "root"})] {
+        assert_eq!(house.call(&house.admin, "POST", "/api/v1/api-keys", &bad).0, 400, "{bad}");
+    }
+}
+
+/// Every role against every operation of REST: let in (anything but 401 and 403), or 403.
+#[test]
+fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let (stream, schema) = house.stream("clicks");
+    let missing = "str_01a20f8b-416d-7279-a8b2-4cbd982452ac";
+    let (one, one_schema) = (format!("/api/v1/streams/{stream}"), format!("/api/v1/schemas/{schema}"));
+    let (versions, records) = (format!("{one_schema}/versions"), format!("{one}/records"));
+    let gone = format!("/api/v1/streams/{missing}");
+    let pause = json!({"status": "active"});
+    // Bodies that change nothing: whoever is let in is told of their fault.
+    let operations = [
+        ("POST", "/api/v1/schemas", json!({"name": "", "definition": {}}), "A-S--"),
+        ("GET", "/api/v1/schemas", Value::Null, "AOS--"),
+        ("GET", &one_schema, Value::Null, "AOSWR"),
+        ("POST", &versions, json!({"definition": 1}), "A-S--"),
+        ("GET", &versions, Value::Null, "AOSWR"),
+        ("POST", "/api/v1/streams", json!({"name": "", "schema_id": ""}), "A----"),
+        ("GET", "/api/v1/streams", Value::Null, "AOSWR"),
+        ("GET", &one, Value::Null, "AOSWR"),
+        ("PATCH", &one, pause, "AO---"),
+        ("PATCH", &one, json!({"description": "x"}), "A----"),
+        ("DELETE", &gone, Value::Null, "A----"),
+        ("GET", &records, Value::Null, "A---R"),
+        ("POST", "/api/v1/api-keys", json!({"role": "root"}), "A----"),
+        ("GET", "/api/v1/api-keys", Value::Null, "A----"),
+        ("DELETE", "/api/v1/api-keys/key_x", Value::Null, "A----"),
+        ("GET", "/api/v1/config", Value::Null, "AO---"),
+        ("GET", "/api/v1/audit-log", Value::Null, "A----"),
+    ];
+    let roles = [("admin", 'A'), ("operator", 'O'), ("schema_admin", 'S'), ("writer", 'W'), ("reader", 'R')];
+    for (role, mark) in roles {
+        let (_, key) = house.key(role, &["*"]);
+        for (method, path, body, row) in &operations {
+            let (status, answer) = house.call(&key, method, path, body);
+            assert_ne!(status, 401, "{role} {method} {path}");
+            assert_eq!(status != 403, row.contains(mark), "{role} {method} {path}: {status} {answer}");
+        }
+        let may = |permitted: bool| if permitted { 0 } else { 7 };
+        assert_eq!(house.ingest(&key, &stream), may("AW".contains(mark)), "{role} ingests");
+        assert_eq!(house.query(&key, &stream), may("AR".contains(mark)), "{role} queries");
+        let get = admin::GetStreamRequest { stream_id: stream.clone() };
+        let update = admin::UpdateStreamRequest {
+            config: Some(admin::StreamConfig { stream_id: stream.clone(), ..admin::StreamConfig::default() }),
+        };
+        block_on(async {
+            let mut client = house.client(&key).await;
+            client.unary::<admin::GetStreamResponse>(path::GET_STREAM, &get).await.expect("all may read streams");
+            let updated = client.unary::<admin::UpdateStreamResponse>(path::UPDATE_STREAM, &update).await;
+            assert_eq!(updated.err().map_or(0, |ended| ended.code), may(mark == 'A'), "{role} updates");
+        });
+    }
+}
+
+#[test]
+fn streams_are_administered_over_grpc() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let (_, schema) = house.stream("clicks");
+    block_on(async {
+        let mut client = house.client(&house.admin).await;
+        let config = admin::StreamConfig {
+            name: "orders".into(),
+            schema_id: schema.clone(),
+            labels: [("team".to_owned(), "web".to_owned())].into(),
+            retention: Some(admin::RetentionConfig { retention_days: 3 }),
+            ..admin::StreamConfig::default()
+        };
+        let create = admin::CreateStreamRequest { config: Some(config.clone()) };
+        let created = client.unary::<admin::CreateStreamResponse>(path::CREATE_STREAM, &create).await.expect("created");
+        let created = created.stream.expect("a stream");
+        assert_eq!(admin::StreamConfig { stream_id: String::new(), ..created.clone() }, config);
+        let again = client.unary::<admin::CreateStreamResponse>(path::CREATE_STREAM, &create).await;
+        assert_eq!(again.expect_err("taken").code, 6, "ALREADY_EXISTS");
+
+        let list = admin::ListStreamsRequest { limit: Some(1), cursor: None };
+        let first = client.unary::<admin::ListStreamsResponse>(path::LIST_STREAMS, &list).await.expect("a list");
+        assert_eq!((first.streams.len(), first.next_cursor.is_some()), (1, true));
+        let list = admin::ListStreamsRequest { limit: None, cursor: first.next_cursor };
+        let rest = client.unary::<admin::ListStreamsResponse>(path::LIST_STREAMS, &list).await.expect("a list");
+        assert_eq!((rest.streams, rest.next_cursor), (vec![created.clone()], None));
+
+        let renamed = admin::StreamConfig { name: "other".into(), ..created.clone() };
+        let update = admin::UpdateStreamRequest { config: Some(renamed) };
+        let refused = client.unary::<admin::UpdateStreamResponse>(path::UPDATE_STREAM, &update).await;
+        assert_eq!(refused.expect_err("a name stays").code, 3, "INVALID_ARGUMENT");
+
+        let delete = admin::DeleteStreamRequest { stream_id: created.stream_id.clone(), force: false };
+        let deleted = client.unary::<admin::DeleteStreamResponse>(path::DELETE_STREAM, &delete).await.expect("deleted");
+        assert!(deleted.success);
+    });
+    let gone = || (house.call(&house.admin, "GET", "/api/v1/streams/orders", &Value::Null).0 == 404).then_some(());
+    wait_for("the end of the deletion", gone);
+}
+
+#[test]
+fn a_deleted_key_is_refused_and_what_was_done_is_on_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let (stream, _) = house.stream("clicks");
+    let (id, writer) = house.key("writer", &["clicks"]);
+    assert_eq!(house.ingest(&writer, &stream), 0);
+    let listed = || house.call(&house.admin, "GET", "/api/v1/api-keys", &Value::Null).1["api_keys"].clone();
+    let used = wait_for("the time of the key's last use", || {
+        let keys = listed();
+        let key = keys.as_array()?.iter().find(|key| key["key_id"] == json!(id))?.clone();
+        key["last_used_at"].is_string().then_some(key)
+    });
+    assert_eq!((used["role"].as_str(), &used["streams"]), (Some("writer"), &json!(["clicks"])));
+    assert_eq!(house.call(&house.admin, "DELETE", &format!("/api/v1/api-keys/{id}"), &Value::Null).0, 204);
+    // Every shard runs on it before the deletion is answered.
+    assert_eq!(house.ingest(&writer, &stream), 16, "UNAUTHENTICATED");
+
+    let of = |object: &str| {
+        house.call(&house.admin, "GET", &format!("/api/v1/audit-log?object_id={object}"), &Value::Null).1
+    };
+    let entries = of(&id)["entries"].clone();
+    let actions: Vec<_> = entries.as_array().expect("entries").iter().map(|entry| entry["action"].clone()).collect();
+    assert_eq!(actions, ["key.delete", "key.create"], "the newest first");
+    let uuid = house.admin.split('_').nth(2).expect("a key's uuid");
+    assert!(entries.as_array().expect("entries").iter().all(|entry| entry["actor"] == json!(format!("key_{uuid}"))));
+    assert!(!entries.to_string().contains("ttd_live_"), "no secret: {entries}");
+    assert!(of(&stream).to_string().contains("stream.create"));
+}
+
+#[test]
+fn a_creation_with_an_idempotency_key_happens_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", house.admin);
+    let post = |path: &str, key: &str, body: &Value| {
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", key)];
+        rest::call_with(&house.server.http, "POST", path, &headers, &body.to_string())
+    };
+    let schema = json!({"name": "a", "definition": {"type": "object"}});
+    let (status, _, first) = post("/api/v1/schemas", "one", &schema);
+    assert_eq!(status, 201, "{first}");
+    let (status, head, again) = post("/api/v1/schemas", "one", &schema);
+    assert_eq!((status, &again), (201, &first));
+    assert!(head.contains("idempotent-replayed: true") && head.contains("location: /api/v1/schemas/"), "{head}");
+    let (status, _, reused) = post("/api/v1/schemas", "one", &json!({"name": "b", "definition": {}}));
+    assert_eq!((status, reused["code"].as_str()), (422, Some("IDEMPOTENCY_KEY_REUSED")));
+    assert_eq!(post("/api/v1/schemas", "two", &schema).0, 409, "without the key the name is taken");
+    assert_eq!(post("/api/v1/schemas", &"k".repeat(257), &schema).0, 400);
+
+    let key = json!({"role": "operator"});
+    let (_, _, first) = post("/api/v1/api-keys", "three", &key);
+    let (status, _, again) = post("/api/v1/api-keys", "three", &key);
+    assert_eq!((status, &again["key_id"]), (201, &first["key_id"]));
+    assert!(first["api_key"].is_string() && again.get("api_key").is_none(), "its text is shown once: {again}");
+}
+
+fn token(claims: &Value) -> String {
+    let pair =
+        RsaKeyPair::from_pkcs8(include_bytes!("../src/access/tokens/test_key_a.pk8")).expect("a key of the tests");
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(&json!({"alg": "RS256", "typ": "JWT"})), part(claims));
+    let mut signature = vec![0; pair.public().modulus_len()];
+    pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).expect("signed");
+    format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn tokens_let_in_by_their_role_on_both_ports() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = concat!(env!("CARGO_MANIFEST_DIR"), "/src/access/tokens/test_key_a.pub.pem");
+    let house = House::start(dir.path(), &[("jwt.public_key_path", key), ("jwt.issuer", "https://id.example")]);
+    let (stream, _) = house.stream("clicks");
+    let claims = |role: &str, aud: &str| {
+        json!({"iss": "https://id.example", "aud": aud, "sub": "ana", "exp": 4_000_000_000_u64, "role": role,
+               "streams": ["clicks"]})
+    };
+    let (admin, writer) = (token(&claims("admin", "ttdust")), token(&claims("writer", "ttdust")));
+    assert_eq!(house.call(&admin, "GET", "/api/v1/api-keys", &Value::Null).0, 200);
+    assert_eq!(house.call(&writer, "GET", "/api/v1/api-keys", &Value::Null).0, 403);
+    assert_eq!((house.ingest(&writer, &stream), house.query(&writer, &stream)), (0, 7));
+    let other = token(&claims("admin", "another service"));
+    assert_eq!(house.call(&other, "GET", "/api/v1/api-keys", &Value::Null).0, 401);
+    assert_eq!(house.ingest(&other, &stream), 16);
+    let schema = json!({"name": "by-token", "definition": {}});
+    let created = house.call(&admin, "POST", "/api/v1/schemas", &schema).1;
+    let path = format!("/api/v1/audit-log?object_id={}", created["id"].as_str().expect("an id"));
+    assert_eq!(house.call(&admin, "GET", &path, &Value::Null).1["entries"][0]["actor"], "jwt:ana");
+}
