@@ -27,7 +27,7 @@ use crate::{
 };
 use problem::Problem;
 
-pub use connections::{ConnectionLimits, serve};
+pub use connections::{ConnectionLimits, Tls, serve};
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);

@@ -23,7 +23,8 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         let access = app.control.current();
-        let caller = access.access.authenticate(&parts.headers, None, now_unix_micros());
+        let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
+        let caller = access.access.authenticate(&parts.headers, certificate, now_unix_micros());
         if matches!(access.access, Access::Checked(_)) {
             app.metrics.auth_attempt(if caller.is_ok() { "ok" } else { "refused" });
         }
