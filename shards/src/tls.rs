@@ -169,3 +169,47 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         Err((reason, stream)) => Err(Refused { outcome: HandshakeOutcome::of(&reason), reason, stream }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn named(names: &[SanType]) -> Option<(NameKind, String)> {
+        let mut params = CertificateParams::new(Vec::new()).expect("no names");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "common");
+        params.subject_alt_names = names.to_vec();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        PeerIdentity::of_certificate(certificate.der()).map(|peer| (peer.kind, peer.name.to_string()))
+    }
+
+    #[test]
+    fn a_uri_comes_before_a_dns_name_before_an_address_and_the_common_name_is_none() {
+        let uri = |text: &str| SanType::URI(text.try_into().expect("ASCII"));
+        let dns = |text: &str| SanType::DnsName(text.try_into().expect("ASCII"));
+        let email = || SanType::Rfc822Name("a@tests".try_into().expect("ASCII"));
+        let ip = || SanType::IpAddress([127, 0, 0, 1].into());
+        let all = [ip(), email(), dns("a.tests"), uri("spiffe://tests/a"), uri("spiffe://tests/b")];
+        assert_eq!(named(&all), Some((NameKind::Uri, "spiffe://tests/a".into())));
+        assert_eq!(named(&all[..3]), Some((NameKind::Dns, "a.tests".into())));
+        assert_eq!(named(&all[..2]), Some((NameKind::Email, "a@tests".into())));
+        assert_eq!(named(&all[..1]), None);
+        assert_eq!(named(&[]), None);
+        // No other name stands in for one that cannot be used.
+        for bad in ["", "two words", "line\nbreak", &"x".repeat(NAME_BYTES_MAX + 1)] {
+            assert_eq!(named(&[uri(bad), dns("a.tests")]), None, "{bad:?}");
+        }
+        assert_eq!(PeerIdentity::of_certificate(b"no certificate"), None);
+    }
+
+    #[test]
+    fn every_outcome_stands_at_its_index_under_a_name_of_its_own() {
+        for (at, outcome) in HandshakeOutcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), at);
+            let same = HandshakeOutcome::ALL.into_iter().filter(|other| other.name() == outcome.name()).count();
+            assert_eq!(same, 1, "{}", outcome.name());
+        }
+    }
+}

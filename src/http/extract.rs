@@ -7,7 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use ttdust_shards::access::{Access, Principal};
+use ttdust_shards::{
+    access::{Access, Principal},
+    tls::PeerIdentity,
+};
 
 use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem};
 use crate::{calendar::now_unix_micros, catalog::Page, control::Actor};
