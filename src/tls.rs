@@ -103,6 +103,11 @@ pub fn load(files: &TlsFiles, now: i64) -> Result<Identity, TlsError> {
     let chain = certificates(&files.cert)?;
     let mut warnings = Vec::new();
     let not_after_unix_micros = check_times(&files.cert, &chain[0], now, &mut warnings)?;
+    for (at, der) in chain.iter().enumerate().skip(1) {
+        if let Err(error) = check_times(&files.cert, der, now, &mut Vec::new()) {
+            warnings.push(format!("certificate {} of the chain is of no use to clients: {error}", at + 1));
+        }
+    }
     let key = private_key(&files.key, &mut warnings)?;
     let key = provider.key_provider.load_private_key(key).map_err(|error| {
         let reason = format!("the private key cannot be used: {error}; want RSA, ECDSA (P-256, P-384) or Ed25519");
@@ -120,7 +125,7 @@ pub fn load(files: &TlsFiles, now: i64) -> Result<Identity, TlsError> {
     let own = Arc::new(SingleCertAndKey::from(own));
     let clients = match &files.clients {
         None => None,
-        Some((path, required)) => Some(client_verifier(path, *required, &provider)?),
+        Some((path, required)) => Some(client_verifier(path, *required, now, &provider, &mut warnings)?),
     };
     let config = |protocol: &[u8]| Arc::new(server_config(&provider, clients.clone(), Arc::clone(&own), protocol));
     Ok(Identity { grpc: config(b"h2"), rest: config(b"http/1.1"), not_after_unix_micros, warnings })
@@ -218,10 +223,15 @@ fn private_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<
 fn client_verifier(
     path: &Path,
     required: bool,
+    now: i64,
     provider: &Arc<CryptoProvider>,
+    warnings: &mut Vec<String>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for (at, der) in certificates(path)?.into_iter().enumerate() {
+        if let Err(error) = check_times(path, &der, now, &mut Vec::new()) {
+            warnings.push(format!("CA {} is trusted although its time is not now: {error}", at + 1));
+        }
         let unusable = |error| content(path, format!("certificate {} cannot be used as a CA: {error}", at + 1));
         roots.add(der).map_err(unusable)?;
     }

@@ -67,8 +67,9 @@ fn start(dir: &Path, files: &Files, more: &[(&str, &str)]) -> Server {
     Server::start(dir, &[&own[..], more].concat())
 }
 
-fn start_mutual(dir: &Path, files: &Files, client_auth: &str) -> Server {
-    let more = [("tls.client_ca_path", files.ca.to_str().expect("UTF-8")), ("tls.client_auth", client_auth)];
+fn start_mutual(dir: &Path, files: &Files, client_auth: &str, io: &str) -> Server {
+    let ca = files.ca.to_str().expect("UTF-8");
+    let more = [("tls.client_ca_path", ca), ("tls.client_auth", client_auth), ("shards.io", io)];
     start(dir, files, &more)
 }
 
@@ -175,7 +176,7 @@ fn with_client_certificates_required_only_their_holders_are_served() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ca, other) = (Authority::new("ours"), Authority::new("another"));
     let files = Files::write(dir.path(), &ca.server(), &ca);
-    let server = start_mutual(dir.path(), &files, "required");
+    let server = start_mutual(dir.path(), &files, "required", "epoll");
     let names = || vec![SanType::DnsName("producer.tests".try_into().expect("ASCII")), uri(SPIFFE)];
     let (known, unknown) = (ca.client(names()), other.client(names()));
     let both = [&TLS13, &TLS12];
@@ -234,7 +235,7 @@ fn an_optional_client_certificate_may_be_missing_but_not_wrong() {
     let dir = tempfile::tempdir().expect("a directory");
     let (ca, other) = (Authority::new("ours"), Authority::new("another"));
     let files = Files::write(dir.path(), &ca.server(), &ca);
-    let server = start_mutual(dir.path(), &files, "optional");
+    let server = start_mutual(dir.path(), &files, "optional", "auto");
     let wrong = other.client(vec![uri(SPIFFE)]);
     block_on(async {
         let without = ca.client_config(None, &[], &[&TLS13]);
@@ -288,7 +289,9 @@ fn each_port_names_its_protocol() {
     let files = Files::write(dir.path(), &ca.server(), &ca);
     let server = start(dir.path(), &files, &[]);
     block_on(async {
-        let cases: [(&str, &[&str], Option<&[u8]>); 4] = [
+        // Address, protocols offered, the one chosen.
+        type Case<'a> = (&'a str, &'a [&'a str], Option<&'a [u8]>);
+        let cases: [Case; 4] = [
             (&server.grpc, &["http/1.1", "h2"], Some(b"h2")),
             (&server.http, &["h2", "http/1.1"], Some(b"http/1.1")),
             (&server.grpc, &[], None),
@@ -525,6 +528,14 @@ fn files_are_checked_before_they_are_taken() {
     // Twelve days before its end, of a year.
     let soon = load(&config, identity.not_after_unix_micros - 12 * 24 * 3600 * 1_000_000).expect("still good");
     assert!(matches!(&soon.warnings[..], [warning] if warning.contains("ends in 288 hours")), "{:?}", soon.warnings);
+
+    // What is over in the chain or among the CAs is worth a warning; clients may do without it.
+    let over = ca.server_valid(unix_seconds() - 7200, unix_seconds() - 3600);
+    fs::write(&files.cert, format!("{}{}", good.cert_pem, over.cert_pem)).expect("a file");
+    fs::write(&files.ca, format!("{}{}", ca.pem, over.cert_pem)).expect("a file");
+    let warned = load(&config, now).expect("the server's own is good").warnings;
+    assert!(warned.len() == 2 && warned[0].starts_with("certificate 2 of the chain"), "{warned:?}");
+    assert!(warned[1].starts_with("CA 2 is trusted although"), "{warned:?}");
 
     config.clients = Some((files.key.clone(), true));
     assert!(matches!(load(&config, now), Err(TlsError::Content { .. })), "a key is no CA");

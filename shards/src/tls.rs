@@ -1,9 +1,9 @@
 //! TLS as both ports speak it: the server's side of a handshake over any byte stream, how it ended, and whom the client's
 //! certificate names.
 //!
-//! Knows no file and no runtime: a [`ServerConfig`] comes in ready, and the caller bounds the time.
+//! Knows no file and no runtime: a [`ServerConfig`] comes in ready, and the caller keeps to the time limits that stand here.
 
-use std::{fmt, io, sync::Arc};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{Error, InvalidMessage, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader};
@@ -16,8 +16,13 @@ use x509_cert::{
 
 /// The first byte of every TLS connection; neither HTTP/1.1 nor HTTP/2 begins with it.
 pub const FIRST_BYTE: u8 = 0x16;
-/// Read ahead from the socket: rustls asks for 4 KiB at a time, and each would be a system call.
-const READ_AHEAD_BYTES: usize = 32 << 10;
+/// How long a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a refused client may take to read why.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Read ahead from the socket: rustls asks for 4 KiB at a time, and each would be a system call. One record fits, whatever
+/// its size; no more, since every connection has one of these.
+const READ_AHEAD_BYTES: usize = 17 << 10;
 /// What a client that was refused may still send before it is cut off.
 const LINGER_BYTES: u64 = 64 << 10;
 /// The longest name in a certificate that is taken.
@@ -142,7 +147,7 @@ pub struct Refused<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Refused<S> {
     /// Reads on until the client closes or has sent enough: closing over unread bytes resets the connection, and the
-    /// client would lose the alert that tells it what is wrong. The caller bounds the time.
+    /// client would lose the alert that tells it what is wrong. For at most [`LINGER_TIMEOUT`].
     pub async fn linger(mut self) {
         // The client may be gone: then nobody is owed anything.
         if self.stream.shutdown().await.is_ok() {
@@ -151,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Refused<S> {
     }
 }
 
-/// Does the server's part of a handshake; the peer is `None` where the client showed no certificate, or one without a name.
+/// Does the server's part of a handshake, for at most [`HANDSHAKE_TIMEOUT`]; the peer is `None` where the client showed no certificate, or one without a name.
 ///
 /// # Errors
 /// It failed; the stream comes back for [`Refused::linger`].

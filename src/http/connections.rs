@@ -19,7 +19,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time,
 };
-use ttdust_shards::tls::{self, FIRST_BYTE, HandshakeOutcome, PeerIdentity};
+use ttdust_shards::tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity};
 
 use crate::metrics::ControlMetrics;
 
@@ -27,9 +27,6 @@ use crate::metrics::ControlMetrics;
 /// connections alike.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 << 10;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client that was refused TLS may take to read why.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 /// With all descriptors in use, accepting at once again would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long an open connection may go on after the end was called.

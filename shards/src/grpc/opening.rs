@@ -10,12 +10,8 @@ use rustls::ServerConfig;
 use super::transport::Transport;
 use crate::{
     reactor::{Bell, Reactor},
-    tls::{self, FIRST_BYTE, HandshakeOutcome, PeerIdentity, TlsStream},
+    tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity, TlsStream},
 };
-
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a refused client may take to read why.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Waits for `future` until `bound` is over or the shard drains.
 async fn within<F: Future>(reactor: &Reactor, bell: &Rc<Bell>, bound: Duration, future: F) -> Option<F::Output> {
