@@ -14,8 +14,8 @@ mod settings;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
-pub use resolve::{AuthMode, Config, usable_cores};
-pub use settings::{AuthChoice, CertificateHolder, LogFormat, Pin, SETTINGS, Setting, Settings};
+pub use resolve::{AuthMode, Config, TlsFiles, usable_cores};
+pub use settings::{AuthChoice, CertificateHolder, ClientAuth, LogFormat, Pin, SETTINGS, Setting, Settings};
 
 /// Where a setting's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

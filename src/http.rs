@@ -29,7 +29,7 @@ use crate::{
 };
 use problem::Problem;
 
-pub use connections::{ConnectionLimits, serve};
+pub use connections::{ConnectionLimits, Tls, serve};
 pub use idempotency::UnderWay;
 
 /// How long a request's body may take to arrive.

@@ -16,5 +16,6 @@ pub mod publish;
 pub mod query;
 pub mod serve;
 pub mod telemetry;
+pub mod tls;
 pub mod wal;
 pub mod workers;

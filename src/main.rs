@@ -4,10 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use ttdust::{
+    calendar,
     catalog::{migrate, migration_plan},
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    demo, metrics, serve, telemetry, wal,
+    demo, metrics, serve, telemetry, tls, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -179,6 +180,10 @@ fn run(command: Command) -> Outcome {
         }
         Command::Config { command: ConfigCommand::Check(config) } => {
             let config = config.resolve()?;
+            if let Some(files) = &config.tls {
+                let identity = tls::load(files, calendar::now_unix_micros())?;
+                identity.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            }
             println!(
                 "ok: control on cores {:?}, shards on cores {:?}, authentication {:?}",
                 config.control_cores,

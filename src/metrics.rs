@@ -4,6 +4,7 @@
 
 mod process;
 mod shards;
+mod tls;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend};
+use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::link::ShardLink;
 
@@ -54,6 +55,19 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
     info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
     info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
+    info(
+        "ttdust_tls_handshakes_total",
+        "counter",
+        "port,outcome",
+        "starts of connections with TLS, or with TLS on the wrong side alone",
+    ),
+    info(
+        "ttdust_tls_certificate_not_after_timestamp_seconds",
+        "gauge",
+        "",
+        "when the server's certificate ends, in Unix time",
+    ),
+    info("ttdust_reloads_total", "counter", "result", "reloads by SIGHUP"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
     info("process_open_fds", "gauge", "", "open file descriptors"),
@@ -92,6 +106,8 @@ pub struct ControlMetrics {
     files: Counter,
     file_bytes: Counter,
     commit_retries: Counter,
+    reloads: Family<Labels, Counter>,
+    tls: Arc<tls::TlsNumbers>,
 }
 
 impl Default for ControlMetrics {
@@ -108,10 +124,13 @@ impl Default for ControlMetrics {
             files: Counter::default(),
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
+            reloads: Family::default(),
+            tls: Arc::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
             drop(metrics.auth_attempts.get_or_create(&vec![("result", result.to_owned())]));
+            drop(metrics.reloads.get_or_create(&vec![("result", result.to_owned())]));
         }
         for status in ["ok", "overloaded", "error"] {
             drop(metrics.queries.get_or_create(&vec![("status", status.to_owned())]));
@@ -165,6 +184,21 @@ impl ControlMetrics {
         self.auth_attempts.get_or_create(&vec![("result", result.to_owned())]).inc();
     }
 
+    /// A REST connection's start ended in this way, as far as TLS goes.
+    pub fn tls_handshake(&self, outcome: HandshakeOutcome) {
+        self.tls.count(outcome);
+    }
+
+    /// A certificate that ends then, Unix µs, is shown from now on.
+    pub fn certificate_in_force(&self, not_after_unix_micros: i64) {
+        self.tls.set_not_after(not_after_unix_micros.div_euclid(1_000_000));
+    }
+
+    /// A reload was asked for and done (`ok`), or not (`refused`).
+    pub fn reload_done(&self, result: &'static str) {
+        self.reloads.get_or_create(&vec![("result", result.to_owned())]).inc();
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register("http_connections_active", meaning("http_connections_active"), self.http_connections.clone());
         registry.register("cp_requests", meaning("cp_requests_total"), self.requests.clone());
@@ -186,6 +220,7 @@ impl ControlMetrics {
             meaning("storage_commit_retries_total"),
             self.commit_retries.clone(),
         );
+        registry.register("reloads", meaning("reloads_total"), self.reloads.clone());
     }
 }
 
@@ -253,9 +288,13 @@ impl Exposition {
         let io = Family::<Labels, Gauge>::default();
         io.get_or_create(&vec![("kind", backend.kind.to_owned()), ("reason", backend.reason.clone())]).set(1);
         ours.register("io_backend", meaning("io_backend"), io);
-        let metrics = link.map_or_else(Vec::new, |link| {
+        let metrics: Vec<_> = link.map_or_else(Vec::new, |link| {
             link.shards().map(|shard| Arc::clone(link.engine().metrics(shard))).collect()
         });
+        ours.register_collector(Box::new(tls::TlsCollector {
+            control: Arc::clone(&control.tls),
+            shards: metrics.clone(),
+        }));
         ours.register_collector(Box::new(shards::ShardCollector::new(metrics)));
         Self { registry }
     }

@@ -5,6 +5,7 @@
 //! drain that takes too long.
 
 mod inbox;
+mod reload;
 mod stop;
 
 use std::{
@@ -16,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::ServerConfig;
 use tokio::{
     net::TcpListener,
     runtime,
@@ -40,6 +42,7 @@ use crate::{
     objects::{LocalObjects, ObjectError, clean_staging},
     publish::{PublishError, Publisher},
     query::Queries,
+    tls::{Identity, TlsError},
     workers::{Workers, pin},
 };
 use inbox::{Inbox, ShardEnd};
@@ -57,6 +60,8 @@ const RUNTIME_END: Duration = Duration::from_secs(1);
 pub enum ServeError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -153,7 +158,11 @@ impl Base {
     }
 
     /// Recovers the logs and starts the shards.
-    async fn start_engine(&self, config: &Config) -> Result<(Arc<Engine>, mpsc::Receiver<Message>), ServeError> {
+    async fn start_engine(
+        &self,
+        config: &Config,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<(Arc<Engine>, mpsc::Receiver<Message>), ServeError> {
         let (to_control, inbox) = mpsc::channel(INBOX);
         let streams = self.catalog.everything().await?.streams;
         let flushed_through: HashMap<_, _> =
@@ -163,6 +172,7 @@ impl Base {
             catalog: self.publisher.current(),
             flushed_through,
             to_control,
+            tls,
         };
         // On a thread that may block, so that a signal still ends a long recovery.
         let started = tokio::task::spawn_blocking(move || Engine::start(start)).await;
@@ -176,12 +186,14 @@ type Message = ttdust_shards::message::ToControl;
 impl Server {
     async fn start(config: Arc<Config>, port_file: Option<&Path>) -> Result<Self, ServeError> {
         let mut signals = stop::Signals::install().map_err(system("cannot handle signals"))?;
+        let hangups = reload::signals().map_err(system("cannot handle signals"))?;
+        let tls = load_tls(&config).await?;
         let base = Base::open(&config).await?;
         let address = config.settings().bind_address;
         let listener = TcpListener::bind(address).await.map_err(|source| ServeError::Listen { address, source })?;
         let rest = listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
         let (engine, messages) = tokio::select! {
-            started = base.start_engine(&config) => started?,
+            started = base.start_engine(&config, tls.as_ref().map(|tls| Arc::clone(&tls.grpc))) => started?,
             () = signals.next() => stop::exit_at_once(),
         };
         let link = ShardLink::new(Arc::clone(&engine));
@@ -209,7 +221,19 @@ impl Server {
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
         tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
-        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
+        let (rest_sender, rest_tls) = match tls {
+            None => (None, None),
+            Some(identity) => {
+                reload::report(&identity, &base.metrics);
+                let (sender, receiver) = watch::channel(identity.rest);
+                (Some(sender), Some(receiver))
+            }
+        };
+        let metrics = Arc::clone(&base.metrics);
+        let reloader =
+            reload::Reloader { config: Arc::clone(&config), link: link.clone(), metrics, rest_tls: rest_sender };
+        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
+        tokio::spawn(reloader.run(hangups));
         let kept = Arc::clone(&control);
         tokio::spawn(async move { kept.keep_house().await });
         let resumed = Arc::clone(&control);
@@ -274,12 +298,19 @@ async fn drain(link: &ShardLink, ended: &mut mpsc::Receiver<ShardEnd>) -> Result
     Ok(())
 }
 
+async fn load_tls(config: &Config) -> Result<Option<Identity>, ServeError> {
+    let Some(files) = config.tls.clone() else { return Ok(None) };
+    let loaded = reload::load_tls(files).await;
+    Ok(Some(loaded.map_err(|e| system("cannot read the certificates")(io::Error::other(e)))??))
+}
+
 fn start_http(
     config: &Config,
     listener: TcpListener,
     control: &Arc<Control>,
     metrics: Arc<ControlMetrics>,
     exposition: Exposition,
+    tls: http::Tls,
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
     let settings = config.settings();
     let body_limit = usize::try_from(settings.limit_http_body_bytes).expect("a 64-bit target");
@@ -292,7 +323,7 @@ fn start_http(
     };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits { connections: settings.limit_http_connections };
-    let serving = http::serve(listener, http::router(Arc::new(app)), metrics, limits, stopped);
+    let serving = http::serve(listener, http::router(Arc::new(app)), metrics, limits, tls, stopped);
     (stop, tokio::spawn(serving))
 }
 
@@ -301,6 +332,14 @@ fn log_start(config: &Config, engine: &Engine, rest: SocketAddr) {
     let auth = match config.auth {
         AuthMode::Off => "off",
         AuthMode::Keys => "keys",
+    };
+    let tls = match &config.tls {
+        None => "off",
+        Some(files) => match files.clients {
+            None => "on",
+            Some((_, false)) => "on, client certificates optional",
+            Some((_, true)) => "on, client certificates required",
+        },
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -312,6 +351,7 @@ fn log_start(config: &Config, engine: &Engine, rest: SocketAddr) {
         io_backend = backend.kind,
         io_reason = %backend.reason,
         auth,
+        tls,
         "started"
     );
     tracing::info!(records = recovery.records, bytes = recovery.bytes, millis = recovery.millis, "log recovered");

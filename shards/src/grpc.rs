@@ -1,7 +1,8 @@
 //! The gRPC services of a shard, straight on h2.
 //!
-//! A call goes through `transport` (socket) → `server` (connection, dispatch) → `framing` (messages) → `exchange` (the loop of
-//! a call) → `ingest`, `append`, `query`, `admin`, `health` or `reflection` (what a method means) → `status` (how it ends).
+//! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
+//! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `admin`, `health` or `reflection` (what a method means) →
+//! `status` (how it ends).
 
 pub mod access;
 pub mod admin;
@@ -11,6 +12,7 @@ pub mod framing;
 pub mod health;
 pub mod ingest;
 pub mod intake;
+pub mod opening;
 pub mod query;
 pub mod reflection;
 pub mod server;

@@ -22,6 +22,7 @@ pub mod runtime;
 pub mod schema;
 pub mod shard;
 pub mod snapshot;
+pub mod tls;
 pub mod transform;
 pub mod validate;
 pub mod wal;

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use rustls::ServerConfig;
 use tokio::sync::oneshot;
 use ttdust_proto::admin;
 
@@ -98,6 +99,8 @@ pub enum ToShard {
     Outcome(u64, Outcome),
     /// A new catalog; answered when the shard runs on it. Control retries while the queue is full.
     Catalog(Arc<CatalogSnapshot>, oneshot::Sender<()>),
+    /// New certificates for connections that come from now on. Control retries while the queue is full.
+    Tls(Arc<ServerConfig>),
     /// Rows of a stream that are in no committed file. Queue full: the query fails as overloaded.
     Snapshot(StreamId, oneshot::Sender<BufferSnapshot>),
     /// Files up to this sequence number are committed: let go of the rows. Control retries while the queue is full.

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::tls::HandshakeOutcome;
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -104,6 +106,8 @@ pub struct ShardMetrics {
     pub flush_failures: Counter,
     /// Open connections.
     pub connections: Gauge,
+    /// Starts of connections, in the order of [`HandshakeOutcome::ALL`].
+    pub tls_handshakes: [Counter; HandshakeOutcome::ALL.len()],
     /// Messages waiting in the shard's queue.
     pub queue_depth: Gauge,
     /// Microseconds of CPU time that the shard's thread has used.

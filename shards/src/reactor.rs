@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     query::{TimeRangeAnswer, TimeRangeQuery},
     shard::{Shard, Submitted},
     snapshot::CatalogSnapshot,
+    tls::HandshakeOutcome,
     validate::Validator,
 };
 
@@ -50,6 +52,7 @@ pub struct Reactor {
     /// Rung when there may be something to flush.
     pub flush: Bell,
     catalog: RefCell<Arc<CatalogSnapshot>>,
+    tls: RefCell<Option<Arc<ServerConfig>>>,
     slots: RefCell<Slots>,
     shards: Vec<MailboxSender>,
     to_control: mpsc::Sender<ToControl>,
@@ -148,6 +151,7 @@ impl Reactor {
             commit: Bell::default(),
             flush: Bell::default(),
             catalog: RefCell::default(),
+            tls: RefCell::default(),
             slots: RefCell::default(),
             shards,
             to_control,
@@ -170,6 +174,17 @@ impl Reactor {
         self.shard.borrow_mut().set_catalog(Arc::clone(&catalog));
         self.catalog_version.set(catalog.version);
         *self.catalog.borrow_mut() = catalog;
+    }
+
+    /// How connections are secured that come now; `None`: plain text.
+    #[must_use]
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.borrow().clone()
+    }
+
+    /// Secures connections that come from now on in this way; those that are open go on as they are.
+    pub fn set_tls(&self, config: Arc<ServerConfig>) {
+        *self.tls.borrow_mut() = Some(config);
     }
 
     /// The version of the catalog that this shard runs on.
@@ -283,6 +298,11 @@ impl Reactor {
     pub fn count_requests(&self, status: ttdust_proto::ingestion::Status, count: usize) {
         let index = (status as usize).saturating_sub(1);
         self.metrics.requests[index].add(count as u64);
+    }
+
+    /// Counts how the start of a connection ended.
+    pub fn count_handshake(&self, outcome: HandshakeOutcome) {
+        self.metrics.tls_handshakes[outcome.index()].add(1);
     }
 
     /// Counts an ack that was handed to the socket now.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use compio_driver::DriverType;
+use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::mpsc;
 
@@ -51,6 +52,8 @@ pub struct EngineStart {
     pub flushed_through: HashMap<StreamId, i64>,
     /// Where the shards send to.
     pub to_control: mpsc::Sender<ToControl>,
+    /// How connections are secured, until [`ToShard::Tls`] says otherwise; `None`: plain text, for good.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// Why the engine cannot start.
@@ -151,6 +154,7 @@ struct ShardStart {
     metrics: Arc<ShardMetrics>,
     mailboxes: Vec<MailboxSender>,
     to_control: mpsc::Sender<ToControl>,
+    tls: Option<Arc<ServerConfig>>,
     disk: Arc<dyn Disk>,
 }
 
@@ -198,6 +202,7 @@ impl Engine {
                 metrics: Arc::default(),
                 mailboxes: mailboxes.clone(),
                 to_control: start.to_control.clone(),
+                tls: start.tls.clone(),
                 disk: Arc::clone(&disk),
             };
             engine.shards.push(spawn(shard, ready.clone())?);
@@ -441,6 +446,9 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock::new()))?;
     let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control);
     reactor.set_catalog(start.catalog);
+    if let Some(config) = start.tls {
+        reactor.set_tls(config);
+    }
     Ok(Parts {
         reactor: Rc::new(reactor),
         driver: start.driver,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use ttdust_shards::config::{BufferConfig, EngineConfig, WalConfig};
 
-use super::{AuthChoice, ConfigError, Loaded, Settings};
+use super::{AuthChoice, ClientAuth, ConfigError, Loaded, Settings};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,17 @@ pub enum AuthMode {
     Off,
     /// Holders of an API key.
     Keys,
+}
+
+/// Where the certificates of both ports lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate and its chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The CAs of client certificates, and whether each client must have one. `None`: none are asked for.
+    pub clients: Option<(PathBuf, bool)>,
 }
 
 /// The configuration that the server runs on.
@@ -25,6 +36,8 @@ pub struct Config {
     pub control_cores: Vec<usize>,
     /// Who may call.
     pub auth: AuthMode,
+    /// `None`: plain text on both ports.
+    pub tls: Option<TlsFiles>,
     /// What the shards are told.
     pub engine: EngineConfig,
 }
@@ -56,7 +69,7 @@ impl Config {
                 "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
             );
         }
-        Ok(Self { control_cores, auth: authentication(settings)?, engine, loaded })
+        Ok(Self { control_cores, auth: authentication(settings)?, tls: tls_files(settings)?, engine, loaded })
     }
 
     /// The settings.
@@ -219,6 +232,31 @@ fn authentication(settings: &Settings) -> Result<AuthMode, ConfigError> {
     }
 }
 
+fn tls_files(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
+    let clients = match (&settings.tls_client_ca_path, settings.tls_client_auth) {
+        (None, None) | (_, Some(ClientAuth::None)) => None,
+        (None, Some(_)) => {
+            return conflict(
+                "tls.client_auth asks for client certificates, but no CA says which ones are valid: set \
+                 tls.client_ca_path, or tls.client_auth = none"
+                    .into(),
+            );
+        }
+        (Some(ca), asked) => Some((ca.clone(), asked != Some(ClientAuth::Optional))),
+    };
+    match (&settings.tls_cert_path, &settings.tls_key_path) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert: cert.clone(), key: key.clone(), clients })),
+        (None, None) if settings.tls_client_ca_path.is_none() => Ok(None),
+        (None, None) => conflict(
+            "tls.client_ca_path is set, but without a certificate of its own the server has no TLS: set tls.cert_path and \
+             tls.key_path too"
+                .into(),
+        ),
+        (Some(_), None) => conflict("tls.cert_path is set without tls.key_path: set both or neither".into()),
+        (None, Some(_)) => conflict("tls.key_path is set without tls.cert_path: set both or neither".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,5 +330,23 @@ mod tests {
         assert!(auth(&[("auth.mode", "off")]).is_err());
         assert_eq!(auth(&[("auth.mode", "off"), ("allow_open", "true")]), Ok(AuthMode::Off));
         assert_eq!(auth(&[loopback[0], loopback[1], ("auth.mode", "keys")]), Ok(AuthMode::Keys));
+    }
+
+    #[test]
+    fn tls_is_whole_or_not_there() {
+        let tls = |flags: &[(&str, &str)]| resolve(flags, &[0]).map(|config| config.tls);
+        let own = [("tls.cert_path", "c.pem"), ("tls.key_path", "k.pem")];
+        let files = |clients| Some(TlsFiles { cert: "c.pem".into(), key: "k.pem".into(), clients });
+        assert_eq!(tls(&[]), Ok(None));
+        assert_eq!(tls(&own), Ok(files(None)));
+        let with = |more: &[(&'static str, &'static str)]| [&own[..], more].concat();
+        let ca = ("tls.client_ca_path", "ca.pem");
+        assert_eq!(tls(&with(&[ca])), Ok(files(Some(("ca.pem".into(), true)))));
+        assert_eq!(tls(&with(&[ca, ("tls.client_auth", "optional")])), Ok(files(Some(("ca.pem".into(), false)))));
+        assert_eq!(tls(&with(&[ca, ("tls.client_auth", "none")])), Ok(files(None)));
+        for flags in [&own[..1], &own[1..], &[ca], &with(&[("tls.client_auth", "required")])] {
+            assert!(matches!(tls(flags), Err(ConfigError::Conflict(_))), "{flags:?}");
+        }
+        assert!(matches!(tls(&[("tls.client_auth", "perhaps")]), Err(ConfigError::Value { .. })));
     }
 }

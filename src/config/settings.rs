@@ -26,6 +26,17 @@ pub enum AuthChoice {
     Keys,
 }
 
+/// What is asked of a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Nothing: none is asked for.
+    None,
+    /// One that is shown must be valid.
+    Optional,
+    /// A valid one must be shown.
+    Required,
+}
+
 /// A stream that is kept on a shard of choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
@@ -63,6 +74,10 @@ pub struct Settings {
     pub jwt_jwks_path: Option<PathBuf>,
     pub jwt_issuer: String,
     pub jwt_audience: String,
+    pub tls_cert_path: Option<PathBuf>,
+    pub tls_key_path: Option<PathBuf>,
+    pub tls_client_ca_path: Option<PathBuf>,
+    pub tls_client_auth: Option<ClientAuth>,
     pub control_cores: Vec<usize>,
     pub shard_cores: Vec<usize>,
     pub shard_count: u16,
@@ -109,6 +124,10 @@ impl Settings {
             jwt_jwks_path: None,
             jwt_issuer: String::new(),
             jwt_audience: String::new(),
+            tls_cert_path: None,
+            tls_key_path: None,
+            tls_client_ca_path: None,
+            tls_client_auth: None,
             control_cores: Vec::new(),
             shard_cores: Vec::new(),
             shard_count: 0,
@@ -166,15 +185,9 @@ pub(super) fn variable_of(key: &str) -> String {
 /// The part that a variable belongs to, if it is one that this version does not have.
 pub(super) fn later_part(variable: &str) -> Option<&'static str> {
     let name = variable.strip_prefix("TTDUST_")?;
-    [
-        ("PG_", "the Postgres catalog"),
-        ("REDIS_", "Redis"),
-        ("S3_", "S3 storage"),
-        ("OTEL_", "trace export (OTLP)"),
-        ("TLS_", "TLS"),
-    ]
-    .iter()
-    .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
+    [("PG_", "the Postgres catalog"), ("REDIS_", "Redis"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
+        .iter()
+        .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
 
 fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -194,6 +207,12 @@ macro_rules! setting {
 
 const IO: &[(&str, IoChoice)] = &[("auto", IoChoice::Auto), ("uring", IoChoice::Uring), ("epoll", IoChoice::Epoll)];
 const AUTH: &[(&str, AuthChoice)] = &[("auto", AuthChoice::Auto), ("off", AuthChoice::Off), ("keys", AuthChoice::Keys)];
+const CLIENT_AUTH: &[(&str, Option<ClientAuth>)] = &[
+    ("", None),
+    ("none", Some(ClientAuth::None)),
+    ("optional", Some(ClientAuth::Optional)),
+    ("required", Some(ClientAuth::Required)),
+];
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
@@ -213,6 +232,10 @@ pub const SETTINGS: &[Setting] = &[
     setting!("jwt.jwks_path", "", jwt_jwks_path, t => parse::path_or_none(t), "a JSON Web Key Set with such keys, for rotation; re-read on SIGHUP"),
     setting!("jwt.issuer", "", jwt_issuer, t => Ok(t.to_owned()), "what a token's `iss` must be"),
     setting!("jwt.audience", "ttdust", jwt_audience, t => Ok(t.to_owned()), "what a token's `aud` must be or hold"),
+    setting!("tls.cert_path", "", tls_cert_path, t => parse::path_or_none(t), "PEM file of the server's certificate and its chain, its own first: TLS on both ports, with tls.key_path; read again on SIGHUP"),
+    setting!("tls.key_path", "", tls_key_path, t => parse::path_or_none(t), "PEM file of the certificate's private key; read again on SIGHUP"),
+    setting!("tls.client_ca_path", "", tls_client_ca_path, t => parse::path_or_none(t), "PEM file of the CAs whose client certificates are taken: mutual TLS, by TLS 1.3 alone; read again on SIGHUP"),
+    setting!("tls.client_auth", "", tls_client_auth, t => parse::choice(t, CLIENT_AUTH), "none, optional or required: what is asked of client certificates; default: required with tls.client_ca_path, none without"),
     setting!("control.cores", "", control_cores, t => parse::cores(t), "cores of the control plane; default: the first usable one"),
     setting!("shards.cores", "", shard_cores, t => parse::cores(t), "one shard on each of these cores; default: every usable core that control does not have"),
     setting!("shards.count", "0", shard_count, t => parse::number(t, 0, 256), "how many shards, spread over the usable cores; 0: one a core"),

@@ -1,18 +1,25 @@
-//! The accept loop: bounded connections, HTTP/1.1 with keep-alive, header and idle timeouts, a graceful end.
+//! The accept loop: bounded connections, TLS or plain text, HTTP/1.1 with keep-alive, header and idle timeouts, a graceful end.
 
 use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time,
 };
+use ttdust_shards::tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity};
 
 use crate::metrics::ControlMetrics;
 
@@ -32,12 +39,16 @@ pub struct ConnectionLimits {
     pub connections: usize,
 }
 
+/// How connections are secured that come now; what it holds may change. `None`: plain text, for good.
+pub type Tls = Option<watch::Receiver<Arc<ServerConfig>>>;
+
 /// Serves until `stop` turns true, then ends each connection after the request that it is in.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     metrics: Arc<ControlMetrics>,
     limits: ConnectionLimits,
+    tls: Tls,
     mut stop: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections));
@@ -48,9 +59,18 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, slot)) => {
-                let (router, stop, open) = (router.clone(), stop.clone(), metrics.http_connection());
+                let (router, mut stop, open) = (router.clone(), stop.clone(), metrics.http_connection());
+                let (tls, metrics) = (tls.as_ref().map(|tls| Arc::clone(&tls.borrow())), Arc::clone(&metrics));
                 tokio::spawn(async move {
-                    connection(stream, router, stop).await;
+                    match tls {
+                        Some(config) => {
+                            if let Some((stream, peer)) = secure(stream, config, &metrics, &mut stop).await {
+                                connection(stream, peer, router, stop).await;
+                            }
+                        }
+                        None if speaks_tls(&stream, &metrics, &mut stop).await => {}
+                        None => connection(stream, None, router, stop).await,
+                    }
                     drop((slot, open));
                 });
             }
@@ -73,12 +93,70 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(T
     Ok((stream, slot))
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+/// The connection with TLS on it, and whom the client's certificate names. `None`: it was refused.
+async fn secure(
+    stream: TcpStream,
+    config: Arc<ServerConfig>,
+    metrics: &ControlMetrics,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<(tls::TlsStream<TcpStream>, Option<PeerIdentity>)> {
+    let ended = tokio::select! {
+        ended = time::timeout(HANDSHAKE_TIMEOUT, tls::accept(config, stream)) => ended,
+        () = stopped(stop) => return None,
+    };
+    let outcome = match &ended {
+        Ok(Ok(_)) => HandshakeOutcome::Ok,
+        Ok(Err(refused)) => refused.outcome,
+        Err(_) => HandshakeOutcome::Timeout,
+    };
+    metrics.tls_handshake(outcome);
+    match ended.ok()? {
+        Ok((stream, peer)) => {
+            tracing::debug!(peer = peer.as_ref().map(tracing::field::display), "TLS connection");
+            Some((stream, peer))
+        }
+        Err(refused) => {
+            tracing::debug!(outcome = outcome.name(), reason = %refused.reason, "TLS refused");
+            // Past its time, the client is cut off.
+            let _ = time::timeout(LINGER_TIMEOUT, refused.linger()).await;
+            None
+        }
+    }
+}
+
+/// Whether the client begins with TLS, on a port that has none. One that sends nothing is left to HTTP's own time limit.
+async fn speaks_tls(stream: &TcpStream, metrics: &ControlMetrics, stop: &mut watch::Receiver<bool>) -> bool {
+    let mut first = [0];
+    let seen = tokio::select! {
+        seen = time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)) => seen,
+        () = stopped(stop) => return false,
+    };
+    if !matches!(seen, Ok(Ok(1))) || first[0] != FIRST_BYTE {
+        return false;
+    }
+    metrics.tls_handshake(HandshakeOutcome::Unexpected);
+    tracing::debug!("a client speaks TLS, but this port is plain text: set tls.cert_path and tls.key_path");
+    true
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Option<PeerIdentity>,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,

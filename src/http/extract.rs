@@ -7,7 +7,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
-use ttdust_shards::access::{Access, Principal};
+use ttdust_shards::{
+    access::{Access, Principal},
+    tls::PeerIdentity,
+};
 
 use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem};
 use crate::{calendar::now_unix_micros, catalog::Page, control::Actor};
@@ -23,7 +26,8 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         let access = app.control.current();
-        let caller = access.access.authenticate(&parts.headers, None, now_unix_micros());
+        let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
+        let caller = access.access.authenticate(&parts.headers, certificate, now_unix_micros());
         if matches!(access.access, Access::Checked(_)) {
             app.metrics.auth_attempt(if caller.is_ok() { "ok" } else { "refused" });
         }

@@ -17,6 +17,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use ttdust_shards::tls::PeerIdentity;
 
 use super::{Shared, extract::whole_body, problem::Problem};
 use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
@@ -65,7 +66,8 @@ async fn answered(app: Shared, request: Request, next: Next) -> Result<Response,
     let (parts, body) = request.into_parts();
     let key = key_of(&parts.headers)?;
     let now = now_unix_micros();
-    let caller = app.control.current().access.authenticate(&parts.headers, None, now)?.id;
+    let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
+    let caller = app.control.current().access.authenticate(&parts.headers, certificate, now)?.id;
     let body = whole_body(body, app.body_limit).await?;
     let request_sha256 = digest(&parts.method, parts.uri.path_and_query().map_or("", |p| p.as_str()), &body);
     let _entered = app.under_way.enter(&caller, &key).ok_or_else(|| {

@@ -1,9 +1,9 @@
 """A producer as others would write it: grpcio, with stubs generated from the numbers of the contract alone.
 
-    produce.py ADDRESS STREAM SAMPLE.jsonl.gz ACKED.ndjson
+    produce.py ADDRESS STREAM SAMPLE.jsonl.gz ACKED.ndjson [CA.pem [CERT.pem KEY.pem]]
 
 Drives every method of the data plane on an empty stream of the flights schema, checks each answer, and writes the payloads
-of the acked records to ACKED.ndjson: line n is sequence number n. Prints what it saw as JSON.
+of the acked records to ACKED.ndjson: line n is sequence number n. With a CA, over TLS. Prints what it saw as JSON.
 """
 
 import gzip
@@ -155,9 +155,9 @@ def append_records(client, stream, sample, acked):
     assert [row.index for row in refusal.row_errors] == [1] and refusal.HasField("error"), refusal
 
 
-def compressed(address, stream, sample, acked):
+def compressed(address, credentials, stream, sample, acked):
     """gzip on the wire, in a call of one message and in a stream."""
-    client = Client(address, grpc.Compression.Gzip)
+    client = Client(address, grpc.Compression.Gzip, credentials)
     answer = client.ingest(request(stream, sample[0]), timeout=60)
     acked.take(answer.sequence_number, sample[0])
     answers = list(client.append(iter([contract.AppendRequest(stream_id=stream, payloads=sample)]), timeout=60))
@@ -246,14 +246,22 @@ def same_numbers(files):
     assert compared > 20, compared
 
 
-def main(address, stream, sample_path, acked_path):
+def tls(paths):
+    """The credentials of a client that trusts a CA and may show a certificate of its own."""
+    texts = [open(path, "rb").read() for path in paths]
+    ca, cert, key = (texts + [None, None])[:3]
+    return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
+
+
+def main(address, stream, sample_path, acked_path, *tls_paths):
     with gzip.open(sample_path) as sample_file:
         sample = [next(sample_file).rstrip(b"\n") for _ in range(STREAMED + APPENDED)]
-    client, acked = Client(address), Acked()
+    credentials = tls(tls_paths) if tls_paths else None
+    client, acked = Client(address, credentials=credentials), Acked()
     first = stream_records(client, stream, sample[:STREAMED], acked)
     call_unary(client, stream, sample, acked)
     append_records(client, stream, sample[STREAMED:], acked)
-    compressed(address, stream, sample[:100], acked)
+    compressed(address, credentials, stream, sample[:100], acked)
     pages = read_back(client, stream, acked, first)
     health(client)
     services = reflection(client)

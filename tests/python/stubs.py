@@ -35,8 +35,11 @@ QUERY = "/ttdust.query.v1.QueryService/"
 class Client:
     """The calls of the contract on one channel."""
 
-    def __init__(self, address, compression=None):
-        self.channel = grpc.insecure_channel(address, compression=compression)
+    def __init__(self, address, compression=None, credentials=None):
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, compression=compression)
+        else:
+            self.channel = grpc.secure_channel(address, credentials, compression=compression)
         to_bytes = lambda message: message.SerializeToString()
         parse = lambda answer: answer.FromString
         self.ingest_stream = self.channel.stream_stream(

@@ -61,6 +61,11 @@ impl Producer {
         Self { client, stream: stream.to_owned(), acked }
     }
 
+    /// A producer of an empty stream, on a client that is connected.
+    pub fn over(client: Client, stream: &str) -> Self {
+        Self { client, stream: stream.to_owned(), acked: Vec::new() }
+    }
+
     /// Sends a batch in a call of its own.
     pub async fn append(&mut self, payloads: Vec<Bytes>) -> Result<(), Refused> {
         let sent = payloads.len() as u32;

@@ -1,12 +1,18 @@
 //! Connections and dispatch: accept, HTTP/2 within explicit bounds, one task a call.
 
-use std::{net::TcpListener, rc::Rc, task::Poll, time::Duration};
+use std::{
+    net::TcpListener,
+    rc::Rc,
+    task::Poll,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use compio_runtime::{fd::PollFd, time};
 use futures_util::future::{self, Either};
 use h2::{Ping, RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
+use tokio::io::{AsyncRead, AsyncWrite};
 use ttdust_proto::path;
 
 use super::{
@@ -17,7 +23,7 @@ use super::{
     health,
     ingest::{self, IngestStream},
     intake::Intake,
-    query,
+    opening, query,
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
     transport::Transport,
@@ -25,6 +31,7 @@ use super::{
 use crate::{
     io::{Clock as _, real::SystemClock},
     reactor::{Bell, Reactor},
+    tls::PeerIdentity,
 };
 
 /// Calls that one connection may have open.
@@ -105,41 +112,70 @@ fn http2() -> h2::server::Builder {
     builder
 }
 
-/// Serves one connection to its end.
+/// Serves one connection from its first byte to its end.
 async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport) {
     let bell = Rc::new(Bell::default());
     let _guard = reactor.connections.enter(&bell);
     let _open = Open::count(&reactor);
-    let handshake = http2().handshake::<_, Bytes>(transport);
-    let mut connection = match time::timeout(PREFACE_TIMEOUT, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 preface refused"),
-        Err(_) => return tracing::debug!("no HTTP/2 preface in time"),
-    };
-    let ping_pong = connection.ping_pong().expect("taken once");
-    let mut silent = std::pin::pin!(keep_alive(ping_pong));
-    let mut told = false;
-    loop {
-        let accepted = future::poll_fn(|cx| {
-            if reactor.is_draining() && !std::mem::replace(&mut told, true) {
-                connection.graceful_shutdown();
+    if let Some(config) = reactor.tls() {
+        // Boxed: a plain connection's task is none the larger for it.
+        let opened = Box::pin(opening::secure(&reactor, &bell, config, transport)).await;
+        if let Some((stream, peer)) = opened {
+            let connection = Connection { reactor, descriptors, peer, bell };
+            Box::pin(connection.serve(stream, Instant::now() + PREFACE_TIMEOUT)).await;
+        }
+    } else {
+        let deadline = Instant::now() + PREFACE_TIMEOUT;
+        if let Some(transport) = opening::plain(&reactor, &bell, PREFACE_TIMEOUT, transport).await {
+            Connection { reactor, descriptors, peer: None, bell }.serve(transport, deadline).await;
+        }
+    }
+}
+
+/// What all calls of a connection share.
+struct Connection {
+    reactor: Rc<Reactor>,
+    descriptors: Rc<Descriptors>,
+    /// Whom the client's certificate names.
+    peer: Option<PeerIdentity>,
+    bell: Rc<Bell>,
+}
+
+impl Connection {
+    /// Serves HTTP/2 to its end; the preface must be there by `deadline`.
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, deadline: Instant) {
+        let Self { reactor, descriptors, peer, bell } = self;
+        let handshake = http2().handshake::<_, Bytes>(stream);
+        let mut connection = match time::timeout_at(deadline, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return tracing::debug!(%error, "HTTP/2 preface refused"),
+            Err(_) => return tracing::debug!("no HTTP/2 preface in time"),
+        };
+        let ping_pong = connection.ping_pong().expect("taken once");
+        let mut silent = std::pin::pin!(keep_alive(ping_pong));
+        let mut told = false;
+        loop {
+            let accepted = future::poll_fn(|cx| {
+                if reactor.is_draining() && !std::mem::replace(&mut told, true) {
+                    connection.graceful_shutdown();
+                }
+                let _ = bell.poll_rung(cx);
+                if silent.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                connection.poll_accept(cx)
+            });
+            match accepted.await {
+                Some(Ok((request, respond))) => {
+                    let task = call(Rc::clone(&reactor), Rc::clone(&descriptors), peer.clone(), request, respond);
+                    compio_runtime::spawn(task).detach();
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "connection ended");
+                    break;
+                }
+                None => break,
             }
-            let _ = bell.poll_rung(cx);
-            if silent.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            connection.poll_accept(cx)
-        });
-        match accepted.await {
-            Some(Ok((request, respond))) => {
-                let task = call(Rc::clone(&reactor), Rc::clone(&descriptors), request, respond);
-                compio_runtime::spawn(task).detach();
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "connection ended");
-                break;
-            }
-            None => break,
         }
     }
 }
@@ -178,6 +214,7 @@ async fn keep_alive(mut ping_pong: h2::PingPong) {
 async fn call(
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
+    peer: Option<PeerIdentity>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -189,7 +226,7 @@ async fn call(
         return;
     }
     let deadline = head.headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    let work = dispatch(reactor, descriptors, head, body, &mut respond);
+    let work = dispatch(reactor, descriptors, peer, head, body, &mut respond);
     let ended = match deadline {
         None => work.await,
         Some(after) => match time::timeout(after, work).await {
@@ -239,6 +276,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 async fn dispatch(
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
+    peer: Option<PeerIdentity>,
     head: http::request::Parts,
     body: RecvStream,
     respond: &mut SendResponse<Bytes>,
@@ -250,8 +288,8 @@ async fn dispatch(
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
     let caller = || {
-        let now = SystemClock::new().unix_micros();
-        reactor.catalog().access.authenticate(&head.headers, None, now).map_err(Status::unauthenticated)
+        let (certificate, now) = (peer.as_ref().map(|peer| &*peer.name), SystemClock::new().unix_micros());
+        reactor.catalog().access.authenticate(&head.headers, certificate, now).map_err(Status::unauthenticated)
     };
     match head.uri.path() {
         path::APPEND => {

@@ -33,6 +33,24 @@ impl Transport {
     }
 }
 
+impl Transport {
+    /// The first byte that the peer sends, left in the socket; `None`: it closed instead.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn first_byte(&mut self) -> io::Result<Option<u8>> {
+        let mut byte = [0];
+        loop {
+            match rustix::net::recv(&*self.socket, &mut byte, RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+                Ok((_, n)) => return Ok((n > 0).then_some(byte[0])),
+                Err(rustix::io::Errno::AGAIN) => self.socket.read_ready().await?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
 impl AsyncRead for Transport {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {

@@ -186,6 +186,7 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
+            ToShard::Tls(config) => reactor.set_tls(config),
             ToShard::Snapshot(stream, reply) => {
                 let _ = reply.send(reactor.shard.borrow().snapshot(stream));
             }

@@ -58,6 +58,14 @@ impl Client {
     pub async fn try_connect(address: SocketAddr) -> Option<Self> {
         let socket = tokio::net::TcpStream::connect(address).await.ok()?;
         socket.set_nodelay(true).ok()?;
+        Self::over(socket).await
+    }
+
+    /// On a connection that stands; `None`: the server is gone or speaks no HTTP/2.
+    pub async fn over<S>(socket: S) -> Option<Self>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
         let (send, connection) = client::Builder::new().initial_window_size(1 << 20).handshake(socket).await.ok()?;
         tokio::spawn(connection);
         Some(Self { send, headers: Vec::new() })

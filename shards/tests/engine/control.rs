@@ -73,7 +73,7 @@ impl Fixture {
             *through = file.last_sequence.max(*through);
         }
         let catalog = catalog(1, stream, schema, shards, StreamState::Active, Access::Open);
-        let start = EngineStart { config, catalog, flushed_through, to_control };
+        let start = EngineStart { config, catalog, flushed_through, to_control, tls: None };
         let engine = Arc::new(Engine::start(start).expect("the engine starts"));
         let control = std::thread::spawn({
             let (engine, store) = (Arc::clone(&engine), Arc::clone(&store));
