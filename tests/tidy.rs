@@ -40,6 +40,7 @@ const SERVER_FLOORS: &[&str] = &[
     "config",
     "telemetry",
     "workers",
+    "compatibility",
     "catalog",
     "access",
     "objects",
