@@ -35,6 +35,7 @@ use ttdust_shards::{
 use crate::{
     calendar::now_unix_micros,
     catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
+    compatibility::Violation,
     config::Config,
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
@@ -45,7 +46,7 @@ use crate::{
 
 pub use health::{Component, Readiness};
 pub use keys::{CreatedKey, NewKey};
-pub use schemas::{AddedVersion, NewSchema, NewVersion};
+pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
 pub use streams::{NewStream, StreamStatistics};
 
 /// How long a change waits until all shards run on it. The shards go on taking it after that.
@@ -84,6 +85,14 @@ pub enum ControlError {
         /// The fields.
         fields: Vec<FieldError>,
     },
+    /// A definition that may not follow the versions before it.
+    #[error("the definition is not compatible under mode {mode}: {}", first_reason(violations))]
+    Incompatible {
+        /// The schema's mode.
+        mode: String,
+        /// Why.
+        violations: Vec<Violation>,
+    },
     /// The object was changed since the caller read it.
     #[error("it was changed meanwhile and is now at version {0}: read it again")]
     Stale(i64),
@@ -112,6 +121,7 @@ impl ControlError {
             Self::NotFound(_) => "NOT_FOUND",
             Self::AlreadyExists(_) => "ALREADY_EXISTS",
             Self::Invalid { .. } => "INVALID_ARGUMENT",
+            Self::Incompatible { .. } => "INCOMPATIBLE_SCHEMA",
             Self::Stale(_) => "VERSION_MISMATCH",
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
@@ -172,6 +182,10 @@ impl From<QueryParameterError> for ControlError {
     fn from(error: QueryParameterError) -> Self {
         Self::field(error.parameter, error.message)
     }
+}
+
+fn first_reason(violations: &[Violation]) -> &str {
+    violations.first().map_or("", |violation| &violation.reason)
 }
 
 /// Who does a change, for the audit log.

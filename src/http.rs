@@ -66,8 +66,10 @@ type Answer = Result<Response, Problem>;
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/api/v1/schemas", post(schemas::create).get(schemas::list))
-        .route("/api/v1/schemas/{id}", get(schemas::one))
+        .route("/api/v1/schemas/{id}", get(schemas::one).patch(schemas::change))
         .route("/api/v1/schemas/{id}/versions", post(schemas::add_version).get(schemas::versions))
+        .route("/api/v1/schemas/{id}/versions/{number}", get(schemas::one_version))
+        .route("/api/v1/schemas/{id}/versions/{number}/retire", post(schemas::retire))
         .route("/api/v1/streams", post(streams::create).get(streams::list))
         .route("/api/v1/streams/{id}", get(streams::one).patch(streams::change).delete(streams::delete))
         .route("/api/v1/streams/{id}/records", get(records::get))

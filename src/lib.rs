@@ -3,6 +3,7 @@
 pub mod access;
 pub mod calendar;
 pub mod catalog;
+pub mod compatibility;
 pub mod config;
 pub mod control;
 pub mod data_dir;

@@ -43,6 +43,7 @@ const SERVER_FLOORS: &[&str] = &[
     "telemetry",
     "tls",
     "workers",
+    "compatibility",
     "catalog",
     "access",
     "objects",

@@ -233,6 +233,7 @@ impl Buffer {
             batches: rows.batches.iter().cloned().collect(),
             flushed_through: rows.flushed_through,
             last_sequence: rows.last_sequence,
+            next_sequence: rows.last_sequence + 1,
         }
     }
 

@@ -40,6 +40,8 @@ pub struct BufferSnapshot {
     pub flushed_through: i64,
     /// The last synced row of the stream. 0: none.
     pub last_sequence: i64,
+    /// The sequence number that the next row gets: at least one past `last_sequence`, more while rows are being synced.
+    pub next_sequence: i64,
 }
 
 /// A committed file, as the catalog knows it.

@@ -321,7 +321,9 @@ impl Shard {
     /// See [`Buffer::snapshot`].
     #[must_use]
     pub fn snapshot(&self, stream: StreamId) -> BufferSnapshot {
-        self.buffer.snapshot(stream)
+        let snapshot = self.buffer.snapshot(stream);
+        let next_sequence = self.sequencers.get(&stream).map_or(snapshot.next_sequence, |sequencer| sequencer.next);
+        BufferSnapshot { next_sequence, ..snapshot }
     }
 
     /// The row buffer, for its figures.

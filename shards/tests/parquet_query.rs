@@ -74,6 +74,7 @@ impl History {
             batches: self.batches.iter().filter(past).cloned().collect(),
             flushed_through,
             last_sequence: self.last(),
+            next_sequence: self.last() + 1,
         }
     }
 
@@ -157,7 +158,8 @@ fn rows_up_to_the_flush_come_from_files_and_later_ones_from_the_buffer() {
     let file = file_ref(&parquet::write(&job(SCHEMA, &filed, dir.path(), "file")).unwrap());
     let stream = filed[0].header().stream;
     for flushed_through in 0..=20 {
-        let buffer = BufferSnapshot { stream, batches: buffered.clone(), flushed_through, last_sequence: 20 };
+        let buffer =
+            BufferSnapshot { stream, batches: buffered.clone(), flushed_through, last_sequence: 20, next_sequence: 21 };
         let (start_unix_micros, end_unix_micros) = (0, 5);
         let query = TimeRangeQuery { stream, start_unix_micros, end_unix_micros, limit: 100, after_sequence: None };
         let origins = |files: &[FileRef]| {
@@ -242,7 +244,13 @@ fn an_answer_of_large_records_ends_early() {
     let batches: Vec<RowBatch> = (0..40).map(|time| stream.batch(time, &[], std::slice::from_ref(&large))).collect();
     let file = file_ref(&parquet::write(&job(SCHEMA, &batches, dir.path(), "large")).unwrap());
     for flushed_through in [0, 20, 40] {
-        let buffer = BufferSnapshot { stream: stream.id, batches: batches.clone(), flushed_through, last_sequence: 40 };
+        let buffer = BufferSnapshot {
+            stream: stream.id,
+            batches: batches.clone(),
+            flushed_through,
+            last_sequence: 40,
+            next_sequence: 41,
+        };
         let mut query = TimeRangeQuery {
             stream: stream.id,
             start_unix_micros: 0,

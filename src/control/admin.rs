@@ -149,7 +149,7 @@ fn failed(error: ControlError) -> AdminFailure {
         ControlError::NotFound(_) => FailureKind::NotFound,
         ControlError::AlreadyExists(_) => FailureKind::AlreadyExists,
         ControlError::Invalid { .. } => FailureKind::Invalid,
-        ControlError::Stale(_) | ControlError::Conflict(_) => FailureKind::Conflict,
+        ControlError::Stale(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => FailureKind::Conflict,
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
         ControlError::Overloaded => FailureKind::Overloaded,
         ControlError::Unavailable(_) => FailureKind::Unavailable,

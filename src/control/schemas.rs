@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use ttdust_shards::{
     access::Principal,
-    ids::SchemaId,
+    ids::{SchemaId, StreamId},
     schema::{CompiledSchema, SchemaError},
     snapshot::StreamEntry,
 };
@@ -12,13 +13,15 @@ use ttdust_shards::{
 use super::{Actor, Control, ControlError, FieldError, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{Page, Schema, SchemaFilter, SchemaVersion, canonical_fingerprint},
+    catalog::{Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
+    compatibility::{self, Mode, Policy, Verdict},
 };
 
-/// The only mode that this version can keep: any version may follow any.
-const COMPATIBILITY_NONE: &str = "NONE";
+/// Streams that an answer tells the first sequence number of.
+const EFFECTIVE_MAX: usize = 100;
+/// Versions that one page reads from the catalog.
+const HISTORY_PAGE: u32 = 500;
 const DEFAULT_NAMESPACE: &str = "default";
-const POLICY_STRICT: &str = "strict";
 
 /// A schema to register.
 #[derive(Debug, Clone)]
@@ -31,8 +34,10 @@ pub struct NewSchema {
     pub description: String,
     /// Its first version, as JSON text.
     pub definition: String,
-    /// Only `NONE`, in any case, for now; `None`: that.
-    pub compatibility_mode: Option<String>,
+    /// How a new version must agree with those before it.
+    pub mode: Mode,
+    /// How members that an open object does not declare are seen in that.
+    pub policy: Policy,
 }
 
 /// A version to add.
@@ -50,11 +55,20 @@ pub struct NewVersion {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddedVersion {
     /// It is in force.
-    Added(SchemaVersion),
-    /// It could be added under this compatibility mode.
-    WouldFit {
-        /// The mode.
-        compatibility_mode: String,
+    Added {
+        /// The version.
+        version: SchemaVersion,
+        /// From which sequence number on each stream's records were all checked with it; at most 100 streams.
+        effective_from: Vec<(StreamId, i64)>,
+    },
+    /// This definition is a version of the schema already.
+    Known(SchemaVersion),
+    /// What a dry run found.
+    Judged {
+        /// The schema, as it stays.
+        schema: Schema,
+        /// Whether it could be added.
+        verdict: Verdict,
     },
 }
 
@@ -62,13 +76,12 @@ impl Control {
     /// Registers a schema with its first version.
     ///
     /// # Errors
-    /// `Invalid`: a field is at fault or the definition does not compile. `AlreadyExists`. `NotAvailable`: the mode.
+    /// `Invalid`: a field is at fault or the definition does not compile. `AlreadyExists`.
     pub async fn create_schema(&self, actor: &Actor, new: NewSchema) -> Result<(Schema, SchemaVersion), ControlError> {
         names::name("/name", &new.name)?;
         let namespace = new.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.into());
         names::name("/namespace", &namespace)?;
         names::description("/description", &new.description)?;
-        let compatibility_mode = compatibility(new.compatibility_mode.as_deref())?;
         let (id, created_at) = (SchemaId::generate(), now_unix_micros());
         self.compile(id, 1, new.definition.clone()).await?;
         let schema = Schema {
@@ -76,8 +89,8 @@ impl Control {
             namespace,
             name: new.name,
             description: new.description,
-            compatibility_mode,
-            policy: POLICY_STRICT.into(),
+            compatibility_mode: new.mode.name().to_owned(),
+            policy: policy_name(new.policy).to_owned(),
             version: 1,
             created_at,
             updated_at: created_at,
@@ -140,24 +153,116 @@ impl Control {
         Ok(self.parts.catalog.versions(id, after, limit).await?)
     }
 
-    /// Adds a version; records are checked against it once this is answered.
+    /// One version of a schema.
     ///
     /// # Errors
-    /// `Invalid`: it does not compile. `NotFound`.
-    pub async fn add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
+    /// `NotFound`.
+    pub async fn version(&self, id: SchemaId, number: u32) -> Result<SchemaVersion, ControlError> {
+        Ok(self.parts.catalog.version(id, number).await?)
+    }
+
+    /// Changes how a schema is described and how its next versions must agree.
+    ///
+    /// # Errors
+    /// `Invalid`, `NotFound` or `Stale`.
+    pub async fn change_schema(
+        &self,
+        actor: &Actor,
+        id: SchemaId,
+        change: SchemaChange,
+    ) -> Result<Schema, ControlError> {
+        if let Some(description) = &change.description {
+            names::description("/description", description)?;
+        }
         let _changing = self.changing().await?;
+        let audit = actor.did("schema.change", "schema", &id.to_string());
+        Ok(self.parts.catalog.change_schema(id, change, now_unix_micros(), audit).await?)
+    }
+
+    /// Takes a version out of use, for good: new versions are not held against it.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: it is the version that streams run on.
+    pub async fn retire_version(
+        &self,
+        actor: &Actor,
+        id: SchemaId,
+        number: u32,
+    ) -> Result<SchemaVersion, ControlError> {
+        let _changing = self.changing().await?;
+        let audit = actor.did("schema.retire_version", "schema", &id.to_string());
+        Ok(self.parts.catalog.retire_version(id, number, now_unix_micros(), audit).await?)
+    }
+
+    /// Adds a version; records are checked against it once this is answered. A definition that is a version already is found,
+    /// not added.
+    ///
+    /// # Errors
+    /// `Invalid`: it does not compile. `Incompatible`. `NotFound`.
+    pub async fn add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
+        let changing = self.changing().await?;
         let schema = self.parts.catalog.schema(new.schema).await?;
         let number = schema.latest_version + 1;
         self.compile(new.schema, number, new.definition.clone()).await?;
-        if new.dry_run {
-            return Ok(AddedVersion::WouldFit { compatibility_mode: schema.compatibility_mode });
-        }
         let version = new_version(new.schema, number, new.definition, now_unix_micros())?;
+        let known = self.parts.catalog.version_by_fingerprint(new.schema, version.fingerprint).await?;
+        if let Some(known) = known.filter(|known| known.retired_at.is_none() && !new.dry_run) {
+            return Ok(AddedVersion::Known(known));
+        }
+        let verdict = self.judge(&schema, &version.definition).await?;
+        if new.dry_run {
+            return Ok(AddedVersion::Judged { schema, verdict });
+        }
+        if !verdict.compatible {
+            return Err(ControlError::Incompatible { mode: schema.compatibility_mode, violations: verdict.violations });
+        }
         let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
         self.parts.catalog.add_version(version.clone(), audit).await?;
         self.publish().await?;
-        tracing::info!(schema = %new.schema, version = number, "schema version added");
-        Ok(AddedVersion::Added(version))
+        drop(changing);
+        tracing::info!(schema = %new.schema, version = number, actor = %actor.caller.id, "schema version added");
+        Ok(AddedVersion::Added { version, effective_from: self.effective_from(new.schema).await })
+    }
+
+    /// Whether a definition may follow the versions that a schema has in use.
+    async fn judge(&self, schema: &Schema, definition: &str) -> Result<Verdict, ControlError> {
+        let mode = Mode::parse(&schema.compatibility_mode)
+            .ok_or_else(|| ControlError::Internal(format!("{} has no compatibility mode of ours", schema.id)))?;
+        let policy = policy_of(&schema.policy)
+            .ok_or_else(|| ControlError::Internal(format!("{} has no compatibility policy of ours", schema.id)))?;
+        let mut history = Vec::new();
+        let mut after = 0;
+        loop {
+            let page = self.parts.catalog.versions(schema.id, after, HISTORY_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.version;
+            history.extend(page.into_iter().filter(|version| version.retired_at.is_none()));
+        }
+        let definition = definition.to_owned();
+        let judged = self.parts.workers.run(move || {
+            let parse = |text: &str| serde_json::from_str::<Value>(text);
+            let history: Vec<_> =
+                history.iter().map(|v| Ok((v.version, parse(&v.definition)?))).collect::<Result<_, _>>()?;
+            let history: Vec<_> = history.iter().map(|(number, value)| (*number, value)).collect();
+            Ok(compatibility::check(mode, policy, &history, &parse(&definition)?))
+        });
+        judged.await?.map_err(|error: serde_json::Error| ControlError::Internal(error.to_string()))
+    }
+
+    /// For the streams of a schema, the sequence number from which on all records were checked with its newest version: every
+    /// shard runs on it, and what was checked before has its number.
+    async fn effective_from(&self, id: SchemaId) -> Vec<(StreamId, i64)> {
+        let current = self.current();
+        let mut streams: Vec<_> = current.streams().filter(|stream| stream.schema.id == id).collect();
+        streams.sort_by_key(|stream| stream.id.to_string());
+        let mut effective = Vec::new();
+        for stream in streams.into_iter().take(EFFECTIVE_MAX) {
+            // A shard that is too busy to tell leaves its streams out.
+            if let Ok(snapshot) = self.parts.link.snapshot(stream.home, stream.id).await {
+                effective.push((stream.id, snapshot.next_sequence));
+            }
+        }
+        effective
     }
 
     async fn compile(&self, id: SchemaId, version: u32, definition: String) -> Result<(), ControlError> {
@@ -186,38 +291,17 @@ fn unusable(error: &SchemaError) -> ControlError {
     }
 }
 
-fn compatibility(mode: Option<&str>) -> Result<String, ControlError> {
-    let mode = mode.unwrap_or(COMPATIBILITY_NONE).to_ascii_uppercase();
-    match mode.as_str() {
-        COMPATIBILITY_NONE => Ok(mode),
-        "BACKWARD" | "FORWARD" | "FULL" | "BACKWARD_TRANSITIVE" | "FORWARD_TRANSITIVE" | "FULL_TRANSITIVE" => {
-            Err(ControlError::NotAvailable(format!(
-                "compatibility_mode {mode} is not available in this version, which does not compare versions yet: use NONE"
-            )))
-        }
-        _ => Err(ControlError::field(
-            "/compatibility_mode",
-            "the modes are NONE, BACKWARD, FORWARD and FULL; only NONE is available in this version",
-        )),
+/// The name of a policy in the catalog and in REST.
+#[must_use]
+pub fn policy_name(policy: Policy) -> &'static str {
+    match policy {
+        Policy::Strict => "strict",
+        Policy::Lenient => "lenient",
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_mode_that_is_kept_is_taken() {
-        assert_eq!(compatibility(None), Ok("NONE".into()));
-        assert_eq!(compatibility(Some("none")), Ok("NONE".into()));
-        assert!(matches!(compatibility(Some("backward")), Err(ControlError::NotAvailable(_))));
-        assert!(matches!(compatibility(Some("sideways")), Err(ControlError::Invalid { .. })));
-    }
-
-    #[test]
-    fn a_schema_error_points_into_the_request() {
-        let error = SchemaError { pointer: "/properties/a".into(), message: "no".into() };
-        let ControlError::Invalid { fields, .. } = unusable(&error) else { panic!("the request is at fault") };
-        assert_eq!(fields[0].pointer, "/definition/properties/a");
-    }
+/// The policy of this name, in any case.
+#[must_use]
+pub fn policy_of(name: &str) -> Option<Policy> {
+    [Policy::Strict, Policy::Lenient].into_iter().find(|&policy| policy_name(policy).eq_ignore_ascii_case(name))
 }

@@ -71,7 +71,9 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {
             ControlError::NotFound(_) => StatusCode::NOT_FOUND,
-            ControlError::AlreadyExists(_) | ControlError::Conflict(_) => StatusCode::CONFLICT,
+            ControlError::AlreadyExists(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => {
+                StatusCode::CONFLICT
+            }
             ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
@@ -83,9 +85,14 @@ impl From<ControlError> for Problem {
         if matches!(error, ControlError::Overloaded | ControlError::Unavailable(_)) {
             problem.retry_after_seconds = Some(1);
         }
-        if let ControlError::Invalid { fields, .. } = error {
-            problem.errors = fields;
-        }
+        problem.errors = match error {
+            ControlError::Invalid { fields, .. } => fields,
+            ControlError::Incompatible { violations, .. } => violations
+                .into_iter()
+                .map(|v| FieldError { pointer: format!("/definition{}", v.pointer), detail: v.reason })
+                .collect(),
+            _ => Vec::new(),
+        };
         problem
     }
 }

@@ -3,8 +3,8 @@
 use axum::{
     Json,
     extract::{Path, State},
-    http::StatusCode,
-    response::IntoResponse,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,14 +15,15 @@ use ttdust_shards::{
 
 use super::{
     Answer, Shared,
-    extract::{Acting, Caller, JsonBody, Parameters, next_token, page},
+    extract::{Acting, Caller, JsonBody, Parameters, if_match, next_token, page},
     problem::Problem,
     to_the_end,
 };
 use crate::{
     calendar::rfc3339,
-    catalog::{Schema, SchemaVersion},
-    control::{AddedVersion, ControlError, NewSchema, NewVersion},
+    catalog::{Schema, SchemaChange, SchemaVersion},
+    compatibility::{Direction, Mode, Policy, Violation},
+    control::{AddedVersion, ControlError, NewSchema, NewVersion, policy_name, policy_of},
 };
 
 #[derive(Deserialize)]
@@ -34,6 +35,7 @@ pub(super) struct CreateSchema {
     description: String,
     definition: Value,
     compatibility_mode: Option<String>,
+    policy: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -49,6 +51,14 @@ pub(super) struct ListSchemas {
 #[serde(deny_unknown_fields)]
 pub(super) struct AddVersion {
     definition: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ChangeSchema {
+    description: Option<String>,
+    compatibility_mode: Option<String>,
+    policy: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +82,9 @@ fn schema_json(schema: &Schema) -> Value {
         "name": schema.name,
         "description": schema.description,
         "compatibility_mode": schema.compatibility_mode,
+        "policy": schema.policy,
+        "version": schema.version,
+        "updated_at": rfc3339(schema.updated_at),
         "latest_version": schema.latest_version,
         "created_at": rfc3339(schema.created_at),
     })
@@ -84,6 +97,8 @@ fn version_json(version: &SchemaVersion) -> Result<Value, ControlError> {
         "schema_id": version.schema.to_string(),
         "version": version.version,
         "definition": definition,
+        "fingerprint": hex(&version.fingerprint),
+        "retired_at": version.retired_at.map(rfc3339),
         "created_at": rfc3339(version.created_at),
     }))
 }
@@ -119,7 +134,8 @@ pub(super) async fn create(
         name: body.name,
         description: body.description,
         definition: body.definition.to_string(),
-        compatibility_mode: body.compatibility_mode,
+        mode: mode(body.compatibility_mode.as_deref())?.unwrap_or(Mode::None),
+        policy: policy(body.policy.as_deref())?.unwrap_or_default(),
     };
     let (schema, version) = to_the_end(async move { app.control.create_schema(&actor, new).await }).await?;
     let location = format!("/api/v1/schemas/{}", schema.id);
@@ -142,7 +158,7 @@ pub(super) async fn list(
 pub(super) async fn one(State(app): State<Shared>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
     let id = readable(&app, &caller, &id)?;
     let (schema, newest) = app.control.schema_and_newest(id).await?;
-    Ok(Json(with_definition(&schema, &newest)?).into_response())
+    Ok(with_etag(&schema, with_definition(&schema, &newest)?))
 }
 
 pub(super) async fn add_version(
@@ -155,12 +171,105 @@ pub(super) async fn add_version(
     actor.caller.require(Action::ChangeSchemas)?;
     let new = NewVersion { schema: schema_id(&id)?, definition: body.definition.to_string(), dry_run };
     match to_the_end(async move { app.control.add_version(&actor, new).await }).await? {
-        AddedVersion::Added(version) => Ok((StatusCode::CREATED, Json(version_json(&version)?)).into_response()),
-        AddedVersion::WouldFit { compatibility_mode } => {
-            let verdict = json!({"compatible": true, "compatibility_mode": compatibility_mode, "violations": []});
-            Ok(Json(verdict).into_response())
+        AddedVersion::Added { version, effective_from } => {
+            let mut body = version_json(&version)?;
+            let streams =
+                effective_from.iter().map(|(id, sequence)| json!({"stream_id": id.to_string(), "sequence": sequence}));
+            body["effective_from"] = streams.collect();
+            let location = format!("/api/v1/schemas/{}/versions/{}", version.schema, version.version);
+            Ok((StatusCode::CREATED, [("location", location)], Json(body)).into_response())
         }
+        AddedVersion::Known(version) => Ok(Json(version_json(&version)?).into_response()),
+        AddedVersion::Judged { schema, verdict } => Ok(Json(json!({
+            "compatible": verdict.compatible,
+            "compatibility_mode": schema.compatibility_mode,
+            "policy": schema.policy,
+            "violations": verdict.violations.iter().map(violation_json).collect::<Vec<_>>(),
+        }))
+        .into_response()),
     }
+}
+
+fn violation_json(violation: &Violation) -> Value {
+    json!({
+        "rule": violation.rule,
+        "pointer": violation.pointer,
+        "old_pointer": violation.old_pointer,
+        "reason": violation.reason,
+        "against_version": violation.against_version,
+        "direction": match violation.direction {
+            Direction::Backward => "backward",
+            Direction::Forward => "forward",
+        },
+    })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn mode(name: Option<&str>) -> Result<Option<Mode>, Problem> {
+    let unknown = || {
+        let names: Vec<_> = Mode::ALL.into_iter().map(Mode::name).collect();
+        Problem::invalid(
+            "/compatibility_mode",
+            format!("compatibility_mode is one of {}, in any case", names.join(", ")),
+        )
+    };
+    name.map(|name| Mode::parse(name).ok_or_else(unknown)).transpose()
+}
+
+fn policy(name: Option<&str>) -> Result<Option<Policy>, Problem> {
+    name.map(|name| policy_of(name).ok_or_else(|| Problem::invalid("/policy", "policy is strict or lenient")))
+        .transpose()
+}
+
+pub(super) async fn change(
+    State(app): State<Shared>,
+    Acting(actor): Acting,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<ChangeSchema>,
+) -> Answer {
+    actor.caller.require(Action::ChangeSchemas)?;
+    let change = SchemaChange {
+        description: body.description,
+        compatibility_mode: mode(body.compatibility_mode.as_deref())?.map(|mode| mode.name().to_owned()),
+        policy: policy(body.policy.as_deref())?.map(|policy| policy_name(policy).to_owned()),
+        if_version: if_match(&headers)?,
+    };
+    let id = schema_id(&id)?;
+    let schema = to_the_end(async move { app.control.change_schema(&actor, id, change).await }).await?;
+    Ok(with_etag(&schema, schema_json(&schema)))
+}
+
+fn with_etag(schema: &Schema, body: Value) -> Response {
+    ([("etag", format!("\"{}\"", schema.version))], Json(body)).into_response()
+}
+
+pub(super) async fn one_version(
+    State(app): State<Shared>,
+    Caller(caller): Caller,
+    Path((id, number)): Path<(String, String)>,
+) -> Answer {
+    let id = readable(&app, &caller, &id)?;
+    let version = app.control.version(id, version_number(&number)?).await?;
+    Ok(Json(version_json(&version)?).into_response())
+}
+
+fn version_number(text: &str) -> Result<u32, Problem> {
+    text.parse().map_err(|_| ControlError::NotFound("such a version".into()).into())
+}
+
+pub(super) async fn retire(
+    State(app): State<Shared>,
+    Acting(actor): Acting,
+    Path((id, number)): Path<(String, String)>,
+) -> Answer {
+    actor.caller.require(Action::ChangeSchemas)?;
+    let (id, number) = (schema_id(&id)?, version_number(&number)?);
+    let version = to_the_end(async move { app.control.retire_version(&actor, id, number).await }).await?;
+    Ok(Json(version_json(&version)?).into_response())
 }
 
 pub(super) async fn versions(

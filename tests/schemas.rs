@@ -1,0 +1,133 @@
+//! The schema registry of a real server: versions that may follow each other, and what is told of those that may not.
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+
+use client::Client;
+use process::Server;
+use producer::block_on;
+use serde_json::{Value, json};
+use ttdust_proto::{
+    ingestion::{AppendRequest, AppendResponse, OnInvalid},
+    path,
+};
+
+fn post(server: &Server, path: &str, body: &Value) -> (u16, Value) {
+    rest::call(&server.http, "POST", path, &body.to_string())
+}
+
+fn schema(server: &Server, name: &str, mode: &str, policy: &str, definition: &Value) -> String {
+    let body = json!({"name": name, "compatibility_mode": mode, "policy": policy, "definition": definition});
+    let (status, schema) = post(server, "/api/v1/schemas", &body);
+    assert_eq!(status, 201, "{schema}");
+    schema["id"].as_str().expect("an id").to_owned()
+}
+
+fn closed(properties: &Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+#[test]
+fn a_version_that_breaks_its_mode_is_refused_with_every_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[]);
+    let first = closed(&json!({"id": {"type": "integer"}, "name": {"type": "string"}}), &["id"]);
+    let id = schema(&server, "clicks", "backward", "strict", &first);
+    let versions = format!("/api/v1/schemas/{id}/versions");
+    let dry = format!("{versions}?dry_run=true");
+    let optional =
+        closed(&json!({"id": {"type": "integer"}, "name": {"type": "string"}, "at": {"type": "string"}}), &["id"]);
+    let narrower = closed(&json!({"id": {"type": "integer", "minimum": 0}}), &["id", "name"]);
+
+    let (status, verdict) = post(&server, &dry, &json!({"definition": narrower}));
+    assert_eq!((status, &verdict["compatible"]), (200, &json!(false)));
+    let pointers: Vec<_> =
+        verdict["violations"].as_array().expect("violations").iter().map(|v| &v["pointer"]).collect();
+    assert!(pointers.iter().any(|p| p.as_str().is_some_and(|p| p.starts_with("/properties/id"))), "{verdict}");
+    assert!(verdict["violations"].as_array().expect("some").iter().all(|v| v["reason"].is_string()), "{verdict}");
+    let (status, refused) = post(&server, &versions, &json!({"definition": narrower}));
+    assert_eq!((status, refused["code"].as_str()), (409, Some("INCOMPATIBLE_SCHEMA")), "{refused}");
+    assert!(refused["errors"].as_array().is_some_and(|errors| !errors.is_empty()), "{refused}");
+
+    let (status, verdict) = post(&server, &dry, &json!({"definition": optional}));
+    assert_eq!((status, &verdict["compatible"]), (200, &json!(true)), "{verdict}");
+    let (status, added) = post(&server, &versions, &json!({"definition": optional}));
+    assert_eq!((status, &added["version"]), (201, &json!(2)), "{added}");
+    // The same meaning written otherwise is the same version.
+    let reordered: Value = serde_json::from_str(
+        r#"{"required":["id"],"additionalProperties":false,"type":"object",
+            "properties":{"name":{"type":"string"},"at":{"type":"string"},"id":{"type":"integer"}}}"#,
+    )
+    .expect("JSON");
+    let (status, again) = post(&server, &versions, &json!({"definition": reordered}));
+    assert_eq!((status, &again["version"], &again["fingerprint"]), (200, &json!(2), &added["fingerprint"]));
+
+    let one = format!("/api/v1/schemas/{id}");
+    let patch = |body: Value| rest::call(&server.http, "PATCH", &one, &body.to_string());
+    assert_eq!(patch(json!({"compatibility_mode": "sideways"})).0, 400);
+    assert_eq!(patch(json!({"compatibility_mode": "none"})).1["compatibility_mode"], "NONE");
+    assert_eq!(post(&server, &versions, &json!({"definition": narrower})).0, 201);
+}
+
+#[test]
+fn members_added_to_open_objects_are_judged_by_the_policy() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[]);
+    let open = |properties: Value| json!({"type": "object", "properties": properties});
+    for (policy, compatible) in [("strict", false), ("lenient", true)] {
+        let id = schema(&server, policy, "BACKWARD", policy, &open(json!({"a": {"type": "integer"}})));
+        let more = open(json!({"a": {"type": "integer"}, "b": {"type": "string"}}));
+        let dry = format!("/api/v1/schemas/{id}/versions?dry_run=true");
+        assert_eq!(post(&server, &dry, &json!({"definition": more})).1["compatible"], json!(compatible), "{policy}");
+    }
+}
+
+#[test]
+fn a_new_version_is_in_force_everywhere_from_the_sequence_that_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[("shards.count", "2")]);
+    let first = closed(&json!({"a": {"type": "integer"}}), &[]);
+    let id = schema(&server, "clicks", "backward", "strict", &first);
+    let (_, stream) = post(&server, "/api/v1/streams", &json!({"name": "clicks", "schema_id": id}));
+    let stream = stream["id"].as_str().expect("an id").to_owned();
+    let append = |payload: &'static str| {
+        block_on(async {
+            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+            let mut call = client.call(path::APPEND).await;
+            call.send(&AppendRequest {
+                stream_id: stream.clone(),
+                payloads: vec![bytes::Bytes::from_static(payload.as_bytes())],
+                on_invalid: OnInvalid::Skip.into(),
+                ..AppendRequest::default()
+            })
+            .await;
+            call.finish();
+            call.receive::<AppendResponse>().await.expect("an answer")
+        })
+    };
+    assert_eq!(append(r#"{"a":1,"b":1}"#).rejected, 1);
+    assert_eq!(append(r#"{"a":1}"#).schema_version, 1);
+    let second = closed(&json!({"a": {"type": "integer"}, "b": {"type": "integer"}}), &[]);
+    let versions = format!("/api/v1/schemas/{id}/versions");
+    let (status, added) = post(&server, &versions, &json!({"definition": second}));
+    assert_eq!(status, 201, "{added}");
+    assert_eq!(added["effective_from"], json!([{"stream_id": stream, "sequence": 2}]));
+    // Connections spread over the shards; each runs on the version once it was answered.
+    for sequence in 2..12 {
+        let answer = append(r#"{"a":1,"b":1}"#);
+        assert_eq!((answer.accepted, answer.schema_version, answer.first_sequence), (1, 2, sequence));
+    }
+    let retire = |number: u32| post(&server, &format!("{versions}/{number}/retire"), &Value::Null);
+    assert_eq!(retire(2).0, 409, "streams run on it");
+    let (status, retired) = retire(1);
+    assert_eq!((status, retired["retired_at"].is_string()), (200, true), "{retired}");
+    let (_, one) = rest::call(&server.http, "GET", &format!("{versions}/1"), "");
+    assert_eq!(one["retired_at"], retired["retired_at"]);
+    assert_eq!(rest::call(&server.http, "GET", &format!("{versions}/9"), "").0, 404);
+}
