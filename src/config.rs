@@ -15,7 +15,9 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, TlsFiles, usable_cores};
-pub use settings::{AuthChoice, CertificateHolder, ClientAuth, LogFormat, Pin, SETTINGS, Setting, Settings};
+pub use settings::{
+    AuthChoice, CertificateHolder, ClientAuth, LogFormat, Pin, RELOADABLE, SETTINGS, Setting, Settings,
+};
 
 /// Where a setting's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +92,7 @@ pub enum ConfigError {
 }
 
 /// Everything that settings are read from.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The TOML file.
     pub file: Option<PathBuf>,
@@ -115,9 +117,42 @@ pub struct Loaded {
     pub settings: Settings,
     /// Text and origin of each row of [`SETTINGS`], in its order.
     pub values: Vec<(String, Origin)>,
+    /// Where they were read from, to be read again.
+    pub sources: Sources,
 }
 
 impl Loaded {
+    /// Reads the same sources again, with `changes` before all of them. The environment is the one of the start.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn again(&self, changes: &[(String, String)]) -> Result<Self, ConfigError> {
+        let mut sources = self.sources.clone();
+        sources.flags.extend_from_slice(changes);
+        load(&sources)
+    }
+
+    /// The same as this, but for the settings that need no restart, which are as in `newer`; and the keys that differ all the
+    /// same.
+    #[must_use]
+    pub fn with_reloadable(&self, newer: &Self) -> (Self, Vec<&'static str>) {
+        let mut merged = Self { sources: newer.sources.clone(), ..self.clone() };
+        let mut left = Vec::new();
+        for (at, setting) in SETTINGS.iter().enumerate() {
+            if self.values[at].0 == newer.values[at].0 {
+                continue;
+            }
+            if !RELOADABLE.contains(&setting.key) {
+                left.push(setting.key);
+                continue;
+            }
+            merged.values[at] = newer.values[at].clone();
+            let set = (setting.set)(&mut merged.settings, &newer.values[at].0);
+            assert!(set.is_ok(), "it was parsed before: {set:?}");
+        }
+        (merged, left)
+    }
+
     /// Whether someone set `key`, rather than leaving it to its default.
     #[must_use]
     pub fn is_set(&self, key: &str) -> bool {
@@ -157,7 +192,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         })?;
         values.push((value, origin));
     }
-    Ok(Loaded { settings, values })
+    Ok(Loaded { settings, values, sources: sources.clone() })
 }
 
 fn file_entries(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {

@@ -4,6 +4,7 @@
 //! another: one lock, held over both steps.
 
 mod admin;
+mod config;
 mod health;
 mod keys;
 mod names;
@@ -14,7 +15,7 @@ mod streams;
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -22,7 +23,7 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    sync::{Mutex, MutexGuard, oneshot},
+    sync::{Mutex, MutexGuard, mpsc, oneshot},
     time,
 };
 use ttdust_shards::{
@@ -36,14 +37,15 @@ use crate::{
     calendar::now_unix_micros,
     catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
     compatibility::Violation,
-    config::Config,
+    config::{Config, Loaded},
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
-    publish::{PublishError, Publisher},
+    publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParameterError},
     workers::{WorkerError, Workers},
 };
 
+pub use config::Reload;
 pub use health::{Component, Readiness};
 pub use keys::{CreatedKey, NewKey};
 pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
@@ -231,12 +233,15 @@ pub struct Parts {
     pub publisher: Arc<Publisher>,
     /// Queries.
     pub queries: Arc<Queries>,
+    /// To whoever puts changed settings in force.
+    pub reloads: mpsc::Sender<Reload>,
 }
 
 /// The control plane.
 #[derive(Debug)]
 pub struct Control {
     parts: Parts,
+    settings: RwLock<Arc<Loaded>>,
     changes: Mutex<()>,
     draining: AtomicBool,
 }
@@ -245,13 +250,8 @@ impl Control {
     /// Of these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts, changes: Mutex::new(()), draining: AtomicBool::new(false) }
-    }
-
-    /// The configuration.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.parts.config
+        let settings = RwLock::new(Arc::new(parts.config.loaded.clone()));
+        Self { parts, settings, changes: Mutex::new(()), draining: AtomicBool::new(false) }
     }
 
     /// Stops taking changes and reports not ready.
@@ -293,6 +293,20 @@ impl Control {
             return Err(ControlError::Unavailable("the server is shutting down".into()));
         }
         Ok(guard)
+    }
+
+    /// Puts new ways to check credentials in force, on every shard once this is answered; if that fails, the old ones stay.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn set_checks(&self, checks: Checks) -> Result<(), ControlError> {
+        let _changing = self.changing().await?;
+        let old = self.parts.publisher.set_checks(checks);
+        let published = self.publish().await;
+        if published.is_err() {
+            self.parts.publisher.set_checks(old);
+        }
+        published
     }
 
     /// Puts what the catalog holds now in force and waits until every shard runs on it.

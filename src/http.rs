@@ -76,7 +76,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/v1/api-keys", post(keys::create).get(keys::list))
         .route("/api/v1/api-keys/{id}", delete(keys::delete))
         .route("/api/v1/audit-log", get(audit::list))
-        .route("/api/v1/config", get(system::config))
+        .route("/api/v1/config", get(system::config).patch(system::change_config))
         .route("/health/live", get(system::live))
         .route("/health/ready", get(system::ready))
         .route("/metrics", get(system::metrics))

@@ -175,8 +175,8 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Serve { config, port_file } => {
             let config = config.resolve()?;
-            telemetry::start(config.settings());
-            serve::serve(config, port_file.as_deref())?;
+            let level = telemetry::start(config.settings());
+            serve::serve(config, level, port_file.as_deref())?;
         }
         Command::Config { command: ConfigCommand::Check(config) } => {
             let config = config.resolve()?;

@@ -16,9 +16,12 @@ use ttdust_shards::{
 };
 
 use crate::{
-    access::{self, tokens::Tokens},
+    access::{
+        self,
+        tokens::{TokenKeyError, Tokens},
+    },
     catalog::{ApiKey, Catalog, CatalogError, Everything, SchemaVersion},
-    config::{AuthMode, CertificateHolder},
+    config::{AuthMode, CertificateHolder, Settings},
     link::Homes,
     workers::{WorkerError, Workers},
 };
@@ -45,6 +48,29 @@ pub enum PublishError {
     Worker(#[from] WorkerError),
 }
 
+/// How credentials other than API keys are checked.
+#[derive(Debug, Clone, Default)]
+pub struct Checks {
+    tokens: Option<Arc<Tokens>>,
+    certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
+}
+
+impl Checks {
+    /// As the settings say. Blocking: reads files.
+    ///
+    /// # Errors
+    /// The keys of tokens cannot be used.
+    pub fn load(settings: &Settings) -> Result<Self, TokenKeyError> {
+        let holder = |holder: &CertificateHolder| {
+            (holder.name.clone(), (holder.role, StreamPermissions::new(holder.streams.clone())))
+        };
+        Ok(Self {
+            tokens: Tokens::load(settings)?.map(Arc::new),
+            certificates: Arc::new(settings.auth_certificates.iter().map(holder).collect()),
+        })
+    }
+}
+
 /// The snapshot in force, and the making of the next.
 #[derive(Debug)]
 pub struct Publisher {
@@ -52,8 +78,7 @@ pub struct Publisher {
     workers: Workers,
     homes: Homes,
     auth: AuthMode,
-    certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
-    tokens: RwLock<Option<Arc<Tokens>>>,
+    checks: RwLock<Checks>,
     last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
@@ -62,32 +87,22 @@ pub struct Publisher {
 impl Publisher {
     /// With an empty snapshot in force.
     #[must_use]
-    pub fn new(
-        catalog: Catalog,
-        workers: Workers,
-        homes: Homes,
-        auth: AuthMode,
-        certificates: &[CertificateHolder],
-    ) -> Self {
-        let holder = |holder: &CertificateHolder| {
-            (holder.name.clone(), (holder.role, StreamPermissions::new(holder.streams.clone())))
-        };
+    pub fn new(catalog: Catalog, workers: Workers, homes: Homes, auth: AuthMode, checks: Checks) -> Self {
         Self {
             catalog,
             workers,
             homes,
             auth,
-            certificates: Arc::new(certificates.iter().map(holder).collect()),
-            tokens: RwLock::default(),
+            checks: RwLock::new(checks),
             last_uses: Mutex::default(),
             current: RwLock::default(),
             compiled: Mutex::default(),
         }
     }
 
-    /// The next snapshots check tokens by these keys.
-    pub fn set_tokens(&self, tokens: Option<Tokens>) {
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens.map(Arc::new);
+    /// The next snapshots check credentials so. Returns how the last ones did.
+    pub fn set_checks(&self, checks: Checks) -> Checks {
+        std::mem::replace(&mut *self.checks.write().unwrap_or_else(PoisonError::into_inner), checks)
     }
 
     /// Id and time (Unix µs) of the last use of every key that was used since the start.
@@ -144,11 +159,11 @@ impl Publisher {
         // What was counted of a key that is still there goes on being counted.
         *uses = everything.keys.iter().map(|key| (key.id.clone(), uses.remove(&key.id).unwrap_or_default())).collect();
         let entry = |key: &ApiKey| (access::uuid_of(key).to_owned(), access::entry_of(key, Arc::clone(&uses[&key.id])));
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let checks = self.checks.read().unwrap_or_else(PoisonError::into_inner).clone();
         Credentials {
             keys: everything.keys.iter().map(entry).collect(),
-            tokens: tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
-            certificates: Arc::clone(&self.certificates),
+            tokens: checks.tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
+            certificates: checks.certificates,
         }
     }
 

@@ -30,7 +30,7 @@ use ttdust_shards::{
 };
 
 use crate::{
-    access::tokens::{TokenKeyError, Tokens},
+    access::tokens::TokenKeyError,
     catalog::{Catalog, CatalogError},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
@@ -40,8 +40,9 @@ use crate::{
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
     objects::{LocalObjects, ObjectError, clean_staging},
-    publish::{PublishError, Publisher},
+    publish::{Checks, PublishError, Publisher},
     query::Queries,
+    telemetry::Level,
     tls::{Identity, TlsError},
     workers::{Workers, pin},
 };
@@ -49,6 +50,8 @@ use inbox::{Inbox, ShardEnd};
 
 /// Messages of all shards that wait for control.
 const INBOX: usize = 4096;
+/// Changes of settings that wait.
+const RELOADS: usize = 16;
 /// Threads that move objects and check directories.
 const BLOCKING_THREADS: usize = 4;
 /// How long tasks may take to notice the end of the runtime.
@@ -92,7 +95,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 ///
 /// # Errors
 /// See [`ServeError`]; the process should exit non-zero.
-pub fn serve(config: Config, port_file: Option<&Path>) -> Result<(), ServeError> {
+pub fn serve(config: Config, level: Level, port_file: Option<&Path>) -> Result<(), ServeError> {
     let _locked = DataDir::lock(&config.settings().data_dir)?;
     // Threads that are started later are on the same cores, until they pin themselves elsewhere.
     if let Err(error) = pin(&config.control_cores) {
@@ -104,7 +107,7 @@ pub fn serve(config: Config, port_file: Option<&Path>) -> Result<(), ServeError>
         .build()
         .map_err(system("cannot start the control runtime"))?;
     let ended = runtime.block_on(async {
-        let server = Server::start(Arc::new(config), port_file).await?;
+        let server = Server::start(Arc::new(config), level, port_file).await?;
         server.run().await
     });
     runtime.shutdown_timeout(RUNTIME_END);
@@ -149,10 +152,8 @@ impl Base {
             .map_err(system("cannot start the workers"))?;
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
         let homes = Homes::new(&settings.pins, shards);
-        let publisher =
-            Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, &settings.auth_certificates);
-        publisher.set_tokens(Tokens::load(settings)?);
-        let publisher = Arc::new(publisher);
+        let checks = Checks::load(settings)?;
+        let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, checks));
         publisher.advance().await?;
         Ok(Self { catalog, objects, workers, publisher, metrics: Arc::default() })
     }
@@ -184,7 +185,7 @@ impl Base {
 type Message = ttdust_shards::message::ToControl;
 
 impl Server {
-    async fn start(config: Arc<Config>, port_file: Option<&Path>) -> Result<Self, ServeError> {
+    async fn start(config: Arc<Config>, level: Level, port_file: Option<&Path>) -> Result<Self, ServeError> {
         let mut signals = stop::Signals::install().map_err(system("cannot handle signals"))?;
         let hangups = reload::signals().map_err(system("cannot handle signals"))?;
         let tls = load_tls(&config).await?;
@@ -208,6 +209,7 @@ impl Server {
             Arc::clone(&base.metrics),
         ));
         let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
+        let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
@@ -217,7 +219,9 @@ impl Server {
             workers: base.workers,
             publisher: base.publisher,
             queries: Arc::clone(&queries),
+            reloads,
         }));
+
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
         tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
@@ -230,10 +234,16 @@ impl Server {
             }
         };
         let metrics = Arc::clone(&base.metrics);
-        let reloader =
-            reload::Reloader { config: Arc::clone(&config), link: link.clone(), metrics, rest_tls: rest_sender };
+        let reloader = reload::Reloader {
+            config: Arc::clone(&config),
+            control: Arc::clone(&control),
+            link: link.clone(),
+            level,
+            metrics,
+            rest_tls: rest_sender,
+        };
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
-        tokio::spawn(reloader.run(hangups));
+        tokio::spawn(reloader.run(hangups, asked_reloads));
         let kept = Arc::clone(&control);
         tokio::spawn(async move { kept.keep_house().await });
         let resumed = Arc::clone(&control);

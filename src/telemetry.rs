@@ -1,18 +1,51 @@
-//! Log lines on stderr: one JSON object each, or text for people.
+//! Log lines on stderr: one JSON object each, or text for people. The level can be changed while the process runs.
+
+use std::fmt;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Settings};
 
+/// Changes what is logged from now on.
+pub struct Level(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Level")
+    }
+}
+
+impl Level {
+    /// Logs by `filter`, a text that the settings' parser has tried.
+    pub fn set(&self, filter: &str) {
+        (self.0)(filter_of(filter));
+    }
+}
+
+fn filter_of(text: &str) -> EnvFilter {
+    // The settings' parser has tried it already.
+    EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
 /// Starts logging as the settings say. A second call in a process changes nothing.
-pub fn start(settings: &Settings) {
-    // The settings' parser has tried the filter already.
-    let filter = EnvFilter::try_new(&settings.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
-    let started = match settings.log_format {
-        LogFormat::Json => logging.json().flatten_event(true).try_init(),
-        LogFormat::Text => logging.with_ansi(false).try_init(),
-    };
-    // It fails only when the process, a test's, has a logger already.
-    drop(started);
+pub fn start(settings: &Settings) -> Level {
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter_of(&settings.log_level))
+        .with_writer(std::io::stderr)
+        .with_target(true);
+    // Starting and changing fail only when the process, a test's, has a logger already.
+    match settings.log_format {
+        LogFormat::Json => {
+            let logging = logging.json().flatten_event(true).with_filter_reloading();
+            let handle = logging.reload_handle();
+            drop(logging.try_init());
+            Level(Box::new(move |filter| drop(handle.reload(filter))))
+        }
+        LogFormat::Text => {
+            let logging = logging.with_ansi(false).with_filter_reloading();
+            let handle = logging.reload_handle();
+            drop(logging.try_init());
+            Level(Box::new(move |filter| drop(handle.reload(filter))))
+        }
+    }
 }

@@ -145,7 +145,7 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
     let missing = "str_01a20f8b-416d-7279-a8b2-4cbd982452ac";
     let (one, one_schema) = (format!("/api/v1/streams/{stream}"), format!("/api/v1/schemas/{schema}"));
     let (versions, records) = (format!("{one_schema}/versions"), format!("{one}/records"));
-    let gone = format!("/api/v1/streams/{missing}");
+    let (gone, retire) = (format!("/api/v1/streams/{missing}"), format!("{versions}/9/retire"));
     let pause = json!({"status": "active"});
     // Bodies that change nothing: whoever is let in is told of their fault.
     let operations = [
@@ -165,6 +165,9 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
         ("GET", "/api/v1/api-keys", Value::Null, "A----"),
         ("DELETE", "/api/v1/api-keys/key_x", Value::Null, "A----"),
         ("GET", "/api/v1/config", Value::Null, "AO---"),
+        ("PATCH", "/api/v1/config", json!({"settings": {}}), "A----"),
+        ("PATCH", &one_schema, json!({"policy": ""}), "A-S--"),
+        ("POST", &retire, Value::Null, "A-S--"),
         ("GET", "/api/v1/audit-log", Value::Null, "A----"),
     ];
     let roles = [("admin", 'A'), ("operator", 'O'), ("schema_admin", 'S'), ("writer", 'W'), ("reader", 'R')];
@@ -320,4 +323,51 @@ fn tokens_let_in_by_their_role_on_both_ports() {
     let created = house.call(&admin, "POST", "/api/v1/schemas", &schema).1;
     let path = format!("/api/v1/audit-log?object_id={}", created["id"].as_str().expect("an id"));
     assert_eq!(house.call(&admin, "GET", &path, &Value::Null).1["entries"][0]["actor"], "jwt:ana");
+}
+
+#[test]
+fn settings_change_while_the_server_runs_all_or_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let key_file = dir.path().join("key.pem");
+    std::fs::write(&key_file, include_bytes!("../src/access/tokens/test_key_a.pub.pem")).expect("a file");
+    let key = key_file.to_str().expect("UTF-8");
+    let house = House::start(dir.path(), &[("jwt.public_key_path", key), ("jwt.issuer", "https://id.example")]);
+    let patch = |settings: Value| house.call(&house.admin, "PATCH", "/api/v1/config", &json!({"settings": settings}));
+    let (status, changed) = patch(json!({"log.level": "debug"}));
+    assert_eq!((status, &changed["settings"]["log.level"]["value"]), (200, &json!("debug")), "{changed}");
+    wait_for("a line at level debug", || {
+        house.call("ttd_live_x_y", "GET", "/api/v1/config", &Value::Null);
+        house.call("a.b.c", "GET", "/api/v1/config", &Value::Null);
+        house.server.log().contains("\"level\":\"DEBUG\"").then_some(())
+    });
+    for (settings, pointer) in [
+        (json!({"wal.quota_bytes": "1GiB"}), "/settings/wal.quota_bytes"),
+        (json!({"log.levle": "info"}), "/settings/log.levle"),
+        (json!({"log.level": "info", "jwt.public_key_path": "/nothing"}), "/settings"),
+        (json!({"log.level": ["info"]}), "/settings/log.level"),
+    ] {
+        let (status, problem) = patch(settings);
+        assert_eq!((status, problem["errors"][0]["pointer"].as_str()), (400, Some(pointer)), "{problem}");
+    }
+    let (_, now) = house.call(&house.admin, "GET", "/api/v1/config", &Value::Null);
+    assert_eq!(now["settings"]["log.level"]["value"], "debug", "a refused change changes nothing");
+
+    let claims =
+        json!({"iss": "https://id.example", "aud": "ttdust", "sub": "ana", "exp": 4_000_000_000_u64, "role": "admin"});
+    let ana = token(&claims);
+    let status = || house.call(&ana, "GET", "/api/v1/config", &Value::Null).0;
+    assert_eq!(status(), 200);
+    let hang_up = || {
+        let pid = rustix::process::Pid::from_raw(house.server.pid().cast_signed()).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
+    };
+    // A bad file is refused, and the old key stays.
+    std::fs::write(&key_file, "no key").expect("a file");
+    hang_up();
+    wait_for("the refusal", || house.server.log().contains("reload refused").then_some(()));
+    assert_eq!(status(), 200);
+    // Another key: what the old one signed is refused.
+    std::fs::write(&key_file, include_bytes!("../src/access/tokens/test_key_b.pub.pem")).expect("a file");
+    hang_up();
+    wait_for("the new key", || (status() == 401).then_some(()));
 }

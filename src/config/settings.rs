@@ -217,6 +217,10 @@ const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogF
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
+/// The settings that a running server takes over by SIGHUP or PATCH /api/v1/config.
+pub const RELOADABLE: &[&str] =
+    &["log.level", "auth.certificates", "jwt.public_key_path", "jwt.jwks_path", "jwt.issuer", "jwt.audience"];
+
 /// All settings, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
     setting!("bind_address", "0.0.0.0:8080", bind_address, t => parse::address(t), "where REST listens"),

@@ -8,15 +8,19 @@ use std::{io, sync::Arc};
 use rustls::ServerConfig;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 use ttdust_shards::message::ToShard;
 
 use crate::{
+    access::tokens::TokenKeyError,
     calendar::now_unix_micros,
-    config::{Config, TlsFiles},
+    config::{Config, ConfigError, Loaded, TlsFiles},
+    control::{Control, ControlError, Reload},
     link::ShardLink,
     metrics::ControlMetrics,
+    publish::Checks,
+    telemetry::Level,
     tls::{self, Identity, TlsError},
 };
 
@@ -31,6 +35,15 @@ pub(super) enum ReloadError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The keys of tokens.
+    #[error(transparent)]
+    Tokens(#[from] TokenKeyError),
+    /// The shards could not be told.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The thread that read the files is gone.
     #[error("the files were not read: {0}")]
     Thread(#[from] tokio::task::JoinError),
@@ -39,6 +52,8 @@ pub(super) enum ReloadError {
 /// Knows where everything that is reloaded goes.
 pub(super) struct Reloader {
     pub(super) config: Arc<Config>,
+    pub(super) control: Arc<Control>,
+    pub(super) level: Level,
     pub(super) link: ShardLink,
     pub(super) metrics: Arc<ControlMetrics>,
     /// The REST port's certificates; `None`: there is no TLS.
@@ -49,40 +64,63 @@ pub(super) struct Reloader {
 struct Prepared {
     /// `None`: there is no TLS.
     tls: Option<Identity>,
+    settings: Arc<Loaded>,
+    checks: Checks,
 }
 
 impl Reloader {
-    /// Reloads at each signal, for as long as the server runs.
-    pub(super) async fn run(self, mut signals: Signal) {
-        while signals.recv().await.is_some() {
-            self.reload().await;
-        }
-    }
-
-    /// Reads everything again and puts it in force, or logs why not.
-    async fn reload(&self) {
-        match self.prepare().await {
-            Ok(prepared) => {
-                self.apply(prepared).await;
-                self.metrics.reload_done("ok");
-                tracing::info!("reloaded");
-            }
-            Err(error) => {
-                self.metrics.reload_done("refused");
-                tracing::error!(%error, "reload refused: all stays as it was");
+    /// Reloads at each signal and each request, for as long as the server runs.
+    pub(super) async fn run(self, mut signals: Signal, mut asked: mpsc::Receiver<Reload>) {
+        loop {
+            tokio::select! {
+                Some(()) = signals.recv() => drop(self.reload(Vec::new()).await),
+                Some(Reload { changes, answer }) = asked.recv() => {
+                    // Whoever asked may be gone; it is done all the same.
+                    let _ = answer.send(self.reload(changes).await);
+                }
+                else => return,
             }
         }
     }
 
-    async fn prepare(&self) -> Result<Prepared, ReloadError> {
+    /// Reads everything again, with `changes` before all else, and puts it in force, or tells and logs why not.
+    async fn reload(&self, changes: Vec<(String, String)>) -> Result<Arc<Loaded>, String> {
+        let outcome = match self.prepare(changes).await {
+            Ok(prepared) => self.apply(prepared).await,
+            Err(error) => Err(error),
+        };
+        self.metrics.reload_done(if outcome.is_ok() { "ok" } else { "refused" });
+        match &outcome {
+            Ok(_) => tracing::info!("reloaded"),
+            Err(error) => tracing::error!(%error, "reload refused: all stays as it was"),
+        }
+        outcome.map_err(|error| error.to_string())
+    }
+
+    async fn prepare(&self, changes: Vec<(String, String)>) -> Result<Prepared, ReloadError> {
+        let current = self.control.settings();
+        let (settings, checks) = tokio::task::spawn_blocking(move || {
+            let newer = current.again(&changes)?;
+            let (settings, left) = current.with_reloadable(&newer);
+            if !left.is_empty() {
+                tracing::warn!(keys = ?left, "these settings were changed too, and need a restart");
+            }
+            let checks = Checks::load(&settings.settings)?;
+            Ok::<_, ReloadError>((Arc::new(settings), checks))
+        })
+        .await??;
         let tls = match &self.config.tls {
             None => None,
             Some(files) => Some(load_tls(files.clone()).await??),
         };
-        Ok(Prepared { tls })
+        Ok(Prepared { tls, settings, checks })
     }
 
-    async fn apply(&self, prepared: Prepared) {
+    /// Only the first step can fail, and it undoes itself then.
+    async fn apply(&self, prepared: Prepared) -> Result<Arc<Loaded>, ReloadError> {
+        self.control.set_checks(prepared.checks).await?;
+        self.level.set(&prepared.settings.settings.log_level);
+        self.control.set_settings(Arc::clone(&prepared.settings));
         if let (Some(identity), Some(rest)) = (prepared.tls, &self.rest_tls) {
             report(&identity, &self.metrics);
             rest.send_replace(identity.rest);
@@ -91,6 +129,7 @@ impl Reloader {
                 let _ = self.link.deliver(shard, ToShard::Tls(Arc::clone(&identity.grpc))).await;
             }
         }
+        Ok(prepared.settings)
     }
 }
 
