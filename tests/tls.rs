@@ -17,7 +17,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::TcpStream as Blocking,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     sync::Arc,
     time::Instant,
@@ -554,4 +554,57 @@ fn files_are_checked_before_they_are_taken() {
     assert!(written(&broken, &good.key_pem).contains("certificate 1 of 1 cannot be read"));
     assert!(written("", &good.key_pem).contains("BEGIN CERTIFICATE"));
     assert!(written(&"x".repeat((1 << 20) + 1), &good.key_pem).contains("bytes"));
+}
+
+#[test]
+fn the_name_in_a_client_certificate_is_a_credential_on_both_ports() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let ca = Authority::new("ours");
+    let files = Files::write(dir.path(), &ca.server(), &ca);
+    let holders = format!("{SPIFFE}=admin,reader.tests=reader:other");
+    let ca_file = files.ca.to_str().expect("UTF-8");
+    let more = [("auth.mode", "keys"), ("auth.certificates", &*holders), ("tls.client_ca_path", ca_file)];
+    let server = start(dir.path(), &files, &more);
+    let issue = |name: SanType, file: &str| {
+        let issued = ca.client(vec![name]);
+        let (cert, key) = (dir.path().join(format!("{file}.pem")), dir.path().join(format!("{file}.key")));
+        fs::write(&cert, &issued.cert_pem).expect("a file");
+        private(&key, &issued.key_pem);
+        (cert, key)
+    };
+    let dns = |name: &str| SanType::DnsName(name.try_into().expect("ASCII"));
+    let (admin, reader) = (issue(uri(SPIFFE), "admin"), issue(dns("reader.tests"), "reader"));
+    let unknown = issue(dns("nobody.tests"), "nobody");
+    let asked = |(cert, key): &(PathBuf, PathBuf), path: &str| {
+        let identity =
+            ["--cacert", ca_file, "--cert", cert.to_str().expect("UTF-8"), "--key", key.to_str().expect("UTF-8")];
+        curl_json(&server, &identity, path)
+    };
+    assert!(asked(&admin, "/api/v1/api-keys")["api_keys"].is_array());
+    assert_eq!(asked(&reader, "/api/v1/api-keys")["code"], "PERMISSION_DENIED");
+    assert_eq!(asked(&unknown, "/api/v1/api-keys")["code"], "UNAUTHENTICATED");
+
+    let identity =
+        ["--cacert", ca_file, "--cert", admin.0.to_str().expect("UTF-8"), "--key", admin.1.to_str().expect("UTF-8")];
+    let definition: Value = serde_json::from_str(include_str!("data/flights.schema.json")).expect("JSON");
+    create_stream(&server, "flights", &identity, &definition);
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights.jsonl.gz");
+    let (address, acked) = (Path::new(&server.grpc), dir.path().join("acked.ndjson"));
+    let produce = |(cert, key): &(PathBuf, PathBuf)| {
+        python::run("produce.py", &[address, Path::new("flights"), &sample, &acked, &files.ca, cert, key])
+    };
+    let refused = produce(&unknown);
+    assert!(
+        !refused.status.success() && python::said(&refused).contains("UNAUTHENTICATED"),
+        "{}",
+        python::said(&refused)
+    );
+    let refused = produce(&reader);
+    assert!(
+        !refused.status.success() && python::said(&refused).contains("PERMISSION_DENIED"),
+        "{}",
+        python::said(&refused)
+    );
+    let produced = produce(&admin);
+    assert!(produced.status.success(), "{}", python::said(&produced));
 }
