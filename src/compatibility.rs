@@ -159,7 +159,8 @@ pub struct Verdict {
 /// never on a thread that others wait for.
 #[must_use]
 pub fn check(mode: Mode, policy: Policy, history: &[(u32, &Value)], new: &Value) -> Verdict {
-    let held_against = if mode.is_transitive() { history } else { history.last_chunk::<1>().map_or(&[][..], |last| last) };
+    let held_against =
+        if mode.is_transitive() { history } else { history.last_chunk::<1>().map_or(&[][..], |last| last) };
     let mut verdict = Verdict { compatible: true, violations: Vec::new() };
     let mut work = WORK_MAX;
     // The newest first: what it breaks matters most, should there be too much to say.

@@ -38,7 +38,8 @@ impl Comparison {
         let is_unique = most <= 1 || narrow.flat.parts.iter().any(|part| part.plain.unique_items);
         if wanted.unique_items && !is_unique {
             let taken = "arrays with equal elements";
-            holds = self.refuse(narrow, "UNIQUE_ITEMS_ADDED", wide, "uniqueItems", taken, "leave \"uniqueItems\" out here");
+            holds =
+                self.refuse(narrow, "UNIQUE_ITEMS_ADDED", wide, "uniqueItems", taken, "leave \"uniqueItems\" out here");
         }
         if !holds && self.is_silent() {
             return false;
@@ -48,7 +49,14 @@ impl Comparison {
             && !self.contains_follows(narrow, contains, fewest)
         {
             let taken = "arrays in which no element was shown to fit \"contains\"";
-            holds = self.refuse(narrow, "CONTAINS_NOT_PROVED", wide, "contains", taken, "keep \"contains\", or leave it out");
+            holds = self.refuse(
+                narrow,
+                "CONTAINS_NOT_PROVED",
+                wide,
+                "contains",
+                taken,
+                "keep \"contains\", or leave it out",
+            );
         }
         holds
     }

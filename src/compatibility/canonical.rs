@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn what_differs_has_another() {
-        let texts = ["1", "2", "\"1\"", "1e300", "18446744073709551615", "18446744073709551616", "[]", "{}", "[1]", "[[1]]"];
+        let texts =
+            ["1", "2", "\"1\"", "1e300", "18446744073709551615", "18446744073709551616", "[]", "{}", "[1]", "[[1]]"];
         let mut seen: Vec<_> = texts.iter().map(|text| of(text)).collect();
         seen.push(of(r#"{"description":"a"}"#));
         seen.push(of(r#"{"description":"b"}"#));

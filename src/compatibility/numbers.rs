@@ -159,7 +159,9 @@ impl Range {
     /// Both ends, where they are closed integers.
     pub(super) fn integers(&self) -> Option<(i128, i128)> {
         match (self.lower?, self.upper?) {
-            (Bound { at: Num::Int(lower), open: false }, Bound { at: Num::Int(upper), open: false }) => Some((lower, upper)),
+            (Bound { at: Num::Int(lower), open: false }, Bound { at: Num::Int(upper), open: false }) => {
+                Some((lower, upper))
+            }
             _ => None,
         }
     }
@@ -167,7 +169,8 @@ impl Range {
     fn is_modest(&self) -> bool {
         let modest = |bound: Option<Bound>| {
             bound.is_some_and(|bound| {
-                bound.at.order(Num::Int(-FRACTIONAL_RANGE)).is_ge() && bound.at.order(Num::Int(FRACTIONAL_RANGE)).is_le()
+                bound.at.order(Num::Int(-FRACTIONAL_RANGE)).is_ge()
+                    && bound.at.order(Num::Int(FRACTIONAL_RANGE)).is_le()
             })
         };
         modest(self.lower) && modest(self.upper)

@@ -67,8 +67,9 @@ impl Comparison {
     /// The names that a `propertyNames` lists, if one does.
     fn listed_names(&mut self, flat: &Flat) -> Option<BTreeSet<Rc<str>>> {
         let names = Conjunction::of(&self.definitions, flat.parts.iter().map(|part| part.names));
-        let names = Flat::of(&self.definitions, &names);
-        let listed = names.parts.iter().filter_map(|part| part.plain.values.as_ref()).min_by_key(|listed| listed.len())?;
+        let names = Flat::of(&self.definitions, &names, types::STRING);
+        let listed =
+            names.parts.iter().filter_map(|part| part.plain.values.as_ref()).min_by_key(|listed| listed.len())?;
         Some(listed.values().filter_map(|name| name.as_str().map(Into::into)).collect())
     }
 
@@ -241,8 +242,12 @@ impl Comparison {
         }
         let mut holds = true;
         for set in 0..1_u32 << patterns.len() {
-            let matching: Vec<_> =
-                patterns.iter().enumerate().filter(|&(bit, _)| set >> bit & 1 == 1).map(|(_, pattern)| pattern).collect();
+            let matching: Vec<_> = patterns
+                .iter()
+                .enumerate()
+                .filter(|&(bit, _)| set >> bit & 1 == 1)
+                .map(|(_, pattern)| pattern)
+                .collect();
             let exists = name_patterns.iter().all(|pattern| matching.contains(&pattern)) && may_meet(&matching);
             if exists && !self.matched_follow(narrow, keywords, wide, &matching) {
                 holds = false;
@@ -257,7 +262,7 @@ impl Comparison {
     /// The patterns that all names match.
     fn name_patterns(&mut self, flat: &Flat) -> BTreeSet<Rc<str>> {
         let names = Conjunction::of(&self.definitions, flat.parts.iter().map(|part| part.names));
-        let names = Flat::of(&self.definitions, &names);
+        let names = Flat::of(&self.definitions, &names, types::STRING);
         names.parts.iter().filter_map(|part| part.plain.pattern.clone()).collect()
     }
 
@@ -311,13 +316,15 @@ impl Comparison {
     fn known_names_follow(&mut self, narrow: Narrow<'_>, names: &Conjunction, wanted: Id) -> bool {
         let is_closed = |part: &&Rc<Keywords>| self.definitions.resolve(part.others) == NOTHING;
         let Some(closed) = narrow.flat.parts.iter().find(is_closed).cloned() else { return false };
-        let declared = closed.properties.keys().all(|name| {
-            self.takes(wanted, &Value::from(&**name)) == Some(true) || self.is_absent(narrow.flat, name)
-        });
+        let declared = closed
+            .properties
+            .keys()
+            .all(|name| self.takes(wanted, &Value::from(&**name)) == Some(true) || self.is_absent(narrow.flat, name));
         declared
             && closed.patterns.keys().all(|pattern| {
                 let plain = Plain { types: types::STRING, pattern: Some(Rc::clone(pattern)), ..Plain::default() };
-                let matched = self.definitions.made(format!("like {pattern}"), Keywords { plain, ..Keywords::default() });
+                let matched =
+                    self.definitions.made(format!("like {pattern}"), Keywords { plain, ..Keywords::default() });
                 let names = names.and(&self.definitions, matched);
                 self.quietly_part_within(&names, narrow.at, wanted)
             })
@@ -375,7 +382,9 @@ mod tests {
         let meet = |a: &str, b: &str| may_meet(&[&a.into(), &b.into()]);
         assert!(!meet("^x-", "^y-"));
         assert!(!meet("^x-[a-z]+$", "^ya?"));
-        for (a, b) in [("^x", "^xy"), ("^x?", "^y"), ("^x|z", "^y"), ("x", "^y"), ("^x{0}", "^y"), ("^.x", "^y"), ("^", "^y")] {
+        for (a, b) in
+            [("^x", "^xy"), ("^x?", "^y"), ("^x|z", "^y"), ("x", "^y"), ("^x{0}", "^y"), ("^.x", "^y"), ("^", "^y")]
+        {
             assert!(meet(a, b), "{a} {b}");
         }
     }

@@ -156,12 +156,7 @@ impl<'a> Reader<'a, '_> {
         values.iter().enumerate().map(|(index, value)| self.number(value, format!("{pointer}/{index}"))).collect()
     }
 
-    fn named(
-        &mut self,
-        members: &'a Map<String, Value>,
-        keyword: &str,
-        pointer: &str,
-    ) -> Read<BTreeMap<Rc<str>, Id>> {
+    fn named(&mut self, members: &'a Map<String, Value>, keyword: &str, pointer: &str) -> Read<BTreeMap<Rc<str>, Id>> {
         let Some(value) = members.get(keyword) else { return Some(BTreeMap::new()) };
         let mut named = BTreeMap::new();
         for (name, value) in value.as_object()? {

@@ -28,7 +28,8 @@ pub(super) struct Finite {
 impl Comparison {
     /// The values that `narrow` takes of its type, if they are few and known.
     pub(super) fn finite(&mut self, narrow: Narrow<'_>) -> Option<Finite> {
-        let listed = narrow.flat.parts.iter().filter_map(|part| part.plain.values.as_ref()).min_by_key(|list| list.len());
+        let listed =
+            narrow.flat.parts.iter().filter_map(|part| part.plain.values.as_ref()).min_by_key(|list| list.len());
         let is_listed = listed.is_some();
         let candidates = match listed {
             Some(listed) => listed.values().filter(|value| type_of(value) == narrow.of_type).cloned().collect(),

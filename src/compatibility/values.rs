@@ -174,8 +174,10 @@ impl<'a> Question<'a> {
             return Some(false);
         }
         let pattern = plain.pattern.as_ref().map_or(Some(true), |pattern| self.assertions.matches(pattern, text));
-        let format =
-            plain.format.as_ref().map_or(Some(true), |format| self.assertions.holds(&json!({ "format": **format }), value));
+        let format = plain
+            .format
+            .as_ref()
+            .map_or(Some(true), |format| self.assertions.holds(&json!({ "format": **format }), value));
         let content = match &plain.content {
             (None, None) => Some(true),
             (Some(encoding), None) => self.assertions.holds(&json!({ "contentEncoding": **encoding }), value),

@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Pairs of a run, and records for each of them.
-const PAIRS: usize = 3000;
-const RECORDS: usize = 250;
+const PAIRS: usize = 2000;
+const RECORDS: usize = 200;
 
 const NAMES: [&str; 4] = ["a", "p", "q", "x-1"];
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
@@ -55,8 +55,10 @@ fn schema_without_reference(random: &mut Random, depth: usize) -> Value {
 }
 
 fn value(random: &mut Random) -> Value {
-    let values = [json!(null), json!(true), json!(0), json!(1), json!(1.0), json!(2), json!(0.5), json!(""), json!("a")];
-    let more = [json!("b"), json!("abc"), json!([]), json!([1]), json!({}), json!({ "a": 1 }), json!({ "a": "a", "p": null })];
+    let values =
+        [json!(null), json!(true), json!(0), json!(1), json!(1.0), json!(2), json!(0.5), json!(""), json!("a")];
+    let more =
+        [json!("b"), json!("abc"), json!([]), json!([1]), json!({}), json!({ "a": 1 }), json!({ "a": "a", "p": null })];
     random.pick(&[&values[..], &more[..]].concat()).clone()
 }
 
@@ -157,7 +159,10 @@ fn object(random: &mut Random, depth: usize) -> Value {
     let mut keywords = some(random, keywords);
     let rare = vec![
         ("patternProperties", json!({ *random.pick(&["^p", "^x-", "^a"]): schema(random, 0) })),
-        ("propertyNames", [json!({ "enum": ["a", "p"] }), string(random), json!({ "pattern": "^p" })][random.below(3)].clone()),
+        (
+            "propertyNames",
+            [json!({ "enum": ["a", "p"] }), string(random), json!({ "pattern": "^p" })][random.below(3)].clone(),
+        ),
         ("minProperties", json!(random.below(3))),
         ("maxProperties", json!(random.below(4))),
         ("dependencies", json!({ *random.pick(&NAMES): names(random) })),
@@ -220,7 +225,13 @@ fn changed(random: &mut Random, definition: &Value) -> Value {
     let mut changed = definition.clone();
     let mut all = Vec::new();
     places(definition, "", &mut all);
-    let at = random.pick(&all).clone();
+    // Half of the definitions are used by nobody; and what is deep inside shows seldom.
+    let mut at = random.pick(&all).clone();
+    for _ in 0..3 {
+        if at.starts_with("/definitions") || at.matches('/').count() > 4 {
+            at = random.pick(&all).clone();
+        }
+    }
     let place = changed.pointer_mut(&at).expect("the place was found in it");
     let is_free = at.is_empty() || at.ends_with("/r") || at.ends_with("/s");
     match random.below(8) {
@@ -235,11 +246,14 @@ fn changed(random: &mut Random, definition: &Value) -> Value {
 
 fn change_keyword(random: &mut Random, place: &mut Value) {
     let Some(members) = place.as_object_mut() else { return };
-    let keywords: Vec<_> = members.keys().filter(|name| !["$ref", "definitions"].contains(&name.as_str())).cloned().collect();
-    let more = [number(random), string(random), object(random, 0), array(random, 0), types(random)][random.below(5)].clone();
+    let keywords: Vec<_> =
+        members.keys().filter(|name| !["$ref", "definitions"].contains(&name.as_str())).cloned().collect();
+    let more =
+        [number(random), string(random), object(random, 0), array(random, 0), types(random)][random.below(5)].clone();
     let is_added = keywords.is_empty() || random.one_in(4);
     if is_added {
-        members.extend(more.as_object().into_iter().flatten().take(1).map(|(name, value)| (name.clone(), value.clone())));
+        members
+            .extend(more.as_object().into_iter().flatten().take(1).map(|(name, value)| (name.clone(), value.clone())));
         return;
     }
     let name = random.pick(&keywords);
@@ -289,14 +303,15 @@ fn hold_against_records(seed: u64, tally: &mut Tally) {
         let at = random.0;
         let old = definition(&mut random);
         let mut new = changed(&mut random, &old);
-        if random.one_in(3) {
+        for _ in 0..random.below(3) {
             new = changed(&mut random, &new);
         }
         let Some(mut judges) = Judges::new(&old, &new) else {
             tally.unusable += 1;
             continue;
         };
-        let verdicts = [Direction::Backward, Direction::Forward].map(|direction| verdict(Policy::Strict, direction, &old, &new));
+        let verdicts =
+            [Direction::Backward, Direction::Forward].map(|direction| verdict(Policy::Strict, direction, &old, &new));
         let mut records = Records::new(&old, &new, random.next());
         let found = judges.search(&mut records, RECORDS, [true; 2]);
         for (verdict, counterexample) in verdicts.iter().zip([found.backward, found.forward]) {
@@ -309,12 +324,7 @@ fn hold_against_records(seed: u64, tally: &mut Tally) {
                 (false, None) if verdict.violations.iter().all(|violation| violation.rule.ends_with(NOT_PROVED)) => {
                     tally.unproved += 1;
                 }
-                (false, None) => {
-                    if std::env::args().any(|a| a=="--nocapture") {
-                        println!("UNSHOWN\nold {old}\nnew {new}\n{:?}", verdict.violations);
-                    }
-                    tally.unshown += 1;
-                }
+                (false, None) => tally.unshown += 1,
             }
         }
         let same = check(Mode::Full, Policy::Strict, &[(1, &old)], &old);
@@ -328,10 +338,9 @@ fn no_record_speaks_against_a_proof() {
     for seed in seeds() {
         hold_against_records(seed, &mut tally);
     }
-    println!("{tally:?}");
     // The run itself must be worth something: definitions compile, and both verdicts occur and are shown.
     assert!(tally.unusable * 10 < PAIRS, "{tally:?}");
-    assert!(tally.compatible * 4 > PAIRS && tally.broken * 4 > PAIRS, "{tally:?}");
+    assert!(tally.compatible * 4 > PAIRS && tally.broken * 5 > PAIRS, "{tally:?}");
     assert!((tally.unshown + tally.unproved) * 4 < tally.broken, "{tally:?}");
 }
 

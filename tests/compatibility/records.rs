@@ -65,12 +65,19 @@ struct Words {
 
 impl Words {
     fn of(definitions: [&Value; 2]) -> Self {
-        let mut words = Self { names: vec!["extra".into(), "x-1".into()], values: Vec::new() };
+        let mut words = Self { names: vec!["extra".into(), "x-1".into(), "b".into()], values: Vec::new() };
         for definition in definitions {
             words.collect(definition);
         }
         let plain = [json!(null), json!(true), json!(0), json!(1), json!(1.0), json!(-1), json!(0.5), json!(1e300)];
-        words.values.extend(plain.into_iter().chain([json!(""), json!("a"), json!("zzzzzzzz"), json!([]), json!({})]));
+        words.values.extend(plain.into_iter().chain([
+            json!(""),
+            json!("a"),
+            json!("e30="),
+            json!("zzzzzzzz"),
+            json!([]),
+            json!({}),
+        ]));
         words.names.sort();
         words.names.dedup();
         words
@@ -280,7 +287,8 @@ impl<'a> Records<'a> {
     fn number(&mut self, keywords: &Map<String, Value>, is_integer: bool) -> Value {
         let bound = |name: &str| keywords.get(name).and_then(Value::as_f64);
         let low = bound("minimum").or(bound("exclusiveMinimum").map(|low| low + if is_integer { 1.0 } else { 0.25 }));
-        let high = bound("maximum").or(bound("exclusiveMaximum").map(|high| high - if is_integer { 1.0 } else { 0.25 }));
+        let high =
+            bound("maximum").or(bound("exclusiveMaximum").map(|high| high - if is_integer { 1.0 } else { 0.25 }));
         let mut number = match (low, high, self.random.below(4)) {
             (Some(low), _, 0) => low,
             (_, Some(high), 1) => high,
@@ -296,7 +304,11 @@ impl<'a> Records<'a> {
         if is_integer {
             number = number.round();
         }
-        if number.fract() == 0.0 && number.abs() < 9e15 && !self.random.one_in(6) { json!(number as i64) } else { json!(number) }
+        if number.fract() == 0.0 && number.abs() < 9e15 && !self.random.one_in(6) {
+            json!(number as i64)
+        } else {
+            json!(number)
+        }
     }
 
     fn string(&mut self, keywords: &Map<String, Value>) -> Value {
@@ -434,7 +446,8 @@ pub struct Counterexamples {
 impl Judges {
     /// `None`: one of them does not compile.
     pub fn new(old: &Value, new: &Value) -> Option<Self> {
-        let compile = |definition: &Value| CompiledSchema::compile(SchemaId::generate(), 1, &definition.to_string()).ok();
+        let compile =
+            |definition: &Value| CompiledSchema::compile(SchemaId::generate(), 1, &definition.to_string()).ok();
         Some(Self { schemas: [compile(old)?, compile(new)?], validator: Validator::default() })
     }
 
