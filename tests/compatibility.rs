@@ -152,6 +152,20 @@ fn hostile_definitions_end_in_a_verdict() {
     }
 }
 
+/// The bounds on work are not in the way of a definition of about the greatest size, be it compatible or not.
+#[test]
+fn a_large_definition_is_within_the_bounds() {
+    let closed = |count: usize, longer: usize| {
+        let members: Vec<_> =
+            (0..count).map(|i| format!(r#""p{i}":{{"type":["string","null"],"maxLength":{}}}"#, i + longer)).collect();
+        parsed(&format!(r#"{{"type":"object","properties":{{{}}},"additionalProperties":false}}"#, members.join(",")))
+    };
+    let (old, new) = (closed(12_000, 1), closed(12_001, 2));
+    assert!(verdict(Policy::Strict, Direction::Backward, &old, &new).compatible);
+    let forward = verdict(Policy::Strict, Direction::Forward, &old, &new);
+    assert!(forward.violations.iter().all(|violation| violation.rule == "MAX_LENGTH_LOWERED"), "{forward:?}");
+}
+
 /// What cannot be read is never taken as proved.
 #[test]
 fn what_is_not_understood_is_not_proved() {

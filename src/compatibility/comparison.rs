@@ -18,7 +18,7 @@ use super::{
 
 /// Steps that one call of [`super::check`] may take, before it says that it cannot decide. One to
 /// three seconds without optimisation; a definition of the greatest size with some changes takes less.
-pub(super) const WORK_MAX: usize = 200_000;
+pub(super) const WORK_MAX: usize = 300_000;
 
 /// Schemas that a single value goes through for one step.
 const VISITS_A_STEP: usize = 8;
