@@ -50,6 +50,9 @@ pub(super) struct Narrow<'a> {
     pub(super) at: &'a Rc<str>,
 }
 
+/// Whether some assertions of the wider side, which stand at the given number, follow.
+pub(super) type Check = fn(&mut Comparison, Narrow<'_>, &Keywords, Id) -> bool;
+
 /// What does not fit.
 pub(super) struct Fault<'a> {
     pub(super) rule: &'static str,
@@ -347,7 +350,7 @@ impl Comparison {
             ),
             Schema::Keywords(keywords) => {
                 let mut holds = true;
-                let checks: [fn(&mut Self, Narrow<'_>, &Keywords, Id) -> bool; 4] =
+                let checks: [Check; 4] =
                     [Self::kinds_follow, Self::contents_follow, Self::unions_follow, Self::negations_follow];
                 for check in checks {
                     holds &= check(self, narrow, &keywords, wide);

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, rc::Rc};
 use serde_json::Value;
 
 use super::{
-    comparison::{Comparison, Fault, Narrow},
+    comparison::{Check, Comparison, Fault, Narrow},
     conjunction::{Conjunction, Flat},
     definitions::{ALL, Id, Keywords, NOTHING, Plain, types},
     parse::step,
@@ -96,7 +96,7 @@ impl Comparison {
                 holds = self.refuse(narrow, "REQUIRED_ADDED", wide, "required", taken, "leave it out of \"required\"");
             }
         }
-        let checks: [fn(&mut Self, Narrow<'_>, &Keywords, Id) -> bool; 4] =
+        let checks: [Check; 4] =
             [Self::declared_follow, Self::others_follow, Self::names_follow, Self::dependencies_follow];
         for check in checks {
             if !holds && self.is_silent() {

@@ -63,7 +63,7 @@ fn verdicts_on_consecutive_versions_agree_with_records() {
     assert_eq!(steps.len(), 18);
     for (step, old, new) in &steps {
         let mut judges = Judges::new(old, new).unwrap_or_else(|| panic!("{step} does not compile"));
-        let mut records = Records::new(old, new, 0x77_696b_69);
+        let mut records = Records::new(old, new, 0x7769_6b69);
         let found = judges.search(&mut records, RECORDS, [true; 2]);
         let examples = [old, new].map(|definition| definition["examples"].as_array().cloned().unwrap_or_default());
         for (direction, counterexample) in [(Direction::Backward, found.backward), (Direction::Forward, found.forward)]

@@ -225,9 +225,9 @@ impl<'a> Records<'a> {
         ];
         let hinted: Vec<_> = hints.iter().filter(|(_, hinted)| *hinted).map(|(name, _)| *name).collect();
         if hinted.is_empty() || self.random.one_in(4) {
-            *self.random.pick(&["null", "boolean", "integer", "number", "string", "array", "object"])
+            self.random.pick::<&str>(&["null", "boolean", "integer", "number", "string", "array", "object"])
         } else {
-            *self.random.pick(&hinted)
+            self.random.pick::<&str>(&hinted)
         }
     }
 
