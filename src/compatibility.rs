@@ -9,8 +9,8 @@
 //!
 //! # How
 //!
-//! The narrower side is a conjunction of schemas ([`conjunction`]), the wider side is taken apart into its assertions, and each
-//! is proved by itself, for one JSON type at a time ([`comparison`]). Where an assertion does not follow from the conjunction
+//! The narrower side is a conjunction of schemas (`conjunction`), the wider side is taken apart into its assertions, and each
+//! is proved by itself, for one JSON type at a time (`comparison`). Where an assertion does not follow from the conjunction
 //! as it stands, the alternatives of the narrower side (`anyOf`, `oneOf`, `if`) are taken one by one. A question that is met
 //! again further down in the record counts as answered: this is induction over the size of the record, so it is allowed only
 //! for a part of the record that is smaller than the one that the question was first asked for.

@@ -130,8 +130,8 @@ pub(super) struct Flat {
 }
 
 impl Flat {
-    /// Takes `conjunction` apart.
-    pub(super) fn of(definitions: &Definitions, conjunction: &Conjunction) -> Self {
+    /// Takes `conjunction` apart, for the values of `of_types`.
+    pub(super) fn of(definitions: &Definitions, conjunction: &Conjunction, of_types: u8) -> Self {
         let mut flat = Self {
             parts: Vec::new(),
             choices: Vec::new(),
@@ -152,12 +152,13 @@ impl Flat {
                 flat.choose(id, &keywords, &conjunction.chosen, &mut waiting);
                 flat.parts.push(keywords);
             }
-            if waiting.is_empty() {
+            // What objects require says nothing of other values.
+            if waiting.is_empty() && of_types == types::OBJECT {
                 waiting.extend(flat.triggered(definitions).filter(|id| !met.contains(id)));
             }
         }
         flat.nothing |= flat.none.contains(&ALL);
-        flat.types = if flat.nothing { 0 } else { flat.types_taken(definitions) };
+        flat.types = if flat.nothing { 0 } else { of_types & flat.types_taken(definitions) };
         flat
     }
 
@@ -188,7 +189,7 @@ impl Flat {
         }
     }
 
-    /// The dependencies of members that must be there.
+    /// The dependencies of members that objects must have.
     fn triggered<'a>(&'a self, definitions: &'a Definitions) -> impl Iterator<Item = Id> + 'a {
         let dependencies = self.parts.iter().flat_map(|part| &part.dependencies);
         dependencies.filter(|(name, _)| self.requires(name)).map(|(_, &id)| definitions.resolve(id))

@@ -12,7 +12,7 @@ use super::{
 impl Comparison {
     /// See [`Comparison::is_empty_of`].
     pub(super) fn prove_empty(&mut self, narrow: &Conjunction, of_type: u8) -> bool {
-        let flat = Flat::of(&self.definitions, narrow);
+        let flat = Flat::of(&self.definitions, narrow, of_type);
         if flat.types & of_type == 0 {
             return true;
         }

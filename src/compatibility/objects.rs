@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, rc::Rc};
 use serde_json::Value;
 
 use super::{
-    comparison::{Comparison, Fault, Narrow},
+    comparison::{Check, Comparison, Fault, Narrow},
     conjunction::{Conjunction, Flat},
     definitions::{ALL, Id, Keywords, NOTHING, Plain, types},
     parse::step,
@@ -67,7 +67,7 @@ impl Comparison {
     /// The names that a `propertyNames` lists, if one does.
     fn listed_names(&mut self, flat: &Flat) -> Option<BTreeSet<Rc<str>>> {
         let names = Conjunction::of(&self.definitions, flat.parts.iter().map(|part| part.names));
-        let names = Flat::of(&self.definitions, &names);
+        let names = Flat::of(&self.definitions, &names, types::STRING);
         let listed =
             names.parts.iter().filter_map(|part| part.plain.values.as_ref()).min_by_key(|listed| listed.len())?;
         Some(listed.values().filter_map(|name| name.as_str().map(Into::into)).collect())
@@ -96,7 +96,7 @@ impl Comparison {
                 holds = self.refuse(narrow, "REQUIRED_ADDED", wide, "required", taken, "leave it out of \"required\"");
             }
         }
-        let checks: [fn(&mut Self, Narrow<'_>, &Keywords, Id) -> bool; 4] =
+        let checks: [Check; 4] =
             [Self::declared_follow, Self::others_follow, Self::names_follow, Self::dependencies_follow];
         for check in checks {
             if !holds && self.is_silent() {
@@ -262,7 +262,7 @@ impl Comparison {
     /// The patterns that all names match.
     fn name_patterns(&mut self, flat: &Flat) -> BTreeSet<Rc<str>> {
         let names = Conjunction::of(&self.definitions, flat.parts.iter().map(|part| part.names));
-        let names = Flat::of(&self.definitions, &names);
+        let names = Flat::of(&self.definitions, &names, types::STRING);
         names.parts.iter().filter_map(|part| part.plain.pattern.clone()).collect()
     }
 

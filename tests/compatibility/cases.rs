@@ -464,6 +464,13 @@ pub const STRICT: &[Case] = &[
         Fits,
     ),
     (
+        "dependency of what only objects require",
+        r#"{"required":["a"],"dependencies":{"a":{"type":"object"}}}"#,
+        r#"{"type":"object","required":["a"]}"#,
+        Breaks,
+        Fits,
+    ),
+    (
         "dependency of what is required",
         r#"{"type":"object","required":["a"],"dependencies":{"a":{"properties":{"p":{"type":"null"}},"required":["p"]}}}"#,
         r#"{"type":"object","properties":{"p":{"type":["null","string"]}},"required":["p"]}"#,
@@ -573,7 +580,7 @@ pub const STRICT: &[Case] = &[
         Breaks,
     ),
     ("what not excludes anyway", r#"{"type":"integer"}"#, r#"{"type":"integer","not":{"type":"string"}}"#, Fits, Fits),
-    ("twice not", r#"{"not":{"not":{"type":"string"}}}"#, r#"{"type":"string"}"#, Unproved, Fits),
+    ("twice not", r#"{"not":{"not":{"type":"string"}}}"#, r#"{"type":"string"}"#, Fits, Fits),
     (
         "if kept",
         r#"{"if":{"required":["a"]},"then":{"required":["p"]},"else":{"required":["q"]}}"#,

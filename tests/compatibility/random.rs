@@ -9,8 +9,8 @@ use crate::{
 };
 
 /// Pairs of a run, and records for each of them.
-const PAIRS: usize = 3000;
-const RECORDS: usize = 250;
+const PAIRS: usize = 2000;
+const RECORDS: usize = 200;
 
 const NAMES: [&str; 4] = ["a", "p", "q", "x-1"];
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
@@ -225,7 +225,13 @@ fn changed(random: &mut Random, definition: &Value) -> Value {
     let mut changed = definition.clone();
     let mut all = Vec::new();
     places(definition, "", &mut all);
-    let at = random.pick(&all).clone();
+    // Half of the definitions are used by nobody; and what is deep inside shows seldom.
+    let mut at = random.pick(&all).clone();
+    for _ in 0..3 {
+        if at.starts_with("/definitions") || at.matches('/').count() > 4 {
+            at = random.pick(&all).clone();
+        }
+    }
     let place = changed.pointer_mut(&at).expect("the place was found in it");
     let is_free = at.is_empty() || at.ends_with("/r") || at.ends_with("/s");
     match random.below(8) {
@@ -297,7 +303,7 @@ fn hold_against_records(seed: u64, tally: &mut Tally) {
         let at = random.0;
         let old = definition(&mut random);
         let mut new = changed(&mut random, &old);
-        if random.one_in(3) {
+        for _ in 0..random.below(3) {
             new = changed(&mut random, &new);
         }
         let Some(mut judges) = Judges::new(&old, &new) else {
@@ -318,12 +324,7 @@ fn hold_against_records(seed: u64, tally: &mut Tally) {
                 (false, None) if verdict.violations.iter().all(|violation| violation.rule.ends_with(NOT_PROVED)) => {
                     tally.unproved += 1;
                 }
-                (false, None) => {
-                    if std::env::args().any(|a| a == "--nocapture") {
-                        println!("UNSHOWN\nold {old}\nnew {new}\n{:?}", verdict.violations);
-                    }
-                    tally.unshown += 1;
-                }
+                (false, None) => tally.unshown += 1,
             }
         }
         let same = check(Mode::Full, Policy::Strict, &[(1, &old)], &old);
@@ -337,10 +338,9 @@ fn no_record_speaks_against_a_proof() {
     for seed in seeds() {
         hold_against_records(seed, &mut tally);
     }
-    println!("{tally:?}");
     // The run itself must be worth something: definitions compile, and both verdicts occur and are shown.
     assert!(tally.unusable * 10 < PAIRS, "{tally:?}");
-    assert!(tally.compatible * 4 > PAIRS && tally.broken * 4 > PAIRS, "{tally:?}");
+    assert!(tally.compatible * 4 > PAIRS && tally.broken * 5 > PAIRS, "{tally:?}");
     assert!((tally.unshown + tally.unproved) * 4 < tally.broken, "{tally:?}");
 }
 

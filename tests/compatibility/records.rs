@@ -65,12 +65,19 @@ struct Words {
 
 impl Words {
     fn of(definitions: [&Value; 2]) -> Self {
-        let mut words = Self { names: vec!["extra".into(), "x-1".into()], values: Vec::new() };
+        let mut words = Self { names: vec!["extra".into(), "x-1".into(), "b".into()], values: Vec::new() };
         for definition in definitions {
             words.collect(definition);
         }
         let plain = [json!(null), json!(true), json!(0), json!(1), json!(1.0), json!(-1), json!(0.5), json!(1e300)];
-        words.values.extend(plain.into_iter().chain([json!(""), json!("a"), json!("zzzzzzzz"), json!([]), json!({})]));
+        words.values.extend(plain.into_iter().chain([
+            json!(""),
+            json!("a"),
+            json!("e30="),
+            json!("zzzzzzzz"),
+            json!([]),
+            json!({}),
+        ]));
         words.names.sort();
         words.names.dedup();
         words
@@ -218,9 +225,9 @@ impl<'a> Records<'a> {
         ];
         let hinted: Vec<_> = hints.iter().filter(|(_, hinted)| *hinted).map(|(name, _)| *name).collect();
         if hinted.is_empty() || self.random.one_in(4) {
-            *self.random.pick(&["null", "boolean", "integer", "number", "string", "array", "object"])
+            self.random.pick::<&str>(&["null", "boolean", "integer", "number", "string", "array", "object"])
         } else {
-            *self.random.pick(&hinted)
+            self.random.pick::<&str>(&hinted)
         }
     }
 
