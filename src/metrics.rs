@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend};
 
-use crate::link::ShardLink;
+use crate::{catalog::PgFigures, link::ShardLink};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -54,6 +54,8 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
     info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
     info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
+    info("ttdust_pg_connections_active", "gauge", "", "connections to Postgres that a catalog call uses"),
+    info("ttdust_pg_query_latency_seconds", "histogram", "", "a catalog call to Postgres"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
     info("process_open_fds", "gauge", "", "open file descriptors"),
@@ -92,6 +94,7 @@ pub struct ControlMetrics {
     files: Counter,
     file_bytes: Counter,
     commit_retries: Counter,
+    postgres: PgFigures,
 }
 
 impl Default for ControlMetrics {
@@ -108,6 +111,7 @@ impl Default for ControlMetrics {
             files: Counter::default(),
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
+            postgres: PgFigures::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
@@ -140,6 +144,12 @@ impl ControlMetrics {
     pub fn files_committed(&self, files: u64, bytes: u64) {
         self.files.inc_by(files);
         self.file_bytes.inc_by(bytes);
+    }
+
+    /// Where the catalog counts what it asks of Postgres.
+    #[must_use]
+    pub fn postgres(&self) -> PgFigures {
+        self.postgres.clone()
     }
 
     /// A commit failed and is tried again.
@@ -186,6 +196,9 @@ impl ControlMetrics {
             meaning("storage_commit_retries_total"),
             self.commit_retries.clone(),
         );
+        registry.register("pg_connections_active", meaning("pg_connections_active"), self.postgres.active.clone());
+        let name = "pg_query_latency_seconds";
+        registry.register(name, meaning(name), self.postgres.latency.clone());
     }
 }
 

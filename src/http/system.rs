@@ -15,7 +15,7 @@ use crate::{
     metrics::TextFormat,
 };
 
-/// What is in force, by key. No setting of this version is a secret.
+/// What is in force, by key. Of a secret, no more is known here than whether there is one.
 pub(super) async fn config(State(app): State<Shared>, caller: Caller) -> Answer {
     require(&caller, Action::ReadConfig)?;
     let values = &app.control.config().loaded.values;
