@@ -7,20 +7,23 @@
 mod embedded;
 mod fingerprint;
 mod model;
+mod postgres;
 mod rules;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use ttdust_shards::ids::{SchemaId, StreamId};
 
-pub use embedded::{MigrationPlan, migrate, migration_plan};
 pub use fingerprint::canonical_fingerprint;
 pub use model::{
     ApiKey, AuditEntry, AuditFilter, Commit, Everything, FileTotals, Page, RememberedRequest, Retention, Schema,
     SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamStatus,
 };
+pub use postgres::PgFigures;
 
+use crate::config::{Config, PgOptions};
 use embedded::Embedded;
+use postgres::Postgres;
 
 /// Why the catalog did not do what was asked. Nothing was changed, unless it says `Unavailable`: then it may have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +62,7 @@ pub struct Catalog {
 #[derive(Debug, Clone)]
 enum Store {
     Embedded(Embedded),
+    Postgres(Postgres),
 }
 
 /// The same call on whichever store it is.
@@ -66,17 +70,94 @@ macro_rules! on_store {
     ($catalog:expr, $method:ident($($argument:expr),*)) => {
         match &$catalog.store {
             Store::Embedded(store) => store.$method($($argument),*).await,
+            Store::Postgres(store) => store.$method($($argument),*).await,
         }
     };
 }
 
-impl Catalog {
-    /// Opens the SQLite file at `path`, makes it if it is missing, and brings it to this version. Blocking.
+/// What `ttdust migrate` would do or did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationPlan {
+    /// The version of the catalog; 0: empty or missing.
+    pub from: usize,
+    /// The version of this program.
+    pub to: usize,
+    /// The names of the steps between.
+    pub steps: Vec<&'static str>,
+}
+
+/// Where a catalog lies.
+#[derive(Debug, Clone)]
+pub enum CatalogPlace {
+    /// In the SQLite file at this path.
+    Embedded(PathBuf),
+    /// In this Postgres.
+    Postgres(Box<PgOptions>),
+}
+
+impl CatalogPlace {
+    /// Where the configuration puts it.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        match &config.postgres {
+            None => Self::Embedded(config.catalog_path()),
+            Some(options) => Self::Postgres(Box::new(options.clone())),
+        }
+    }
+
+    /// What [`Self::migrate`] would do. Changes nothing.
     ///
     /// # Errors
-    /// The file cannot be opened, is damaged, or was written by a newer version.
-    pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { store: Store::Embedded(Embedded::open(path)?) })
+    /// The catalog cannot be read or is newer than this program.
+    pub async fn migration_plan(&self) -> Result<MigrationPlan> {
+        match self {
+            Self::Embedded(path) => embedded::migration_plan(path),
+            Self::Postgres(options) => postgres::migration_plan(options).await,
+        }
+    }
+
+    /// Brings the catalog to this version, as opening it does.
+    ///
+    /// # Errors
+    /// The catalog cannot be changed or is newer than this program.
+    pub async fn migrate(&self) -> Result<MigrationPlan> {
+        match self {
+            Self::Embedded(path) => embedded::migrate(path),
+            Self::Postgres(options) => postgres::migrate(options).await,
+        }
+    }
+}
+
+impl std::fmt::Display for CatalogPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedded(path) => write!(f, "SQLite {}", path.display()),
+            Self::Postgres(options) => write!(f, "Postgres {}:{}/{}", options.host, options.port, options.database),
+        }
+    }
+}
+
+impl Catalog {
+    /// Opens the catalog at `place`, makes it if it is missing, and brings it to this version. A file is opened at once,
+    /// blocking; `figures` count what Postgres is asked.
+    ///
+    /// # Errors
+    /// It cannot be reached or opened, is damaged, or was written by a newer version.
+    pub async fn open(place: &CatalogPlace, figures: PgFigures) -> Result<Self> {
+        let store = match place {
+            CatalogPlace::Embedded(path) => Store::Embedded(Embedded::open(path)?),
+            CatalogPlace::Postgres(options) => Store::Postgres(Postgres::connect(options, figures).await?),
+        };
+        Ok(Self { store })
+    }
+
+    /// Which store it is, for people.
+    #[must_use]
+    pub fn store_name(&self) -> &str {
+        match &self.store {
+            Store::Embedded(_) => "SQLite",
+            Store::Postgres(store) => store.place(),
+        }
     }
 
     /// Whether it answers.

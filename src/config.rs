@@ -14,9 +14,9 @@ mod settings;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
-pub use resolve::{AuthMode, Config, TlsFiles, usable_cores};
+pub use resolve::{AuthMode, Config, PgOptions, TlsFiles, usable_cores};
 pub use settings::{
-    AuthChoice, CertificateHolder, ClientAuth, LogFormat, Pin, RELOADABLE, SETTINGS, Setting, Settings,
+    AuthChoice, CertificateHolder, ClientAuth, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret, Setting, Settings,
 };
 
 /// Where a setting's value comes from.
@@ -91,6 +91,9 @@ pub enum ConfigError {
     Conflict(String),
 }
 
+/// What stands for a secret.
+const HIDDEN: &str = "***";
+
 /// Everything that settings are read from.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -115,7 +118,7 @@ impl Sources {
 pub struct Loaded {
     /// The values, parsed.
     pub settings: Settings,
-    /// Text and origin of each row of [`SETTINGS`], in its order.
+    /// Text and origin of each row of [`SETTINGS`], in its order; of a secret, only whether there is one.
     pub values: Vec<(String, Origin)>,
     /// Where they were read from, to be read again.
     pub sources: Sources,
@@ -184,13 +187,12 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     for setting in SETTINGS {
         let (value, origin, name) =
             chosen.remove(setting.key).unwrap_or_else(|| (setting.default.into(), Origin::Default, setting.key.into()));
-        (setting.set)(&mut settings, &value).map_err(|reason| ConfigError::Value {
-            name,
-            value: value.clone(),
-            origin: origin.name(),
-            reason,
-        })?;
-        values.push((value, origin));
+        let parsed = (setting.set)(&mut settings, &value);
+        let shown = if setting.secret && !value.is_empty() { HIDDEN.to_owned() } else { value };
+        if let Err(reason) = parsed {
+            return Err(ConfigError::Value { name, value: shown, origin: origin.name(), reason });
+        }
+        values.push((shown, origin));
     }
     Ok(Loaded { settings, values, sources: sources.clone() })
 }
@@ -311,12 +313,21 @@ mod tests {
 
     #[test]
     fn settings_of_later_parts_are_refused_by_name() {
-        for name in ["TTDUST_PG_HOST", "TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT"] {
+        for name in ["TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT"] {
             assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
         }
         let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];
         assert!(matches!(from("", &otel, &[]), Err(ConfigError::NotAvailable { .. })));
-        assert!(matches!(from("[pg]\nhost = \"db\"", &[], &[]), Err(ConfigError::NotAvailable { .. })));
+        assert!(matches!(from("[redis]\nurl = \"db\"", &[], &[]), Err(ConfigError::NotAvailable { .. })));
+    }
+
+    #[test]
+    fn a_secret_is_used_and_never_shown() {
+        let loaded = from("", &[("TTDUST_PG_PASSWORD", "s3cret")], &[("pg.host", "db")]).expect("valid");
+        assert_eq!(loaded.settings.pg_password.reveal(), "s3cret");
+        assert!(!format!("{loaded:?}").contains("s3cret"));
+        let shown = show(&loaded);
+        assert!(!shown.contains("s3cret") && shown.contains("# pg.password"), "{shown}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use ttdust::{
     calendar,
-    catalog::{migrate, migration_plan},
+    catalog::CatalogPlace,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
     demo, metrics, serve, telemetry, tls, wal,
@@ -207,14 +207,17 @@ fn run(command: Command) -> Outcome {
 }
 
 fn migrate_catalog(config: &Config, dry_run: bool) -> Outcome {
-    let path = config.catalog_path();
+    let place = CatalogPlace::of(config);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let plan = if dry_run {
-        migration_plan(&path)?
+        runtime.block_on(place.migration_plan())?
     } else {
-        let _locked = DataDir::lock(&config.settings().data_dir)?;
-        migrate(&path)?
+        // A file has one user at a time; Postgres sees to it by itself.
+        let locked = matches!(place, CatalogPlace::Embedded(_)).then(|| DataDir::lock(&config.settings().data_dir));
+        let _locked = locked.transpose()?;
+        runtime.block_on(place.migrate())?
     };
     let done = if dry_run { "would run" } else { "ran" };
-    println!("{}: version {} of {}; {done} {:?}", path.display(), plan.from, plan.to, plan.steps);
+    println!("{place}: version {} of {}; {done} {:?}", plan.from, plan.to, plan.steps);
     Ok(())
 }

@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend, tls::HandshakeOutcome};
 
-use crate::link::ShardLink;
+use crate::{catalog::PgFigures, link::ShardLink};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -68,6 +68,8 @@ const CONTROL_METRICS: &[MetricInfo] = &[
         "when the server's certificate ends, in Unix time",
     ),
     info("ttdust_reloads_total", "counter", "result", "reloads by SIGHUP"),
+    info("ttdust_pg_connections_active", "gauge", "", "connections to Postgres that a catalog call uses"),
+    info("ttdust_pg_query_latency_seconds", "histogram", "", "a catalog call to Postgres"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
     info("process_open_fds", "gauge", "", "open file descriptors"),
@@ -108,6 +110,7 @@ pub struct ControlMetrics {
     commit_retries: Counter,
     reloads: Family<Labels, Counter>,
     tls: Arc<tls::TlsNumbers>,
+    postgres: PgFigures,
 }
 
 impl Default for ControlMetrics {
@@ -126,6 +129,7 @@ impl Default for ControlMetrics {
             commit_retries: Counter::default(),
             reloads: Family::default(),
             tls: Arc::default(),
+            postgres: PgFigures::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
@@ -159,6 +163,12 @@ impl ControlMetrics {
     pub fn files_committed(&self, files: u64, bytes: u64) {
         self.files.inc_by(files);
         self.file_bytes.inc_by(bytes);
+    }
+
+    /// Where the catalog counts what it asks of Postgres.
+    #[must_use]
+    pub fn postgres(&self) -> PgFigures {
+        self.postgres.clone()
     }
 
     /// A commit failed and is tried again.
@@ -221,6 +231,9 @@ impl ControlMetrics {
             self.commit_retries.clone(),
         );
         registry.register("reloads", meaning("reloads_total"), self.reloads.clone());
+        registry.register("pg_connections_active", meaning("pg_connections_active"), self.postgres.active.clone());
+        let name = "pg_query_latency_seconds";
+        registry.register(name, meaning(name), self.postgres.latency.clone());
     }
 }
 

@@ -31,7 +31,7 @@ use ttdust_shards::{
 
 use crate::{
     access::tokens::TokenKeyError,
-    catalog::{Catalog, CatalogError},
+    catalog::{Catalog, CatalogError, CatalogPlace},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
     data_dir::{DataDir, DataDirError},
@@ -146,7 +146,8 @@ impl Base {
         if cleaned > 0 {
             tracing::info!(files = cleaned, "removed staged files of an earlier run; their rows are in the log");
         }
-        let catalog = Catalog::open(&config.catalog_path())?;
+        let metrics = Arc::<ControlMetrics>::default();
+        let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
         let objects = LocalObjects::open(config.objects_dir())?;
         let workers = Workers::start(settings.query_workers, settings.query_queue, &config.control_cores)
             .map_err(system("cannot start the workers"))?;
@@ -155,7 +156,7 @@ impl Base {
         let checks = Checks::load(settings)?;
         let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, checks));
         publisher.advance().await?;
-        Ok(Self { catalog, objects, workers, publisher, metrics: Arc::default() })
+        Ok(Self { catalog, objects, workers, publisher, metrics })
     }
 
     /// Recovers the logs and starts the shards.

@@ -6,6 +6,10 @@ mod audit;
 mod files;
 #[path = "catalog/keys.rs"]
 mod keys;
+#[path = "catalog/migrations.rs"]
+mod migrations;
+#[path = "server/postgres.rs"]
+mod postgres;
 #[path = "catalog/schemas.rs"]
 mod schemas;
 #[path = "catalog/store.rs"]
@@ -16,11 +20,19 @@ mod streams;
 /// Makes a test of each rule for each store. A rule that is not in the list is dead code, which is an error.
 macro_rules! suite {
     ($($group:ident: $($rule:ident),+;)+) => {
-        mod sqlite {
+        mod on_sqlite {
             $(mod $group {
                 $(#[test]
                 fn $rule() {
-                    crate::store::run(async { crate::$group::$rule(crate::store::Place::sqlite()).await });
+                    crate::store::run(crate::$group::$rule(crate::store::Place::sqlite()));
+                })+
+            })+
+        }
+        mod on_postgres {
+            $(mod $group {
+                $(#[test]
+                fn $rule() {
+                    crate::store::run(crate::$group::$rule(crate::store::Place::postgres()));
                 })+
             })+
         }
@@ -58,5 +70,10 @@ suite! {
         lines_are_listed_newest_first_and_filtered,
         what_the_caller_says_of_the_object_is_kept,
         the_first_answer_to_a_request_is_the_one_that_is_remembered,
-        old_answers_are_forgotten;
+        old_answers_are_forgotten,
+        the_log_only_grows;
+    migrations:
+        a_plan_changes_nothing_and_a_second_run_has_nothing_to_do,
+        a_catalog_of_a_newer_program_is_refused,
+        two_that_begin_at_once_make_one_catalog;
 }

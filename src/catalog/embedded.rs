@@ -25,7 +25,7 @@ use super::{
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
-pub use migrations::{MigrationPlan, migrate, migration_plan};
+pub(super) use migrations::{migrate, migration_plan};
 
 /// Calls that wait for the catalog's thread at most.
 const QUEUE: usize = 256;

@@ -21,6 +21,10 @@ pub fn reference() -> String {
 pub fn show(loaded: &Loaded) -> String {
     let mut text = String::new();
     for (setting, (value, origin)) in SETTINGS.iter().zip(&loaded.values) {
+        if setting.secret && !value.is_empty() {
+            let _ = writeln!(text, "# {} is set and not shown  # {}", setting.key, origin.name());
+            continue;
+        }
         let value = toml::Value::String(value.clone());
         let _ = writeln!(text, "{} = {value}  # {}", setting.key, origin.name());
     }

@@ -1,11 +1,11 @@
 //! Settings → what the parts are told: cores, shares of the totals, authentication. Each check says what to change.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 use ttdust_shards::config::{BufferConfig, EngineConfig, WalConfig};
 
-use super::{AuthChoice, ClientAuth, ConfigError, Loaded, Settings};
+use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,31 @@ pub struct TlsFiles {
     pub clients: Option<(PathBuf, bool)>,
 }
 
+/// Where the catalog is, if it is in Postgres, and how to get there.
+#[derive(Debug, Clone)]
+pub struct PgOptions {
+    /// A name, an address, or the directory of a socket.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+    /// The database.
+    pub database: String,
+    /// Who to log in as.
+    pub user: String,
+    /// Empty: none.
+    pub password: Secret,
+    /// Whether connections are encrypted.
+    pub tls: PgTls,
+    /// PEM certificates that vouch for the server's.
+    pub ca_path: Option<PathBuf>,
+    /// Open connections at most.
+    pub pool_size: usize,
+    /// What a call may take.
+    pub statement_timeout: Duration,
+    /// What opening a connection may take.
+    pub connect_timeout: Duration,
+}
+
 /// The configuration that the server runs on.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -38,6 +63,8 @@ pub struct Config {
     pub auth: AuthMode,
     /// `None`: plain text on both ports.
     pub tls: Option<TlsFiles>,
+    /// The Postgres of the catalog; `None`: it is in SQLite, at [`Config::catalog_path`].
+    pub postgres: Option<PgOptions>,
     /// What the shards are told.
     pub engine: EngineConfig,
 }
@@ -69,7 +96,14 @@ impl Config {
                 "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
             );
         }
-        Ok(Self { control_cores, auth: authentication(settings)?, tls: tls_files(settings)?, engine, loaded })
+        Ok(Self {
+            control_cores,
+            auth: authentication(settings)?,
+            tls: tls_files(settings)?,
+            postgres: postgres(&loaded)?,
+            engine,
+            loaded,
+        })
     }
 
     /// The settings.
@@ -257,6 +291,37 @@ fn tls_files(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
     }
 }
 
+fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
+    let settings = &loaded.settings;
+    if settings.pg_host.is_empty() {
+        let keys = super::SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("pg."));
+        return match keys.into_iter().find(|&key| key != "pg.host" && loaded.is_set(key)) {
+            None => Ok(None),
+            Some(key) => conflict(format!(
+                "{key} is set without pg.host, so the catalog would be in SQLite: set pg.host, or unset {key}"
+            )),
+        };
+    }
+    if settings.pg_tls == PgTls::Require && settings.pg_ca_path.is_none() {
+        return conflict(
+            "pg.tls = require needs the certificates that vouch for the server's: set pg.ca_path, or pg.tls = prefer"
+                .into(),
+        );
+    }
+    Ok(Some(PgOptions {
+        host: settings.pg_host.clone(),
+        port: settings.pg_port,
+        database: settings.pg_database.clone(),
+        user: settings.pg_user.clone(),
+        password: settings.pg_password.clone(),
+        tls: settings.pg_tls,
+        ca_path: settings.pg_ca_path.clone(),
+        pool_size: settings.pg_pool_size,
+        statement_timeout: settings.pg_statement_timeout,
+        connect_timeout: settings.pg_connect_timeout,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +376,16 @@ mod tests {
         ] {
             assert!(matches!(resolve(flags, &[0, 1]), Err(ConfigError::Conflict(_))), "{flags:?}");
         }
+    }
+
+    #[test]
+    fn the_catalog_is_in_postgres_only_where_a_host_is_set() {
+        let postgres = |flags: &[(&str, &str)]| resolve(flags, &[0]).map(|config| config.postgres);
+        assert!(postgres(&[]).expect("valid").is_none());
+        let options = postgres(&[("pg.host", "db"), ("pg.password", "x")]).expect("valid").expect("Postgres");
+        assert_eq!((options.host.as_str(), options.port, options.tls), ("db", 5432, PgTls::Prefer));
+        assert!(matches!(postgres(&[("pg.user", "u")]), Err(ConfigError::Conflict(_))));
+        assert!(matches!(postgres(&[("pg.host", "db"), ("pg.tls", "require")]), Err(ConfigError::Conflict(_))));
     }
 
     #[test]

@@ -37,6 +37,35 @@ pub enum ClientAuth {
     Required,
 }
 
+/// Whether connections to Postgres are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PgTls {
+    /// Never.
+    Disable,
+    /// If the server can; without `pg.ca_path`, to a server of any certificate.
+    Prefer,
+    /// Always, and only to a server whose certificate `pg.ca_path` vouches for.
+    Require,
+}
+
+/// A text that no output may show.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(pub(super) String);
+
+impl Secret {
+    /// The text, for whoever has to hand it on.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// A stream that is kept on a shard of choice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pin {
@@ -104,6 +133,16 @@ pub struct Settings {
     pub limit_http_connections: usize,
     pub query_workers: usize,
     pub query_queue: usize,
+    pub pg_host: String,
+    pub pg_port: u16,
+    pub pg_database: String,
+    pub pg_user: String,
+    pub pg_password: Secret,
+    pub pg_tls: PgTls,
+    pub pg_ca_path: Option<PathBuf>,
+    pub pg_pool_size: usize,
+    pub pg_statement_timeout: Duration,
+    pub pg_connect_timeout: Duration,
 }
 
 impl Settings {
@@ -154,6 +193,16 @@ impl Settings {
             limit_http_connections: 0,
             query_workers: 0,
             query_queue: 0,
+            pg_host: String::new(),
+            pg_port: 0,
+            pg_database: String::new(),
+            pg_user: String::new(),
+            pg_password: Secret::default(),
+            pg_tls: PgTls::Disable,
+            pg_ca_path: None,
+            pg_pool_size: 0,
+            pg_statement_timeout: Duration::ZERO,
+            pg_connect_timeout: Duration::ZERO,
         }
     }
 }
@@ -167,6 +216,8 @@ pub struct Setting {
     pub default: &'static str,
     /// What it means, in one line.
     pub meaning: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
     pub(super) set: fn(&mut Settings, &str) -> Result<(), String>,
 }
 
@@ -185,7 +236,7 @@ pub(super) fn variable_of(key: &str) -> String {
 /// The part that a variable belongs to, if it is one that this version does not have.
 pub(super) fn later_part(variable: &str) -> Option<&'static str> {
     let name = variable.strip_prefix("TTDUST_")?;
-    [("PG_", "the Postgres catalog"), ("REDIS_", "Redis"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
+    [("REDIS_", "Redis"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
         .iter()
         .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
@@ -201,7 +252,10 @@ fn usize_of(bytes: u64) -> usize {
 
 macro_rules! setting {
     ($key:literal, $default:literal, $field:ident, $text:ident => $parse:expr, $meaning:literal) => {
-        Setting { key: $key, default: $default, meaning: $meaning, set: |s, $text| put(&mut s.$field, $parse) }
+        setting!($key, $default, $field, $text => $parse, $meaning, secret: false)
+    };
+    ($key:literal, $default:literal, $field:ident, $text:ident => $parse:expr, $meaning:literal, secret: $secret:literal) => {
+        Setting { key: $key, default: $default, meaning: $meaning, secret: $secret, set: |s, $text| put(&mut s.$field, $parse) }
     };
 }
 
@@ -214,6 +268,7 @@ const CLIENT_AUTH: &[(&str, Option<ClientAuth>)] = &[
     ("required", Some(ClientAuth::Required)),
 ];
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
+const PG_TLS: &[(&str, PgTls)] = &[("disable", PgTls::Disable), ("prefer", PgTls::Prefer), ("require", PgTls::Require)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 
@@ -266,6 +321,16 @@ pub const SETTINGS: &[Setting] = &[
     setting!("limits.http_connections", "1024", limit_http_connections, t => parse::number(t, 1, 100_000), "open REST connections"),
     setting!("query.workers", "2", query_workers, t => parse::number(t, 1, 256), "threads that run queries and compile schemas, on the control cores"),
     setting!("query.queue", "64", query_queue, t => parse::number(t, 1, 65_536), "queries that wait for a worker before more are refused"),
+    setting!("pg.host", "", pg_host, t => Ok(t.to_owned()), "the Postgres (15 or newer) that holds the catalog: a name, an address, or the directory of its socket; not set: SQLite under data_dir"),
+    setting!("pg.port", "5432", pg_port, t => parse::number(t, 1, u16::MAX), "its port"),
+    setting!("pg.database", "ttdust", pg_database, t => Ok(t.to_owned()), "the database"),
+    setting!("pg.user", "ttdust", pg_user, t => Ok(t.to_owned()), "who to log in as"),
+    setting!("pg.password", "", pg_password, t => Ok(Secret(t.to_owned())), "with which password; never shown", secret: true),
+    setting!("pg.tls", "prefer", pg_tls, t => parse::choice(t, PG_TLS), "disable, prefer, or require: only to a server whose certificate pg.ca_path vouches for"),
+    setting!("pg.ca_path", "", pg_ca_path, t => parse::path_or_none(t), "PEM certificates that vouch for the server's; without it, prefer takes any certificate"),
+    setting!("pg.pool_size", "8", pg_pool_size, t => parse::number(t, 1, 1000), "open connections to Postgres at most"),
+    setting!("pg.statement_timeout_ms", "10000", pg_statement_timeout, t => parse::number(t, 10, 3_600_000).map(Duration::from_millis), "a catalog call that takes longer fails"),
+    setting!("pg.connect_timeout_ms", "3000", pg_connect_timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "a connection that takes longer to open fails"),
 ];
 
 fn level(text: &str) -> Result<String, String> {

@@ -39,7 +39,7 @@ impl Control {
     /// Asks every part.
     pub async fn readiness(&self) -> Readiness {
         let (catalog, objects, shards) = tokio::join!(
-            timed(async { self.parts.catalog.ping().await.map_err(|e| e.to_string()) }),
+            self.check_catalog(),
             timed(self.check_objects()),
             join_all(self.parts.link.shards().map(|shard| self.check_shard(shard))),
         );
@@ -58,6 +58,14 @@ impl Control {
             components.insert("server".into(), Component { up: false, latency_ms: 0.0, detail });
         }
         Readiness { ready: components.values().all(|component| component.up), components }
+    }
+
+    async fn check_catalog(&self) -> Component {
+        let catalog = &self.parts.catalog;
+        let component = timed(async { catalog.ping().await.map_err(|e| e.to_string()) }).await;
+        // Which one it is, while there is nothing worse to say.
+        let detail = if component.up { catalog.store_name().to_owned() } else { component.detail };
+        Component { detail, ..component }
     }
 
     async fn check_objects(&self) -> Result<(), String> {

@@ -141,3 +141,13 @@ pub async fn old_answers_are_forgotten(place: Place) {
     assert!(catalog.remembered_request("key_1".into(), "c".into()).await.expect("asked").is_some());
     assert_eq!(catalog.forget_requests_before(3).await, Ok(0));
 }
+
+pub async fn the_log_only_grows(place: Place) {
+    let catalog = place.open().await;
+    catalog.create_key(key("key_1"), line("x")).await.expect("created");
+    for sql in ["UPDATE audit_log SET actor = 'nobody'", "DELETE FROM audit_log"] {
+        let refused = place.execute(sql).await.expect_err(sql);
+        assert!(refused.contains("the audit log only grows"), "{refused}");
+    }
+    assert_eq!(actions(&catalog).await, ["x"]);
+}

@@ -1,14 +1,19 @@
 //! Where a catalog of a test lies, and the objects that tests put into it.
 
 use ttdust::catalog::{
-    AuditEntry, Catalog, Page, Retention, Schema, SchemaVersion, Stream, StreamStatus, canonical_fingerprint,
+    AuditEntry, Catalog, CatalogPlace, Page, PgFigures, Retention, Schema, SchemaVersion, Stream, StreamStatus,
+    canonical_fingerprint,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
+
+use crate::postgres::Database;
 
 /// An empty catalog of its own, gone with the test.
 pub enum Place {
     /// A file.
     Sqlite(tempfile::TempDir),
+    /// A database of a real server.
+    Postgres(Database),
 }
 
 impl Place {
@@ -16,20 +21,31 @@ impl Place {
         Self::Sqlite(tempfile::tempdir().expect("a temporary directory"))
     }
 
-    /// A handle of its own, as another process would have it.
-    pub async fn open(&self) -> Catalog {
+    pub fn postgres() -> Self {
+        Self::Postgres(Database::fresh())
+    }
+
+    /// What a configuration would say of it.
+    pub fn place(&self) -> CatalogPlace {
         match self {
-            Self::Sqlite(dir) => Catalog::open(&dir.path().join("catalog.sqlite")).expect("a catalog"),
+            Self::Sqlite(dir) => CatalogPlace::Embedded(dir.path().join("catalog.sqlite")),
+            Self::Postgres(database) => CatalogPlace::Postgres(Box::new(database.options())),
         }
     }
 
+    /// A handle of its own, as another process would have it.
+    pub async fn open(&self) -> Catalog {
+        Catalog::open(&self.place(), PgFigures::default()).await.expect("a catalog")
+    }
+
     /// Runs SQL on it, behind the catalog's back.
-    pub async fn execute(&self, sql: &str) {
+    pub async fn execute(&self, sql: &str) -> Result<(), String> {
         match self {
             Self::Sqlite(dir) => {
                 let connection = rusqlite::Connection::open(dir.path().join("catalog.sqlite")).expect("the file");
-                connection.execute_batch(sql).expect("done");
+                connection.execute_batch(sql).map_err(|error| error.to_string())
             }
+            Self::Postgres(database) => database.execute(sql).await.map_err(|error| format!("{error:?}")),
         }
     }
 }

@@ -185,7 +185,7 @@ pub async fn ten_thousand_streams_are_read_at_once(place: Place) {
             first.id
         );
     }
-    place.execute(&(sql + "COMMIT;")).await;
+    place.execute(&(sql + "COMMIT;")).await.expect("rows");
     let start = Instant::now();
     let read = catalog.everything().await.expect("everything");
     let elapsed = start.elapsed();

@@ -1,0 +1,349 @@
+//! Connections to Postgres: at most so many, each used by one call at a time, and given up at the first sign of trouble.
+//!
+//! Invariant: while Postgres is down nobody waits for it. Calls fail at once; one task tries to connect, ever more seldom, and
+//! ends the outage for all. A call that was cut short takes its connection with it: nobody knows what is still under way there.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time,
+};
+use tokio_postgres::{Client, Config, NoTls, config::SslMode};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{migrations, reason_of, tls};
+use crate::{
+    catalog::{CatalogError, CatalogPlace, Result},
+    config::{PgOptions, PgTls},
+};
+
+/// Calls that wait for a connection at most.
+const WAITING: usize = 256;
+/// The server ends a statement that takes too long by itself; one that does not answer even then is as good as down.
+const GRACE: Duration = Duration::from_secs(1);
+/// A new index on a large table takes its time; a server that was stopped meanwhile never answers.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// What metrics show of the pool.
+#[derive(Debug, Clone)]
+pub struct PgFigures {
+    /// Connections that a call uses.
+    pub active: Gauge,
+    /// Seconds of one catalog call.
+    pub latency: Histogram,
+}
+
+impl Default for PgFigures {
+    fn default() -> Self {
+        Self { active: Gauge::default(), latency: Histogram::new(SECONDS) }
+    }
+}
+
+/// A handle, cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    connector: Connector,
+    permits: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    idle: Mutex<Vec<Client>>,
+    /// Why it is down; `None`: it is up.
+    down: Mutex<Option<String>>,
+    /// Whether this process has seen the database at its version.
+    migrated: AtomicBool,
+    figures: PgFigures,
+    call_timeout: Duration,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("place", &self.connector.place).finish_non_exhaustive()
+    }
+}
+
+/// How to open a connection.
+pub(super) struct Connector {
+    config: Config,
+    tls: Option<MakeRustlsConnect>,
+    timeout: Duration,
+    /// For people.
+    pub(super) place: String,
+}
+
+impl Connector {
+    /// # Errors
+    /// `Unavailable`: the certificates of `pg.ca_path` cannot be used.
+    pub(super) fn new(options: &PgOptions) -> Result<Self> {
+        let mut config = Config::new();
+        config
+            .host(&options.host)
+            .port(options.port)
+            .dbname(&options.database)
+            .user(&options.user)
+            .application_name("ttdust")
+            .options(format!("-c statement_timeout={}", options.statement_timeout.as_millis()))
+            // A peer that vanished without a word is noticed, be there a call or not.
+            .tcp_user_timeout(options.statement_timeout + GRACE)
+            .keepalives_idle(Duration::from_secs(30));
+        if !options.password.reveal().is_empty() {
+            config.password(options.password.reveal());
+        }
+        // A socket of this machine needs no encryption, and the protocol has none for it.
+        let tls = if options.host.starts_with('/') { PgTls::Disable } else { options.tls };
+        config.ssl_mode(match tls {
+            PgTls::Disable => SslMode::Disable,
+            PgTls::Prefer => SslMode::Prefer,
+            PgTls::Require => SslMode::Require,
+        });
+        let tls = (tls != PgTls::Disable).then(|| tls::connector(options.ca_path.as_deref())).transpose()?;
+        let place = CatalogPlace::Postgres(Box::new(options.clone())).to_string();
+        Ok(Self { config, tls, timeout: options.connect_timeout, place })
+    }
+
+    /// Opens a connection, and runs it on a task of its own.
+    pub(super) async fn connect(&self) -> Result<Client> {
+        let opening = async {
+            // Two types, for a connection with TLS and one without.
+            match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    // How it ends, the next call on it is told.
+                    drop(tokio::spawn(connection));
+                    Ok(client)
+                }
+                None => {
+                    let (client, connection) = self.config.connect(NoTls).await?;
+                    drop(tokio::spawn(connection));
+                    Ok(client)
+                }
+            }
+        };
+        let failed = |reason: String| CatalogError::Unavailable(format!("cannot connect to {}: {reason}", self.place));
+        match time::timeout(self.timeout, Box::pin(opening)).await {
+            Ok(opened) => opened.map_err(|error: tokio_postgres::Error| failed(reason_of(&error))),
+            Err(_) => Err(failed(format!("no answer in {} ms", self.timeout.as_millis()))),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can panic while one is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pool {
+    /// A pool without a connection yet.
+    ///
+    /// # Errors
+    /// `Unavailable`: the certificates of `pg.ca_path` cannot be used.
+    pub(super) fn new(options: &PgOptions, figures: PgFigures) -> Result<Self> {
+        Ok(Self(Arc::new(Shared {
+            connector: Connector::new(options)?,
+            permits: Arc::new(Semaphore::new(options.pool_size)),
+            waiting: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            down: Mutex::default(),
+            migrated: AtomicBool::new(false),
+            figures,
+            call_timeout: options.statement_timeout + GRACE,
+        })))
+    }
+
+    /// Where it leads, for people.
+    pub(super) fn place(&self) -> &str {
+        &self.0.connector.place
+    }
+
+    /// Opens the first connection and brings the database to this version.
+    ///
+    /// # Errors
+    /// `Unavailable`: the pool is down then, and tries on; `Corrupt`: the database is newer than this program.
+    pub(super) async fn begin(&self) -> Result<()> {
+        match self.0.ready_connection().await {
+            Ok(client) => {
+                locked(&self.0.idle).push(client);
+                Ok(())
+            }
+            Err(error) => {
+                if let CatalogError::Unavailable(reason) = &error {
+                    self.0.went_down(reason.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Runs `operation` on a connection that nobody else has.
+    ///
+    /// # Errors
+    /// Those of `operation`; `Unavailable`: there is no connection, or no answer.
+    pub(super) async fn call<T>(
+        &self,
+        operation: impl for<'c> FnOnce(&'c mut Client) -> BoxFuture<'c, Result<T>>,
+    ) -> Result<T> {
+        let mut lease = self.lease().await?;
+        let began = Instant::now();
+        let outcome = time::timeout(self.0.call_timeout, operation(lease.client())).await;
+        self.0.figures.latency.observe(began.elapsed().as_secs_f64());
+        match outcome {
+            Ok(outcome) => {
+                lease.give_back();
+                outcome
+            }
+            Err(_) => {
+                let reason = format!("{}: no answer in {} ms", self.0.connector.place, self.0.call_timeout.as_millis());
+                self.0.went_down(reason.clone());
+                Err(CatalogError::Unavailable(reason))
+            }
+        }
+    }
+
+    async fn lease(&self) -> Result<Lease> {
+        self.0.check_up()?;
+        let permit = self.permit().await?;
+        // It may have gone down meanwhile.
+        self.0.check_up()?;
+        let idle = || locked(&self.0.idle).pop();
+        let client = loop {
+            match idle() {
+                Some(client) if client.is_closed() => {}
+                Some(client) => break client,
+                None => {
+                    break self.0.ready_connection().await.inspect_err(|error| self.0.went_down(error.to_string()))?;
+                }
+            }
+        };
+        self.0.figures.active.inc();
+        Ok(Lease { client: Some(client), shared: Arc::clone(&self.0), _permit: permit })
+    }
+
+    async fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+        let before = self.0.waiting.fetch_add(1, Relaxed);
+        let _waiting = Waiting(&self.0.waiting);
+        let busy = |what: &str| CatalogError::Unavailable(format!("{}: {what}", self.0.connector.place));
+        if before >= WAITING {
+            return Err(busy("too many calls wait for a connection"));
+        }
+        match time::timeout(self.0.call_timeout, Arc::clone(&self.0.permits).acquire_owned()).await {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+            Err(_) => Err(busy("every connection is in use: raise pg.pool_size")),
+        }
+    }
+}
+
+impl Shared {
+    fn check_up(&self) -> Result<()> {
+        match &*locked(&self.down) {
+            None => Ok(()),
+            Some(reason) => Err(CatalogError::Unavailable(reason.clone())),
+        }
+    }
+
+    /// A connection to a database of this version.
+    async fn ready_connection(&self) -> Result<Client> {
+        let mut client = self.connector.connect().await?;
+        if !self.migrated.load(Relaxed) {
+            let applied = time::timeout(MIGRATION_TIMEOUT, migrations::apply(&mut client)).await;
+            let plan = applied.map_err(|_| CatalogError::Unavailable("its migration does not end".into()))??;
+            if !plan.steps.is_empty() {
+                tracing::info!(from = plan.from, to = plan.to, steps = ?plan.steps, "catalog migrated");
+            }
+            self.migrated.store(true, Relaxed);
+        }
+        Ok(client)
+    }
+
+    /// Refuses calls from here on, and begins to try.
+    fn went_down(self: &Arc<Self>, reason: String) {
+        if locked(&self.down).replace(reason.clone()).is_some() {
+            return;
+        }
+        locked(&self.idle).clear();
+        tracing::warn!(%reason, "the catalog is down; records are taken, changes are refused until it is back");
+        tokio::spawn(recover(Arc::downgrade(self)));
+    }
+}
+
+/// Ends an outage. Ends itself with the pool.
+async fn recover(pool: Weak<Shared>) {
+    let began = Instant::now();
+    let mut pause = PAUSE_MIN;
+    loop {
+        time::sleep(with_jitter(pause)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        let Some(shared) = pool.upgrade() else { return };
+        match shared.ready_connection().await {
+            Ok(client) => {
+                locked(&shared.idle).push(client);
+                *locked(&shared.down) = None;
+                tracing::info!(seconds = began.elapsed().as_secs(), "the catalog is back");
+                return;
+            }
+            Err(error) => *locked(&shared.down) = Some(error.to_string()),
+        }
+    }
+}
+
+/// From half of `pause` to all of it, so that nodes that lost the same server do not come back as one.
+fn with_jitter(pause: Duration) -> Duration {
+    let part = (uuid::Uuid::new_v4().as_u128() & 0xffff) as u32;
+    pause / 2 + pause / 2 * part / 0x1_0000
+}
+
+/// A connection in use.
+struct Lease {
+    /// `None` once it is given back.
+    client: Option<Client>,
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    fn client(&mut self) -> &mut Client {
+        self.client.as_mut().expect("it is given back last")
+    }
+
+    /// Its call came to its end, good or bad.
+    fn give_back(mut self) {
+        if let Some(client) = self.client.take().filter(|client| !client.is_closed()) {
+            locked(&self.shared.idle).push(client);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.figures.active.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_spread_and_bounded() {
+        let pauses: Vec<_> = (0..100).map(|_| with_jitter(PAUSE_MAX)).collect();
+        assert!(pauses.iter().all(|pause| (PAUSE_MAX / 2..=PAUSE_MAX).contains(pause)), "{pauses:?}");
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+    }
+}

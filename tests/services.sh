@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The services that tests need, of their own and thrown away afterwards.
+#
+#   tests/services.sh start     starts what is not running yet
+#   eval "$(tests/services.sh env)"     tells this shell where they are
+#   tests/services.sh stop      ends them, and what they hold
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+state=target/services
+mkdir -p "$state"
+
+# Postgres refuses to run as root.
+unprivileged() {
+    if [ "$(id -u)" -ne 0 ]; then
+        "$@"
+    elif id -u postgres >/dev/null 2>&1; then
+        "$(command -v runuser || echo /usr/sbin/runuser)" -u postgres -- "$@"
+    else
+        "$(command -v runuser || echo /usr/sbin/runuser)" -u nobody -- "$@"
+    fi
+}
+
+postgres_programs() {
+    local dir
+    dir=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+    [ -n "$dir" ] || dir=$(dirname "$(command -v initdb || true)")
+    if [ ! -x "$dir/initdb" ]; then
+        echo "tests/services.sh: no initdb: install Debian's package postgresql" >&2
+        exit 1
+    fi
+    echo "$dir"
+}
+
+start_postgres() {
+    local programs dir
+    programs=$(postgres_programs)
+    # Not under target: the path of a socket is short, and another user must be able to go there.
+    dir=$(unprivileged mktemp -d "${TMPDIR:-/tmp}/ttdust-postgres.XXXXXX")
+    echo "$dir" >"$state/postgres"
+    # No sync: what it holds need not outlive the machine.
+    (
+        cd /
+        unprivileged "$programs/initdb" --pgdata "$dir/data" --username ttdust --auth trust --encoding UTF8 \
+            --locale C.UTF-8 --no-sync >"$OLDPWD/$state/postgres.log"
+        unprivileged "$programs/pg_ctl" --pgdata "$dir/data" --log "$dir/log" --wait --timeout 60 start --options \
+            "-c listen_addresses='' -c unix_socket_directories='$dir' -c fsync=off -c max_connections=400" \
+            >>"$OLDPWD/$state/postgres.log"
+    ) || { cat "$state/postgres.log" "$dir/log" >&2 2>/dev/null; exit 1; }
+}
+
+postgres_runs() {
+    [ -f "$state/postgres" ] && (cd / && unprivileged "$(postgres_programs)/pg_ctl" --pgdata \
+        "$(cat "$OLDPWD/$state/postgres")/data" status) >/dev/null 2>&1
+}
+
+stop_postgres() {
+    local dir
+    [ -f "$state/postgres" ] || return 0
+    dir=$(cat "$state/postgres")
+    if postgres_runs; then
+        (cd / && unprivileged "$(postgres_programs)/pg_ctl" --pgdata "$dir/data" --mode immediate --wait stop) >/dev/null
+    fi
+    rm -rf "$dir" "$state/postgres"
+}
+
+case "${1:-}" in
+    start)
+        postgres_runs || { stop_postgres; start_postgres; }
+        ;;
+    env)
+        postgres_runs || { echo "tests/services.sh: not running: tests/services.sh start" >&2; exit 1; }
+        echo "export TTDUST_TEST_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
+        ;;
+    stop)
+        stop_postgres
+        ;;
+    *)
+        echo "usage: tests/services.sh start | env | stop" >&2
+        exit 2
+        ;;
+esac
