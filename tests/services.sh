@@ -64,16 +64,40 @@ stop_postgres() {
     rm -rf "$dir" "$state/postgres"
 }
 
+start_redis() {
+    local port
+    command -v redis-server >/dev/null || {
+        echo "tests/services.sh: no redis-server: install Debian's package redis-server" >&2
+        exit 1
+    }
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --daemonize yes \
+        --pidfile "$PWD/$state/redis.pid" --logfile "$PWD/$state/redis.log" >/dev/null
+    echo "127.0.0.1:$port" >"$state/redis"
+}
+
+redis_runs() {
+    [ -f "$state/redis.pid" ] && kill -0 "$(cat "$state/redis.pid")" 2>/dev/null
+}
+
+stop_redis() {
+    if redis_runs; then kill "$(cat "$state/redis.pid")"; fi
+    rm -f "$state/redis" "$state/redis.pid"
+}
+
 case "${1:-}" in
     start)
         postgres_runs || { stop_postgres; start_postgres; }
+        redis_runs || { stop_redis; start_redis; }
         ;;
     env)
-        postgres_runs || { echo "tests/services.sh: not running: tests/services.sh start" >&2; exit 1; }
+        postgres_runs && redis_runs || { echo "tests/services.sh: not running: tests/services.sh start" >&2; exit 1; }
         echo "export TTDUST_TEST_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
+        echo "export TTDUST_TEST_REDIS='$(cat "$state/redis")'"
         ;;
     stop)
         stop_postgres
+        stop_redis
         ;;
     *)
         echo "usage: tests/services.sh start | env | stop" >&2
