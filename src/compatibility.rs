@@ -223,9 +223,9 @@ mod tests {
 
     #[test]
     fn a_verdict_is_bounded() {
-        let names: Vec<_> = (0..300).map(|i| format!("p{i}")).collect();
-        let old = json!({ "type": "object" });
-        let new = json!({ "type": "object", "required": names });
+        let members =
+            |of: &str| (0..300).map(|i| (format!("p{i}"), json!({ "type": of }))).collect::<serde_json::Map<_, _>>();
+        let (old, new) = (json!({ "properties": members("string") }), json!({ "properties": members("null") }));
         let verdict = check(Mode::Backward, Policy::Strict, &[(1, &old)], &new);
         assert!(!verdict.compatible);
         assert_eq!(verdict.violations.len(), VIOLATIONS_MAX);

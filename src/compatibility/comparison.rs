@@ -87,7 +87,7 @@ pub(super) struct Comparison {
     /// Above 0: nothing is reported.
     silent: usize,
     faults: Vec<Violation>,
-    known_faults: HashSet<(&'static str, String, String)>,
+    known_faults: HashSet<(&'static str, String, String, String)>,
 }
 
 impl Comparison {
@@ -153,7 +153,7 @@ impl Comparison {
             return true;
         }
         let flat = Flat::of(&self.definitions, narrow, types::ALL);
-        self.work = self.work.saturating_sub(flat.parts.len());
+        self.spend(flat.parts.len());
         let allowed = types_of(&self.definitions, wide, 0);
         let refused: u8 =
             types::each(flat.types & !allowed).filter(|&of_type| !self.is_empty_of(narrow, of_type)).sum();
@@ -237,6 +237,11 @@ impl Comparison {
         empty
     }
 
+    /// Takes steps of the work that are not worth stopping for.
+    pub(super) fn spend(&mut self, steps: usize) {
+        self.work = self.work.saturating_sub(steps);
+    }
+
     /// Takes one step of the work.
     pub(super) fn step(&mut self) -> bool {
         self.exhausted |= self.work == 0;
@@ -293,7 +298,7 @@ impl Comparison {
 
     fn prove_within(&mut self, narrow: &Conjunction, at: &Rc<str>, of_type: u8, wide: Id) -> bool {
         let flat = Flat::of(&self.definitions, narrow, of_type);
-        self.work = self.work.saturating_sub(flat.parts.len());
+        self.spend(flat.parts.len());
         if flat.types & of_type == 0 {
             return true;
         }
@@ -331,7 +336,8 @@ impl Comparison {
     pub(super) fn takes(&mut self, schema: Id, value: &Value) -> Option<bool> {
         let mut question = Question::new(&self.definitions, &mut self.assertions);
         let taken = question.takes(schema, value);
-        self.work = self.work.saturating_sub(question.visits() / VISITS_A_STEP);
+        let visits = question.visits();
+        self.spend(visits / VISITS_A_STEP);
         taken
     }
 
@@ -517,7 +523,7 @@ impl Comparison {
         if self.silent > 0 || self.faults.len() >= VIOLATIONS_MAX {
             return;
         }
-        let key = (fault.rule, fault.narrow_at.to_owned(), fault.wide_at.clone());
+        let key = (fault.rule, fault.narrow_at.to_owned(), fault.wide_at.clone(), fault.taken.clone());
         if !self.known_faults.insert(key) {
             return;
         }

@@ -14,6 +14,9 @@ use super::{
     parse::step,
 };
 
+/// The most names in a reason.
+const NAMES_SHOWN: usize = 5;
+
 /// The most patterns whose sets are gone through.
 const PATTERNS_MAX: usize = 6;
 
@@ -87,14 +90,13 @@ impl Comparison {
     /// All keywords of objects.
     pub(super) fn objects_follow(&mut self, narrow: Narrow<'_>, keywords: &Keywords, wide: Id) -> bool {
         let mut holds = self.counts_follow(narrow, &keywords.plain, wide);
-        for name in &keywords.plain.required {
-            if !self.step() || (!holds && self.is_silent()) {
-                return false;
-            }
-            if !narrow.flat.requires(name) {
-                let taken = format!("objects without {name:?}");
-                holds = self.refuse(narrow, "REQUIRED_ADDED", wide, "required", taken, "leave it out of \"required\"");
-            }
+        self.spend(keywords.plain.required.len());
+        let missing: Vec<_> = keywords.plain.required.iter().filter(|name| !narrow.flat.requires(name)).collect();
+        if !missing.is_empty() {
+            let shown: Vec<_> = missing.iter().take(NAMES_SHOWN).map(|name| format!("{name:?}")).collect();
+            let more = if missing.len() > shown.len() { " and others" } else { "" };
+            let taken = format!("objects without {}{more}", shown.join(", "));
+            holds = self.refuse(narrow, "REQUIRED_ADDED", wide, "required", taken, "leave it out of \"required\"");
         }
         let checks: [Check; 4] =
             [Self::declared_follow, Self::others_follow, Self::names_follow, Self::dependencies_follow];
