@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
 };
 
 use ttdust_shards::{
@@ -49,6 +52,7 @@ pub struct Publisher {
     homes: Homes,
     auth: AuthMode,
     current: RwLock<Arc<CatalogSnapshot>>,
+    generation: AtomicI64,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
 }
 
@@ -56,7 +60,15 @@ impl Publisher {
     /// With an empty snapshot in force.
     #[must_use]
     pub fn new(catalog: Catalog, workers: Workers, homes: Homes, auth: AuthMode) -> Self {
-        Self { catalog, workers, homes, auth, current: RwLock::default(), compiled: Mutex::default() }
+        Self {
+            catalog,
+            workers,
+            homes,
+            auth,
+            current: RwLock::default(),
+            generation: AtomicI64::new(0),
+            compiled: Mutex::default(),
+        }
     }
 
     /// The snapshot in force.
@@ -66,19 +78,34 @@ impl Publisher {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The generation of the catalog that the snapshot in force is of.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        self.generation.load(Relaxed)
+    }
+
     /// Reads the catalog and puts a new snapshot in force. Calls must not overlap.
     ///
     /// # Errors
     /// See [`PublishError`]; the old one stays in force.
     pub async fn advance(&self) -> Result<Arc<CatalogSnapshot>, PublishError> {
         let everything = self.catalog.everything().await?;
+        self.put_in_force(&everything).await
+    }
+
+    /// Puts a snapshot of `everything` in force. Calls must not overlap.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the old one stays in force.
+    pub async fn put_in_force(&self, everything: &Everything) -> Result<Arc<CatalogSnapshot>, PublishError> {
         let mut schemas = HashMap::new();
         for version in &everything.schemas {
             schemas.insert(version.schema, self.compiled(version).await?);
         }
         let version = self.current().version + 1;
         let next =
-            Arc::new(CatalogSnapshot::new(version, self.access(&everything), self.entries(&everything, &schemas)?));
+            Arc::new(CatalogSnapshot::new(version, self.access(everything), self.entries(everything, &schemas)?));
+        self.generation.store(everything.generation, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
         Ok(next)

@@ -28,11 +28,11 @@ use ttdust_shards::{
 };
 
 use crate::{
-    catalog::{Catalog, CatalogError, CatalogPlace},
+    catalog::{Catalog, CatalogError, CatalogPlace, Known},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
     data_dir::{DataDir, DataDirError},
-    flush::Flusher,
+    flush::{Flusher, Takeover},
     http::{self, App, ConnectionLimits},
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
@@ -126,6 +126,7 @@ struct Base {
     workers: Workers,
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
+    known: Known,
 }
 
 impl Base {
@@ -143,14 +144,20 @@ impl Base {
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
         let homes = Homes::new(&settings.pins, shards);
         let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth));
-        publisher.advance().await?;
-        Ok(Self { catalog, objects, workers, publisher, metrics })
+        let known = catalog.last_known().await?;
+        if known.mirrored {
+            tracing::warn!(
+                "the catalog cannot be reached: starting from its mirror; changes are refused until it is back"
+            );
+        }
+        publisher.put_in_force(&known.everything).await?;
+        Ok(Self { catalog, objects, workers, publisher, metrics, known })
     }
 
     /// Recovers the logs and starts the shards.
     async fn start_engine(&self, config: &Config) -> Result<(Arc<Engine>, mpsc::Receiver<Message>), ServeError> {
         let (to_control, inbox) = mpsc::channel(INBOX);
-        let streams = self.catalog.everything().await?.streams;
+        let streams = &self.known.everything.streams;
         let flushed_through: HashMap<_, _> =
             streams.iter().filter(|s| s.flushed_through > 0).map(|s| (s.id, s.flushed_through)).collect();
         let start = EngineStart {
@@ -190,10 +197,18 @@ impl Server {
             Arc::clone(&base.publisher),
             Arc::clone(&base.metrics),
         ));
-        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
+        let (takeover, pending) = match &base.known {
+            Known { mirrored: false, .. } => (Takeover::not_needed(), None),
+            Known { everything, .. } => {
+                let (takeover, pending) = Takeover::needed(&everything.streams);
+                (takeover, Some(pending))
+            }
+        };
+        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics), takeover);
         let (inbox, ended) = Inbox::new(link.clone(), flusher, Arc::clone(&queries));
         tokio::spawn(inbox.run(messages));
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
+        let shared = base.catalog.is_shared();
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
             catalog: base.catalog,
@@ -207,6 +222,10 @@ impl Server {
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition);
         let deletions = Arc::clone(&control);
         tokio::spawn(async move { deletions.resume_deletions().await });
+        if shared {
+            let follower = Arc::clone(&control);
+            tokio::spawn(async move { follower.follow_catalog(pending).await });
+        }
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }

@@ -13,6 +13,12 @@ use crate::process::DEADLINE;
 
 /// Sends a request and returns status and body.
 pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let (status, _, body) = exchange(address, method, path, body);
+    (status, body)
+}
+
+/// Sends a request and returns status, head and body.
+pub fn exchange(address: &str, method: &str, path: &str, body: &str) -> (u16, String, Value) {
     let mut socket = TcpStream::connect(address).expect("connected");
     socket.set_read_timeout(Some(DEADLINE)).expect("a socket");
     let head = format!(
@@ -24,7 +30,7 @@ pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value)
     socket.read_to_string(&mut answer).expect("an answer");
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    (status, serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+    (status, head.to_owned(), serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
 }
 
 /// Creates a schema and a stream of this name; returns the stream's id.
