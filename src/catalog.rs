@@ -6,6 +6,7 @@
 
 mod embedded;
 mod fingerprint;
+mod mirror;
 mod model;
 mod postgres;
 mod rules;
@@ -91,8 +92,13 @@ pub struct MigrationPlan {
 pub enum CatalogPlace {
     /// In the SQLite file at this path.
     Embedded(PathBuf),
-    /// In this Postgres.
-    Postgres(Box<PgOptions>),
+    /// In Postgres.
+    Postgres {
+        /// How to get there.
+        options: Box<PgOptions>,
+        /// The file in which this node keeps what it needs to go on without it.
+        mirror: PathBuf,
+    },
 }
 
 impl CatalogPlace {
@@ -101,7 +107,9 @@ impl CatalogPlace {
     pub fn of(config: &Config) -> Self {
         match &config.postgres {
             None => Self::Embedded(config.catalog_path()),
-            Some(options) => Self::Postgres(Box::new(options.clone())),
+            Some(options) => {
+                Self::Postgres { options: Box::new(options.clone()), mirror: config.catalog_mirror_path() }
+            }
         }
     }
 
@@ -112,7 +120,7 @@ impl CatalogPlace {
     pub async fn migration_plan(&self) -> Result<MigrationPlan> {
         match self {
             Self::Embedded(path) => embedded::migration_plan(path),
-            Self::Postgres(options) => postgres::migration_plan(options).await,
+            Self::Postgres { options, .. } => postgres::migration_plan(options).await,
         }
     }
 
@@ -123,7 +131,7 @@ impl CatalogPlace {
     pub async fn migrate(&self) -> Result<MigrationPlan> {
         match self {
             Self::Embedded(path) => embedded::migrate(path),
-            Self::Postgres(options) => postgres::migrate(options).await,
+            Self::Postgres { options, .. } => postgres::migrate(options).await,
         }
     }
 }
@@ -132,23 +140,56 @@ impl std::fmt::Display for CatalogPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Embedded(path) => write!(f, "SQLite {}", path.display()),
-            Self::Postgres(options) => write!(f, "Postgres {}:{}/{}", options.host, options.port, options.database),
+            Self::Postgres { options, .. } => f.write_str(&options.place()),
         }
     }
 }
 
+/// What a start is made from.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// All of it.
+    pub everything: Everything,
+    /// Whether it is from the mirror: the catalog may have gone on since.
+    pub mirrored: bool,
+}
+
 impl Catalog {
     /// Opens the catalog at `place`, makes it if it is missing, and brings it to this version. A file is opened at once,
-    /// blocking; `figures` count what Postgres is asked.
+    /// blocking; `figures` count what Postgres is asked. If Postgres cannot be reached and there is a mirror, the handle is
+    /// good for [`Self::last_known`], and for the rest once Postgres is back.
     ///
     /// # Errors
-    /// It cannot be reached or opened, is damaged, or was written by a newer version.
+    /// It cannot be reached, and there is no mirror; or it cannot be opened, is damaged, or was written by a newer version.
     pub async fn open(place: &CatalogPlace, figures: PgFigures) -> Result<Self> {
         let store = match place {
             CatalogPlace::Embedded(path) => Store::Embedded(Embedded::open(path)?),
-            CatalogPlace::Postgres(options) => Store::Postgres(Postgres::connect(options, figures).await?),
+            CatalogPlace::Postgres { options, mirror } => {
+                Store::Postgres(Postgres::connect(options, mirror, figures).await?)
+            }
         };
         Ok(Self { store })
+    }
+
+    /// What the shards can start with: [`Self::everything`], or, while Postgres cannot be reached, what its mirror holds.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn last_known(&self) -> Result<Known> {
+        match (&self.store, self.everything().await) {
+            (_, Ok(everything)) => Ok(Known { everything, mirrored: false }),
+            (Store::Postgres(store), Err(CatalogError::Unavailable(reason))) => match store.mirrored().await? {
+                Some(everything) => Ok(Known { everything, mirrored: true }),
+                None => Err(CatalogError::Unavailable(reason)),
+            },
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// Whether others change it too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.store, Store::Postgres(_))
     }
 
     /// Which store it is, for people.

@@ -5,6 +5,7 @@
 
 mod admin;
 mod config;
+mod follow;
 mod health;
 mod keys;
 mod names;
@@ -312,6 +313,11 @@ impl Control {
     /// Puts what the catalog holds now in force and waits until every shard runs on it.
     async fn publish(&self) -> Result<(), ControlError> {
         let snapshot = self.parts.publisher.advance().await?;
+        self.send(snapshot).await
+    }
+
+    /// Hands a snapshot to every shard and waits until all run on it.
+    async fn send(&self, snapshot: Arc<CatalogSnapshot>) -> Result<(), ControlError> {
         let shards = self.parts.link.shards().map(|shard| {
             let (link, publisher, snapshot) =
                 (self.parts.link.clone(), Arc::clone(&self.parts.publisher), Arc::clone(&snapshot));

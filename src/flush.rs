@@ -4,6 +4,8 @@
 //! that a later flush of the same rows replaces; after it, the same commit again is no change. Only then may the shard let
 //! go of the rows. What fails is tried again for as long as the process runs.
 
+mod takeover;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::{
@@ -23,6 +25,8 @@ use crate::{
     metrics::ControlMetrics,
     objects::{LocalObjects, ObjectError, key_of},
 };
+
+pub use takeover::{Takeover, TakeoverPending};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
@@ -44,17 +48,25 @@ pub struct Flusher {
     catalog: Catalog,
     objects: LocalObjects,
     metrics: Arc<ControlMetrics>,
+    takeover: Takeover,
 }
 
 impl Flusher {
     /// From these parts.
     #[must_use]
-    pub fn new(catalog: Catalog, objects: LocalObjects, metrics: Arc<ControlMetrics>) -> Self {
-        Self { catalog, objects, metrics }
+    pub fn new(catalog: Catalog, objects: LocalObjects, metrics: Arc<ControlMetrics>, takeover: Takeover) -> Self {
+        Self { catalog, objects, metrics, takeover }
     }
 
     /// Commits a flush and tells the shard.
     pub async fn flush(&self, link: &ShardLink, shard: ShardId, stream: StreamId, files: Vec<FileMeta>, through: i64) {
+        // Rows that an earlier run committed are not committed anew.
+        if let Some(end) = self.takeover.committed_before(stream, files[0].first_sequence).await {
+            tracing::info!(%stream, through, end, "rows of a flush are in files already");
+            discard_staged(files).await;
+            self.tell(link, shard, stream, ToShard::Flushed(stream, end.min(through))).await;
+            return;
+        }
         let message = match self.commit_with_patience(stream, &files).await {
             Ok(()) => ToShard::Flushed(stream, through),
             Err(reason) => {
@@ -62,8 +74,12 @@ impl Flusher {
                 ToShard::FlushFailed(stream)
             }
         };
+        self.tell(link, shard, stream, message).await;
+    }
+
+    async fn tell(&self, link: &ShardLink, shard: ShardId, stream: StreamId, message: ToShard) {
         if let Err(gone) = link.deliver(shard, message).await {
-            tracing::warn!(%stream, through, %gone, "nobody is left to hear of a committed flush");
+            tracing::warn!(%stream, %gone, "nobody is left to hear of a flush");
         }
     }
 
@@ -129,6 +145,14 @@ impl Flusher {
         tracing::info!(%stream, files = keys.len(), "discarding a flush of a deleted stream");
         let objects = self.objects.clone();
         Ok(spawn_blocking(move || keys.iter().try_for_each(|key| objects.remove(key))).await??)
+    }
+}
+
+/// What stays behind, the next start removes.
+async fn discard_staged(files: Vec<FileMeta>) {
+    let remove = move || files.iter().try_for_each(|file| std::fs::remove_file(&file.path));
+    if let Ok(Err(error)) = spawn_blocking(remove).await {
+        tracing::warn!(%error, "cannot remove a staged file");
     }
 }
 

@@ -81,6 +81,7 @@ pub struct Publisher {
     checks: RwLock<Checks>,
     last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
+    generation: AtomicI64,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
 }
 
@@ -96,6 +97,7 @@ impl Publisher {
             checks: RwLock::new(checks),
             last_uses: Mutex::default(),
             current: RwLock::default(),
+            generation: AtomicI64::new(0),
             compiled: Mutex::default(),
         }
     }
@@ -119,19 +121,34 @@ impl Publisher {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The generation of the catalog that the snapshot in force is of.
+    #[must_use]
+    pub fn generation(&self) -> i64 {
+        self.generation.load(Relaxed)
+    }
+
     /// Reads the catalog and puts a new snapshot in force. Calls must not overlap.
     ///
     /// # Errors
     /// See [`PublishError`]; the old one stays in force.
     pub async fn advance(&self) -> Result<Arc<CatalogSnapshot>, PublishError> {
         let everything = self.catalog.everything().await?;
+        self.put_in_force(&everything).await
+    }
+
+    /// Puts a snapshot of `everything` in force. Calls must not overlap.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; the old one stays in force.
+    pub async fn put_in_force(&self, everything: &Everything) -> Result<Arc<CatalogSnapshot>, PublishError> {
         let mut schemas = HashMap::new();
         for version in &everything.schemas {
             schemas.insert(version.schema, self.compiled(version).await?);
         }
         let version = self.current().version + 1;
         let next =
-            Arc::new(CatalogSnapshot::new(version, self.access(&everything), self.entries(&everything, &schemas)?));
+            Arc::new(CatalogSnapshot::new(version, self.access(everything), self.entries(everything, &schemas)?));
+        self.generation.store(everything.generation, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
         Ok(next)

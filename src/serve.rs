@@ -31,11 +31,11 @@ use ttdust_shards::{
 
 use crate::{
     access::tokens::TokenKeyError,
-    catalog::{Catalog, CatalogError, CatalogPlace},
+    catalog::{Catalog, CatalogError, CatalogPlace, Known},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
     data_dir::{DataDir, DataDirError},
-    flush::Flusher,
+    flush::{Flusher, Takeover},
     http::{self, App, ConnectionLimits},
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
@@ -137,6 +137,7 @@ struct Base {
     workers: Workers,
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
+    known: Known,
 }
 
 impl Base {
@@ -155,8 +156,14 @@ impl Base {
         let homes = Homes::new(&settings.pins, shards);
         let checks = Checks::load(settings)?;
         let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, checks));
-        publisher.advance().await?;
-        Ok(Self { catalog, objects, workers, publisher, metrics })
+        let known = catalog.last_known().await?;
+        if known.mirrored {
+            tracing::warn!(
+                "the catalog cannot be reached: starting from its mirror; changes are refused until it is back"
+            );
+        }
+        publisher.put_in_force(&known.everything).await?;
+        Ok(Self { catalog, objects, workers, publisher, metrics, known })
     }
 
     /// Recovers the logs and starts the shards.
@@ -166,7 +173,7 @@ impl Base {
         tls: Option<Arc<ServerConfig>>,
     ) -> Result<(Arc<Engine>, mpsc::Receiver<Message>), ServeError> {
         let (to_control, inbox) = mpsc::channel(INBOX);
-        let streams = self.catalog.everything().await?.streams;
+        let streams = &self.known.everything.streams;
         let flushed_through: HashMap<_, _> =
             streams.iter().filter(|s| s.flushed_through > 0).map(|s| (s.id, s.flushed_through)).collect();
         let start = EngineStart {
@@ -209,9 +216,17 @@ impl Server {
             Arc::clone(&base.publisher),
             Arc::clone(&base.metrics),
         ));
-        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
+        let (takeover, pending) = match &base.known {
+            Known { mirrored: false, .. } => (Takeover::not_needed(), None),
+            Known { everything, .. } => {
+                let (takeover, pending) = Takeover::needed(&everything.streams);
+                (takeover, Some(pending))
+            }
+        };
+        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics), takeover);
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
+        let shared = base.catalog.is_shared();
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
             catalog: base.catalog,
@@ -249,6 +264,10 @@ impl Server {
         tokio::spawn(async move { kept.keep_house().await });
         let resumed = Arc::clone(&control);
         tokio::spawn(async move { resumed.resume().await });
+        if shared {
+            let follower = Arc::clone(&control);
+            tokio::spawn(async move { follower.follow_catalog(pending).await });
+        }
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }

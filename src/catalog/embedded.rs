@@ -3,6 +3,7 @@
 //! Durable at every commit (`synchronous = FULL`). Callers wait on a bounded queue; a full queue is `Unavailable`.
 
 mod audit;
+mod copy;
 mod files;
 mod keys;
 mod migrations;
@@ -72,6 +73,24 @@ impl Embedded {
         wait.await.map_err(|_| CatalogError::Unavailable("its thread has ended".into()))?
     }
 
+    // What a mirror does.
+
+    pub(super) async fn replace(&self, everything: Everything) -> Result<()> {
+        self.run(move |c| copy::replace(c, &everything)).await
+    }
+
+    pub(super) async fn flushed(&self, stream: StreamId, through: i64) -> Result<()> {
+        self.run(move |c| copy::flushed(c, stream, through)).await
+    }
+
+    pub(super) async fn copied(&self) -> Result<Option<Everything>> {
+        self.run(|c| {
+            let transaction = c.transaction().map_err(failure)?;
+            if copy::is_one(&transaction)? { copy::everything(&transaction).map(Some) } else { Ok(None) }
+        })
+        .await
+    }
+
     // The methods of `Catalog`, which says what they do.
 
     pub(super) async fn ping(&self) -> Result<()> {
@@ -92,11 +111,7 @@ impl Embedded {
     pub(super) async fn everything(&self) -> Result<Everything> {
         self.run(|c| {
             let transaction = c.transaction_with_behavior(TransactionBehavior::Deferred).map_err(failure)?;
-            Ok(Everything {
-                streams: streams::known(&transaction)?,
-                schemas: schemas::in_use(&transaction)?,
-                keys: keys::all(&transaction)?,
-            })
+            copy::everything(&transaction)
         })
         .await
     }

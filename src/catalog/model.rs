@@ -357,6 +357,8 @@ pub struct RememberedRequest {
 /// Everything that a snapshot for the shards is made of, read in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Everything {
+    /// The generation that it is of.
+    pub generation: i64,
     /// All streams that the shards know.
     pub streams: Vec<Stream>,
     /// The newest version, not retired, of every schema that one of them uses.

@@ -12,6 +12,8 @@ mod schemas;
 mod streams;
 mod tls;
 
+use std::path::Path;
+
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState, types::FromSql};
 use ttdust_shards::ids::{SchemaId, StreamId};
@@ -21,7 +23,7 @@ use super::{
     RememberedRequest, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange,
     StreamFilter,
 };
-use crate::config::PgOptions;
+use crate::{catalog::mirror::Mirror, config::PgOptions};
 use pool::{Connector, Pool};
 
 pub use pool::PgFigures;
@@ -30,6 +32,7 @@ pub use pool::PgFigures;
 #[derive(Debug, Clone)]
 pub(super) struct Postgres {
     pool: Pool,
+    mirror: Mirror,
 }
 
 /// A call of one of the parts, on a connection of the pool.
@@ -40,11 +43,29 @@ macro_rules! on_pool {
 }
 
 impl Postgres {
-    /// Connects and brings the database to this version.
-    pub(super) async fn connect(options: &PgOptions, figures: PgFigures) -> Result<Self> {
-        let pool = Pool::new(options, figures)?;
-        pool.begin().await?;
-        Ok(Self { pool })
+    /// Connects and brings the database to this version. If it cannot be reached, the handle is down until it can.
+    ///
+    /// # Errors
+    /// `Unavailable`: it cannot be reached, and there is no mirror to go on with.
+    pub(super) async fn connect(options: &PgOptions, mirror: &Path, figures: PgFigures) -> Result<Self> {
+        let (pool, mirror) = (Pool::new(options, figures)?, Mirror::open(mirror)?);
+        match pool.begin().await {
+            Ok(()) => {}
+            Err(CatalogError::Unavailable(reason)) if mirror.load().await?.is_none() => {
+                return Err(CatalogError::Unavailable(format!(
+                    "{reason}. Under data_dir there is no mirror of it from an earlier run to start from: a first start needs \
+                     Postgres"
+                )));
+            }
+            Err(CatalogError::Unavailable(_)) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Self { pool, mirror })
+    }
+
+    /// What was last read to be published, from the mirror.
+    pub(super) async fn mirrored(&self) -> Result<Option<Everything>> {
+        self.mirror.load().await
     }
 
     pub(super) fn place(&self) -> &str {
@@ -62,11 +83,13 @@ impl Postgres {
     }
 
     pub(super) async fn generation(&self) -> Result<i64> {
-        on_pool!(self, audit::generation)
+        on_pool!(self, generation)
     }
 
     pub(super) async fn everything(&self) -> Result<Everything> {
-        on_pool!(self, everything)
+        let read = on_pool!(self, everything)?;
+        self.mirror.save(read.clone()).await?;
+        Ok(read)
     }
 
     pub(super) async fn create_schema(&self, schema: Schema, first: SchemaVersion, audit: AuditEntry) -> Result<()> {
@@ -148,7 +171,13 @@ impl Postgres {
     }
 
     pub(super) async fn commit_files(&self, stream: StreamId, files: Vec<StoredFile>, now: i64) -> Result<Commit> {
-        on_pool!(self, files::commit, stream, files, now)
+        let through = files.iter().map(|file| file.last_sequence).max();
+        let outcome = on_pool!(self, files::commit, stream, files, now)?;
+        if let (Commit::Done, Some(through)) = (outcome, through) {
+            // Before anyone lets go of the rows. If it fails, the same commit again is no change.
+            self.mirror.flushed(stream, through).await?;
+        }
+        Ok(outcome)
     }
 
     pub(super) async fn holds_file(&self, key: String) -> Result<bool> {
@@ -212,10 +241,15 @@ async fn cluster_id(client: &mut Client) -> Result<String> {
     get(&client.query_one("SELECT value FROM meta WHERE key = 'cluster_id'", &[]).await.map_err(failure)?, 0)
 }
 
+async fn generation(client: &mut Client) -> Result<i64> {
+    audit::generation(client).await
+}
+
 async fn everything(client: &mut Client) -> Result<Everything> {
     let snapshot = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let transaction = snapshot.start().await.map_err(failure)?;
     let read = Everything {
+        generation: audit::generation(&transaction).await?,
         streams: streams::known(&transaction).await?,
         schemas: schemas::in_use(&transaction).await?,
         keys: keys::all(&transaction).await?,

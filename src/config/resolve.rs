@@ -52,6 +52,14 @@ pub struct PgOptions {
     pub connect_timeout: Duration,
 }
 
+impl PgOptions {
+    /// Where it is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
+        format!("Postgres {}:{}/{}", self.host, self.port, self.database)
+    }
+}
+
 /// The configuration that the server runs on.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -116,6 +124,12 @@ impl Config {
     #[must_use]
     pub fn catalog_path(&self) -> PathBuf {
         self.settings().data_dir.join("catalog.sqlite")
+    }
+
+    /// The file of what this node needs of a catalog that is in Postgres.
+    #[must_use]
+    pub fn catalog_mirror_path(&self) -> PathBuf {
+        self.settings().data_dir.join("catalog-mirror.sqlite")
     }
 
     /// The directory of the local objects.

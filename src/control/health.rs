@@ -29,7 +29,7 @@ pub struct Component {
 /// How the server stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readiness {
-    /// Whether it can do its work.
+    /// Whether it can do its work. It takes records without a catalog in Postgres, too.
     pub ready: bool,
     /// Its parts, by name.
     pub components: BTreeMap<String, Component>,
@@ -57,7 +57,8 @@ impl Control {
             let detail = "the server is shutting down".into();
             components.insert("server".into(), Component { up: false, latency_ms: 0.0, detail });
         }
-        Readiness { ready: components.values().all(|component| component.up), components }
+        let spared = |part: &str| part == "catalog" && self.parts.catalog.is_shared();
+        Readiness { ready: components.iter().all(|(part, component)| component.up || spared(part)), components }
     }
 
     async fn check_catalog(&self) -> Component {

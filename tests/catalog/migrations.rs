@@ -21,7 +21,7 @@ pub async fn a_catalog_of_a_newer_program_is_refused(place: Place) {
     at.migrate().await.expect("migrated");
     let newer = match &place {
         Place::Sqlite(_) => "PRAGMA user_version = 99",
-        Place::Postgres(_) => "INSERT INTO catalog_migrations VALUES (99, '0099_later', 1)",
+        Place::Postgres(..) => "INSERT INTO catalog_migrations VALUES (99, '0099_later', 1)",
     };
     place.execute(newer).await.expect("set");
     assert!(matches!(at.migrate().await, Err(CatalogError::Corrupt(_))));

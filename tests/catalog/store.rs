@@ -12,8 +12,8 @@ use crate::postgres::Database;
 pub enum Place {
     /// A file.
     Sqlite(tempfile::TempDir),
-    /// A database of a real server.
-    Postgres(Database),
+    /// A database of a real server, and a directory for the mirrors.
+    Postgres(Database, tempfile::TempDir),
 }
 
 impl Place {
@@ -22,14 +22,18 @@ impl Place {
     }
 
     pub fn postgres() -> Self {
-        Self::Postgres(Database::fresh())
+        Self::Postgres(Database::fresh(), tempfile::tempdir().expect("a temporary directory"))
     }
 
     /// What a configuration would say of it.
     pub fn place(&self) -> CatalogPlace {
         match self {
             Self::Sqlite(dir) => CatalogPlace::Embedded(dir.path().join("catalog.sqlite")),
-            Self::Postgres(database) => CatalogPlace::Postgres(Box::new(database.options())),
+            Self::Postgres(database, dir) => CatalogPlace::Postgres {
+                options: Box::new(database.options()),
+                // Each handle is another node.
+                mirror: dir.path().join(uuid::Uuid::new_v4().to_string()),
+            },
         }
     }
 
@@ -45,7 +49,7 @@ impl Place {
                 let connection = rusqlite::Connection::open(dir.path().join("catalog.sqlite")).expect("the file");
                 connection.execute_batch(sql).map_err(|error| error.to_string())
             }
-            Self::Postgres(database) => database.execute(sql).await.map_err(|error| format!("{error:?}")),
+            Self::Postgres(database, _) => database.execute(sql).await.map_err(|error| format!("{error:?}")),
         }
     }
 }

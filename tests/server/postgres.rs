@@ -77,18 +77,6 @@ impl Database {
             connect_timeout: Duration::from_secs(10),
         }
     }
-
-    /// The settings of a server whose catalog it is, as `--set` takes them.
-    pub fn settings(&self) -> Vec<(String, String)> {
-        let options = self.options();
-        let of = |key: &str, value: String| (format!("pg.{key}"), value);
-        vec![
-            of("host", options.host),
-            of("port", options.port.to_string()),
-            of("database", options.database),
-            of("user", options.user),
-        ]
-    }
 }
 
 impl Drop for Database {

@@ -24,7 +24,13 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
 
 pub(super) fn create(connection: &mut Connection, key: &ApiKey, audit: AuditEntry) -> Result<()> {
     let transaction = connection.transaction().map_err(failure)?;
-    transaction
+    insert(&transaction, key).map_err(|e| unique(e, || format!("key {}", key.id)))?;
+    note(&transaction, &audit.with(None, Some(key.audited())))?;
+    transaction.commit().map_err(failure)
+}
+
+pub(super) fn insert(connection: &Connection, key: &ApiKey) -> rusqlite::Result<()> {
+    connection
         .execute(
             "INSERT INTO api_keys (id, name, role, streams, sha256, created_at, expires_at, last_used_at) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -39,9 +45,7 @@ pub(super) fn create(connection: &mut Connection, key: &ApiKey, audit: AuditEntr
                 key.last_used_at
             ],
         )
-        .map_err(|e| unique(e, || format!("key {}", key.id)))?;
-    note(&transaction, &audit.with(None, Some(key.audited())))?;
-    transaction.commit().map_err(failure)
+        .map(drop)
 }
 
 pub(super) fn get(connection: &Connection, id: &str) -> Result<ApiKey> {

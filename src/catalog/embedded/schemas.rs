@@ -42,7 +42,7 @@ fn read_version(row: &Row<'_>) -> rusqlite::Result<SchemaVersion> {
     })
 }
 
-fn insert_version(connection: &Connection, version: &SchemaVersion) -> Result<()> {
+pub(super) fn insert_version(connection: &Connection, version: &SchemaVersion) -> Result<()> {
     connection
         .execute(
             "INSERT INTO schema_versions (schema_id, version, definition, fingerprint, created_at, retired_at) \

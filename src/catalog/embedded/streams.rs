@@ -34,7 +34,14 @@ pub(super) fn create(connection: &mut Connection, stream: &Stream, audit: AuditE
     let transaction = connection.transaction().map_err(failure)?;
     let schema = schemas::get(&transaction, stream.schema)?;
     rules::usable(stream.id, &schema, schemas::in_force(&transaction, schema.id)?)?;
-    transaction
+    insert(&transaction, stream, stream.flushed_through)
+        .map_err(|e| unique(e, || format!("a stream {}", stream.name)))?;
+    note(&transaction, &audit.with(None, Some(stream.audited())))?;
+    transaction.commit().map_err(failure)
+}
+
+pub(super) fn insert(connection: &Connection, stream: &Stream, flushed_through: i64) -> rusqlite::Result<()> {
+    connection
         .execute(
             "INSERT INTO streams (id, name, description, schema_id, status, key_fields, labels, retention, \
              partition_config, version, flushed_through, created_at, updated_at) \
@@ -50,14 +57,12 @@ pub(super) fn create(connection: &mut Connection, stream: &Stream, audit: AuditE
                 stream.retention.as_ref().map(json_text),
                 stream.partition_config.as_ref().map(json_text),
                 stream.version,
-                stream.flushed_through,
+                flushed_through,
                 stream.created_at,
                 stream.updated_at,
             ],
         )
-        .map_err(|e| unique(e, || format!("a stream {}", stream.name)))?;
-    note(&transaction, &audit.with(None, Some(stream.audited())))?;
-    transaction.commit().map_err(failure)
+        .map(drop)
 }
 
 pub(super) fn get(connection: &Connection, id: StreamId) -> Result<Stream> {

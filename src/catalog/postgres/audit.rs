@@ -1,6 +1,6 @@
 //! The audit log, the generation, and the answers to requests that may come again.
 
-use tokio_postgres::{Client, Row, Transaction};
+use tokio_postgres::{Client, GenericClient, Row, Transaction};
 
 use super::{all, bytes32, failure, get, json_or_none, json_text, number, unique};
 use crate::catalog::{AuditEntry, AuditFilter, CatalogError, Page, RememberedRequest, Result};
@@ -33,7 +33,7 @@ pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry) -> R
     }
 }
 
-pub(super) async fn generation(client: &mut Client) -> Result<i64> {
+pub(super) async fn generation(client: &impl GenericClient) -> Result<i64> {
     let row = client.query_one("SELECT value::bigint FROM meta WHERE key = 'generation'", &[]).await;
     get(&row.map_err(failure)?, 0)
 }

@@ -14,7 +14,7 @@ const COLUMNS: &str = "SELECT path, hour, first_sequence, last_sequence, min_tim
 fn read(row: &Row) -> Result<StoredFile> {
     Ok(StoredFile {
         key: value(row, 0)?,
-        hour: PartitionHour(number(row, 1)?),
+        hour: PartitionHour(value(row, 1)?),
         first_sequence: value(row, 2)?,
         last_sequence: value(row, 3)?,
         min_timestamp: value(row, 4)?,
@@ -59,7 +59,7 @@ async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFil
                 &id.to_string(),
                 &now,
                 &paths,
-                &column(|file| file.hour.0.into()),
+                &column(|file| file.hour.0),
                 &column(|file| file.first_sequence),
                 &column(|file| file.last_sequence),
                 &column(|file| file.min_timestamp),

@@ -22,7 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{migrations, reason_of, tls};
 use crate::{
-    catalog::{CatalogError, CatalogPlace, Result},
+    catalog::{CatalogError, Result},
     config::{PgOptions, PgTls},
 };
 
@@ -109,7 +109,7 @@ impl Connector {
             PgTls::Require => SslMode::Require,
         });
         let tls = (tls != PgTls::Disable).then(|| tls::connector(options.ca_path.as_deref())).transpose()?;
-        let place = CatalogPlace::Postgres(Box::new(options.clone())).to_string();
+        let place = options.place();
         Ok(Self { config, tls, timeout: options.connect_timeout, place })
     }
 

@@ -1,0 +1,272 @@
+//! A server whose catalog is in Postgres, while Postgres is frozen or gone: records are acked, nothing is lost, changes are
+//! refused, and once it is back everything goes on by itself (DURABILITY 21).
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/gate.rs"]
+mod gate;
+#[path = "server/postgres.rs"]
+mod postgres;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+
+use std::{fs, path::Path};
+
+use bytes::Bytes;
+use gate::{Door, Gate};
+use postgres::Database;
+use process::{Server, wait_for};
+use producer::{Producer, block_on};
+use serde_json::{Value, json};
+use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, StreamChange, StreamStatus};
+
+/// A server's directory, and a Postgres behind a door.
+struct Site {
+    dir: tempfile::TempDir,
+    gate: Gate,
+    database: Database,
+}
+
+impl Site {
+    fn new() -> Self {
+        let database = Database::fresh();
+        let gate = Gate::new(database.socket());
+        Self { dir: tempfile::tempdir().expect("a directory"), gate, database }
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        let options = self.database.options();
+        let port = self.gate.port.to_string();
+        [
+            ("pg.host", "127.0.0.1"),
+            ("pg.port", &port),
+            ("pg.database", &options.database),
+            ("pg.user", &options.user),
+            ("pg.tls", "disable"),
+            ("pg.statement_timeout_ms", "2000"),
+            ("pg.connect_timeout_ms", "4000"),
+            ("shards.count", "1"),
+            ("wal.quota_bytes", "256MiB"),
+            ("buffer.flush_interval_ms", "50"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    fn spawn(&self) -> Server {
+        let settings = self.settings();
+        let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        Server::spawn(self.dir.path(), &settings)
+    }
+
+    fn start(&self) -> Server {
+        let mut server = self.spawn();
+        server.wait_until_ready();
+        server
+    }
+
+    /// Another user of the same catalog.
+    async fn elsewhere(&self) -> Catalog {
+        let options = Box::new(self.database.options());
+        let place = CatalogPlace::Postgres { options, mirror: self.dir.path().join("elsewhere.sqlite") };
+        Catalog::open(&place, PgFigures::default()).await.expect("the catalog")
+    }
+}
+
+fn batch(from: usize) -> Vec<Bytes> {
+    (from..from + 10).map(|n| Bytes::from(json!({"n": n, "filler": "x".repeat(100)}).to_string())).collect()
+}
+
+async fn append(producer: &mut Producer, batches: usize) {
+    for _ in 0..batches {
+        producer.append(batch(producer.acked.len())).await.expect("acked");
+    }
+}
+
+fn ready(server: &Server) -> (u16, Value) {
+    rest::call(&server.http, "GET", "/health/ready", "")
+}
+
+fn flushed_through(server: &Server, stream: &str) -> Option<i64> {
+    let (status, body) = rest::call(&server.http, "GET", &format!("/api/v1/streams/{stream}"), "");
+    (status == 200).then(|| body["statistics"]["flushed_through"].as_i64().expect("a number"))
+}
+
+/// Waits until every acked row is in a committed file.
+fn wait_until_flushed(server: &Server, stream: &str, producer: &Producer) {
+    let all = producer.acked.len() as i64;
+    wait_for("the last flush", || flushed_through(server, stream).filter(|&through| through == all));
+}
+
+/// A change is refused as one that may be tried again.
+fn check_refused(server: &Server) {
+    let body = json!({"name": "late", "schema_id": "sch_018f4e3c-0000-7000-8000-000000000000"}).to_string();
+    let (status, head, problem) = rest::call_with(&server.http, "POST", "/api/v1/streams", &[], &body);
+    assert_eq!((status, problem["code"].as_str()), (503, Some("UNAVAILABLE")), "{problem}");
+    assert!(head.to_lowercase().contains("retry-after: "), "{head}");
+}
+
+/// Each row is in one file: the files follow each other without gap or overlap.
+async fn check_files(catalog: &Catalog, stream: &str, rows: usize) {
+    let files = catalog.files_in(stream.parse().expect("an id"), 0, i64::MAX).await.expect("files");
+    let mut next = 1;
+    for file in &files {
+        assert_eq!(file.first_sequence, next, "{files:?}");
+        next = file.last_sequence + 1;
+    }
+    assert_eq!(next, rows as i64 + 1);
+}
+
+#[test]
+fn acks_go_on_while_postgres_is_frozen_or_gone_and_nothing_is_lost() {
+    let site = Site::new();
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 20).await;
+        wait_until_flushed(&server, &stream, &producer);
+        for door in [Door::Frozen, Door::Closed] {
+            site.gate.set(door);
+            append(&mut producer, 20).await;
+            check_refused(&server);
+            let (status, health) = ready(&server);
+            assert_eq!((status, health["components"]["catalog"]["status"].as_str()), (200, Some("down")), "{health}");
+            // The pool knows by now: a refusal takes no time.
+            let asked = std::time::Instant::now();
+            check_refused(&server);
+            assert!(asked.elapsed().as_secs() < 2, "no call waits for a server that is down: {:?}", asked.elapsed());
+            append(&mut producer, 20).await;
+            site.gate.set(Door::Open);
+            wait_until_flushed(&server, &stream, &producer);
+            let read = producer.read_all().await;
+            producer.check(&read);
+            let (status, health) = ready(&server);
+            assert_eq!((status, health["components"]["catalog"]["status"].as_str()), (200, Some("ok")), "{health}");
+        }
+        check_files(&site.elsewhere().await, &stream, producer.acked.len()).await;
+    });
+    rest::create_stream(&server.http, "views", &json!({"type": "object"}));
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_server_starts_without_postgres_and_goes_on_once_it_is_back() {
+    let site = Site::new();
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 20).await;
+        wait_until_flushed(&server, &stream, &producer);
+        // A flush is under way when everything ends.
+        append(&mut producer, 20).await;
+        site.gate.set(Door::Frozen);
+        append(&mut producer, 20).await;
+        producer.acked
+    });
+    server.kill();
+    site.gate.set(Door::Closed);
+    let server = site.start();
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+        append(&mut producer, 20).await;
+        check_refused(&server);
+        assert!(server.log().contains("starting from its mirror"));
+        site.gate.set(Door::Open);
+        wait_until_flushed(&server, &stream, &producer);
+        append(&mut producer, 20).await;
+        wait_until_flushed(&server, &stream, &producer);
+        let read = producer.read_all().await;
+        producer.check(&read);
+        check_files(&site.elsewhere().await, &stream, producer.acked.len()).await;
+    });
+    rest::create_stream(&server.http, "views", &json!({"type": "object"}));
+    assert!(server.stop().success());
+}
+
+/// The files of a mirror.
+fn copy_mirror(from: &Path, to: &Path) {
+    for name in ["catalog-mirror.sqlite", "catalog-mirror.sqlite-wal"] {
+        let (from, to) = (from.join(name), to.join(name));
+        match fs::copy(&from, &to) {
+            Ok(_) => {}
+            // After a clean stop there is no log.
+            Err(_) => drop(fs::remove_file(&to)),
+        }
+    }
+    let _ = fs::remove_file(to.join("catalog-mirror.sqlite-shm"));
+}
+
+#[test]
+fn what_was_committed_just_before_a_crash_is_taken_over() {
+    let site = Site::new();
+    let (data, kept) = (site.dir.path().join("data"), tempfile::tempdir().expect("a directory"));
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 20).await;
+        wait_until_flushed(&server, &stream, &producer);
+        producer.acked
+    });
+    server.kill();
+    copy_mirror(&data, kept.path());
+    let server = site.start();
+    let acked = block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+        append(&mut producer, 20).await;
+        wait_until_flushed(&server, &stream, &producer);
+        producer.acked
+    });
+    server.kill();
+    // As if the crash had come between the commits and their notes in the mirror; the log still holds the rows.
+    copy_mirror(kept.path(), &data);
+    site.gate.set(Door::Closed);
+    let server = site.start();
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+        append(&mut producer, 20).await;
+        site.gate.set(Door::Open);
+        wait_until_flushed(&server, &stream, &producer);
+        let read = producer.read_all().await;
+        producer.check(&read);
+        check_files(&site.elsewhere().await, &stream, producer.acked.len()).await;
+    });
+    let log = server.log();
+    assert!(log.contains("\"streams_ahead\":1") || log.contains("streams_ahead=1"), "{log}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_first_start_needs_postgres_and_says_so() {
+    let site = Site::new();
+    site.gate.set(Door::Closed);
+    let mut server = site.spawn();
+    assert!(!server.wait().success());
+    assert!(server.log().contains("a first start needs Postgres"), "{}", server.log());
+}
+
+#[test]
+fn what_another_changes_is_in_force_here_soon() {
+    let site = Site::new();
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 1).await;
+        let catalog = site.elsewhere().await;
+        let pause = StreamChange { status: Some(StreamStatus::Paused), ..StreamChange::default() };
+        let line = AuditEntry::system("stream.change", "stream", &stream);
+        catalog.change_stream(stream.parse().expect("an id"), pause, 1, line).await.expect("paused");
+        let end = std::time::Instant::now() + process::DEADLINE;
+        while producer.append(batch(producer.acked.len())).await.is_ok() {
+            assert!(std::time::Instant::now() < end, "the server never heard of it");
+        }
+    });
+    assert!(server.stop().success());
+}
