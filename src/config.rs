@@ -9,12 +9,14 @@ mod near;
 mod parse;
 mod reference;
 mod resolve;
+mod secrets;
 mod settings;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, TlsFiles, usable_cores};
+pub use secrets::RedisUrl;
 pub use settings::{AuthChoice, CertificateHolder, ClientAuth, LogFormat, Pin, SETTINGS, Setting, Settings};
 
 /// Where a setting's value comes from.
@@ -151,7 +153,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
             chosen.remove(setting.key).unwrap_or_else(|| (setting.default.into(), Origin::Default, setting.key.into()));
         (setting.set)(&mut settings, &value).map_err(|reason| ConfigError::Value {
             name,
-            value: value.clone(),
+            value: setting.shown(&value),
             origin: origin.name(),
             reason,
         })?;
@@ -276,7 +278,7 @@ mod tests {
 
     #[test]
     fn settings_of_later_parts_are_refused_by_name() {
-        for name in ["TTDUST_PG_HOST", "TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT"] {
+        for name in ["TTDUST_PG_HOST", "TTDUST_S3_ENDPOINT"] {
             assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
         }
         let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];

@@ -29,6 +29,7 @@ use ttdust_shards::{
     access::{Access, Principal},
     message::{QueryFailure, ToShard},
     query::{TimeRangeAnswer, TimeRangeQuery},
+    rate::{Category, LeaseAsk, LeaseGrant, RateLimited},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
 
@@ -36,6 +37,7 @@ use crate::{
     calendar::now_unix_micros,
     catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
     config::Config,
+    coordination::{Coordinator, Standing},
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
     publish::{PublishError, Publisher},
@@ -96,6 +98,9 @@ pub enum ControlError {
     /// Too much at once; try again.
     #[error("the server has too much to do; try again")]
     Overloaded,
+    /// The caller is over a limit.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
     /// A part that is needed does not answer; try again.
     #[error("{0}")]
     Unavailable(String),
@@ -116,6 +121,7 @@ impl ControlError {
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
             Self::Overloaded => "RESOURCE_EXHAUSTED",
+            Self::RateLimited(_) => "RATE_LIMITED",
             Self::Unavailable(_) => "UNAVAILABLE",
             Self::Internal(_) => "INTERNAL",
         }
@@ -217,6 +223,8 @@ pub struct Parts {
     pub publisher: Arc<Publisher>,
     /// Queries.
     pub queries: Arc<Queries>,
+    /// What clients may do.
+    pub coordinator: Arc<Coordinator>,
 }
 
 /// The control plane.
@@ -251,6 +259,19 @@ impl Control {
         self.parts.publisher.current().access.clone()
     }
 
+    /// Counts a call of `client`. `None`: there is no limit.
+    ///
+    /// # Errors
+    /// The client is over its limit.
+    pub async fn admit(&self, category: Category, client: &Arc<str>) -> Result<Option<Standing>, RateLimited> {
+        self.parts.coordinator.admit(&self.current().rates, category, client).await
+    }
+
+    /// Answers a shard's asks.
+    pub async fn lease(&self, asks: Vec<LeaseAsk>) -> Vec<LeaseGrant> {
+        self.parts.coordinator.lease(&self.current().rates, asks).await
+    }
+
     /// The stream that `text`, an id or a name, means to `caller`: one that it may not use does not exist.
     ///
     /// # Errors
@@ -268,6 +289,7 @@ impl Control {
     pub async fn records(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, ControlError> {
         self.parts.queries.time_range(query).await.map_err(|failure| match failure {
             QueryFailure::Overloaded => ControlError::Overloaded,
+            QueryFailure::RateLimited(over) => ControlError::RateLimited(over),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

@@ -5,6 +5,7 @@ pub mod calendar;
 pub mod catalog;
 pub mod config;
 pub mod control;
+pub mod coordination;
 pub mod data_dir;
 pub mod demo;
 pub mod flush;

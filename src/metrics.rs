@@ -3,6 +3,7 @@
 //! Label sets are bounded: shards, routes, status classes. Every name stands in [`METRICS`]; a test holds the two together.
 
 mod process;
+mod rates;
 mod shards;
 mod tls;
 
@@ -13,7 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend, tls::HandshakeOutcome};
+use ttdust_shards::{query::TimeRangeAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::link::ShardLink;
 
@@ -67,6 +68,8 @@ const CONTROL_METRICS: &[MetricInfo] = &[
         "",
         "when the server's certificate ends, in Unix time",
     ),
+    info("ttdust_rate_limit_hits_total", "counter", "category", "requests and calls refused for a rate limit"),
+    info("ttdust_redis_latency_seconds", "histogram", "", "an answer of Redis, or its time limit"),
     info("ttdust_reloads_total", "counter", "result", "reloads by SIGHUP"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
@@ -107,6 +110,8 @@ pub struct ControlMetrics {
     file_bytes: Counter,
     commit_retries: Counter,
     reloads: Family<Labels, Counter>,
+    redis_latency: Histogram,
+    rates: Arc<rates::RateNumbers>,
     tls: Arc<tls::TlsNumbers>,
 }
 
@@ -125,6 +130,8 @@ impl Default for ControlMetrics {
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
             reloads: Family::default(),
+            redis_latency: Histogram::new(SECONDS),
+            rates: Arc::default(),
             tls: Arc::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
@@ -184,6 +191,16 @@ impl ControlMetrics {
         self.auth_attempts.get_or_create(&vec![("result", result.to_owned())]).inc();
     }
 
+    /// A call was refused for a rate limit.
+    pub fn rate_limited(&self, category: Category) {
+        self.rates.count(category);
+    }
+
+    /// Redis answered, or its time was up.
+    pub fn redis_answered(&self, latency: Duration) {
+        self.redis_latency.observe(latency.as_secs_f64());
+    }
+
     /// A REST connection's start ended in this way, as far as TLS goes.
     pub fn tls_handshake(&self, outcome: HandshakeOutcome) {
         self.tls.count(outcome);
@@ -220,6 +237,7 @@ impl ControlMetrics {
             meaning("storage_commit_retries_total"),
             self.commit_retries.clone(),
         );
+        registry.register("redis_latency_seconds", meaning("redis_latency_seconds"), self.redis_latency.clone());
         registry.register("reloads", meaning("reloads_total"), self.reloads.clone());
     }
 }
@@ -293,6 +311,10 @@ impl Exposition {
         });
         ours.register_collector(Box::new(tls::TlsCollector {
             control: Arc::clone(&control.tls),
+            shards: metrics.clone(),
+        }));
+        ours.register_collector(Box::new(rates::RateCollector {
+            control: Arc::clone(&control.rates),
             shards: metrics.clone(),
         }));
         ours.register_collector(Box::new(shards::ShardCollector::new(metrics)));

@@ -9,8 +9,9 @@ use std::{
 };
 
 use ttdust_shards::{
-    access::{Access, Credentials, Role, StreamPermissions, TokenCheck},
+    access::{Access, Credentials, Role, StreamPermissions, TokenCheck, failures::AuthFailures},
     ids::SchemaId,
+    rate::RateLimits,
     schema::{CompiledSchema, SchemaError},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
@@ -54,6 +55,8 @@ pub struct Publisher {
     auth: AuthMode,
     certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
     tokens: RwLock<Option<Arc<Tokens>>>,
+    rates: RwLock<RateLimits>,
+    failures: Arc<AuthFailures>,
     last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
@@ -79,6 +82,8 @@ impl Publisher {
             auth,
             certificates: Arc::new(certificates.iter().map(holder).collect()),
             tokens: RwLock::default(),
+            rates: RwLock::default(),
+            failures: Arc::default(),
             last_uses: Mutex::default(),
             current: RwLock::default(),
             compiled: Mutex::default(),
@@ -88,6 +93,12 @@ impl Publisher {
     /// The next snapshots check tokens by these keys.
     pub fn set_tokens(&self, tokens: Option<Tokens>) {
         *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens.map(Arc::new);
+    }
+
+    /// The next snapshots have these limits; that of failed authentications is in force at once.
+    pub fn set_rates(&self, rates: RateLimits) {
+        self.failures.set_limit(rates.auth_failures_per_minute);
+        *self.rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
     }
 
     /// Id and time (Unix µs) of the last use of every key that was used since the start.
@@ -115,8 +126,9 @@ impl Publisher {
             schemas.insert(version.schema, self.compiled(version).await?);
         }
         let version = self.current().version + 1;
-        let next =
-            Arc::new(CatalogSnapshot::new(version, self.access(&everything), self.entries(&everything, &schemas)?));
+        let rates = *self.rates.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries(&everything, &schemas)?;
+        let next = Arc::new(CatalogSnapshot::new(version, self.access(&everything), entries).with_rates(rates));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
         Ok(next)
@@ -149,6 +161,7 @@ impl Publisher {
             keys: everything.keys.iter().map(entry).collect(),
             tokens: tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
             certificates: Arc::clone(&self.certificates),
+            failures: Arc::clone(&self.failures),
         }
     }
 

@@ -34,6 +34,7 @@ use crate::{
     catalog::{Catalog, CatalogError},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
+    coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
     flush::Flusher,
     http::{self, App, ConnectionLimits},
@@ -74,6 +75,8 @@ pub enum ServeError {
     Engine(#[from] StartError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("redis.url: {0}")]
+    Redis(#[from] redis::RedisError),
     #[error("cannot listen for REST on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("{what}: {source}")]
@@ -152,6 +155,7 @@ impl Base {
         let publisher =
             Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, &settings.auth_certificates);
         publisher.set_tokens(Tokens::load(settings)?);
+        publisher.set_rates(settings.rate_limits());
         let publisher = Arc::new(publisher);
         publisher.advance().await?;
         Ok(Self { catalog, objects, workers, publisher, metrics: Arc::default() })
@@ -207,6 +211,7 @@ impl Server {
             Arc::clone(&base.publisher),
             Arc::clone(&base.metrics),
         ));
+        let coordinator = coordinator(&config, &base.metrics).await?;
         let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics));
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let control = Arc::new(Control::new(Parts {
@@ -217,6 +222,7 @@ impl Server {
             workers: base.workers,
             publisher: base.publisher,
             queries: Arc::clone(&queries),
+            coordinator: Arc::new(coordinator),
         }));
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
         tokio::spawn(inbox.run(messages));
@@ -302,6 +308,16 @@ async fn load_tls(config: &Config) -> Result<Option<Identity>, ServeError> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let loaded = reload::load_tls(files).await;
     Ok(Some(loaded.map_err(|e| system("cannot read the certificates")(io::Error::other(e)))??))
+}
+
+/// Over all nodes where Redis is configured, else over this one. A Redis that is gone does not keep the server from starting.
+async fn coordinator(config: &Config, metrics: &Arc<ControlMetrics>) -> Result<Coordinator, ServeError> {
+    let settings = config.settings();
+    let shared = match &settings.redis_url {
+        None => None,
+        Some(url) => Some(SharedLedger::start(url, settings.redis_timeout, Arc::clone(metrics)).await?),
+    };
+    Ok(Coordinator::new(shared, Arc::clone(metrics)))
 }
 
 fn start_http(

@@ -16,12 +16,13 @@ pub fn reference() -> String {
     text
 }
 
-/// What is in force and where it comes from, one setting a line, as TOML that gives the same again.
+/// What is in force and where it comes from, one setting a line, as TOML that gives the same again but for passwords, which
+/// are not shown.
 #[must_use]
 pub fn show(loaded: &Loaded) -> String {
     let mut text = String::new();
     for (setting, (value, origin)) in SETTINGS.iter().zip(&loaded.values) {
-        let value = toml::Value::String(value.clone());
+        let value = toml::Value::String(setting.shown(value));
         let _ = writeln!(text, "{} = {value}  # {}", setting.key, origin.name());
     }
     text

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ttdust_shards::{access::Role, config::IoChoice};
 
-use super::parse;
+use super::{
+    parse,
+    secrets::{self, RedisUrl},
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +107,13 @@ pub struct Settings {
     pub limit_http_connections: usize,
     pub query_workers: usize,
     pub query_queue: usize,
+    pub rate_ingest_records: u64,
+    pub rate_ingest_bytes: u64,
+    pub rate_queries: u64,
+    pub rate_admin: u64,
+    pub rate_auth_failures: u64,
+    pub redis_url: Option<RedisUrl>,
+    pub redis_timeout: Duration,
 }
 
 impl Settings {
@@ -154,6 +164,13 @@ impl Settings {
             limit_http_connections: 0,
             query_workers: 0,
             query_queue: 0,
+            rate_ingest_records: 0,
+            rate_ingest_bytes: 0,
+            rate_queries: 0,
+            rate_admin: 0,
+            rate_auth_failures: 0,
+            redis_url: None,
+            redis_timeout: Duration::ZERO,
         }
     }
 }
@@ -176,6 +193,12 @@ impl Setting {
     pub fn variable(&self) -> String {
         variable_of(self.key)
     }
+
+    /// A value of it as it may be shown: without a password.
+    #[must_use]
+    pub fn shown(&self, value: &str) -> String {
+        if self.key == "redis.url" { secrets::without_password(value) } else { value.to_owned() }
+    }
 }
 
 pub(super) fn variable_of(key: &str) -> String {
@@ -185,7 +208,7 @@ pub(super) fn variable_of(key: &str) -> String {
 /// The part that a variable belongs to, if it is one that this version does not have.
 pub(super) fn later_part(variable: &str) -> Option<&'static str> {
     let name = variable.strip_prefix("TTDUST_")?;
-    [("PG_", "the Postgres catalog"), ("REDIS_", "Redis"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
+    [("PG_", "the Postgres catalog"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
         .iter()
         .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
@@ -216,6 +239,8 @@ const CLIENT_AUTH: &[(&str, Option<ClientAuth>)] = &[
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+/// Counts of a window stay far below what a script of Redis counts exactly (2^53).
+const RATE_MAX: u64 = 1_000_000_000_000;
 
 /// All settings, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
@@ -262,6 +287,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("limits.http_connections", "1024", limit_http_connections, t => parse::number(t, 1, 100_000), "open REST connections"),
     setting!("query.workers", "2", query_workers, t => parse::number(t, 1, 256), "threads that run queries and compile schemas, on the control cores"),
     setting!("query.queue", "64", query_queue, t => parse::number(t, 1, 65_536), "queries that wait for a worker before more are refused"),
+    setting!("rate.ingest_records_per_second", "0", rate_ingest_records, t => parse::number(t, 0, RATE_MAX), "records that a client may send a second; 0: no limit"),
+    setting!("rate.ingest_bytes_per_second", "0", rate_ingest_bytes, t => parse::bytes(t, 0, RATE_MAX), "bytes of requests with records that a client may send a second; 0: no limit"),
+    setting!("rate.queries_per_second", "0", rate_queries, t => parse::number(t, 0, RATE_MAX), "queries of a client a second, by gRPC and REST; 0: no limit"),
+    setting!("rate.admin_per_second", "0", rate_admin, t => parse::number(t, 0, RATE_MAX), "other REST calls and AdminService calls of a client a second; 0: no limit"),
+    setting!("rate.auth_failures_per_minute", "60", rate_auth_failures, t => parse::number(t, 0, 10_000), "wrong credentials from one address a minute before none from there is looked at; 0: no limit"),
+    setting!("redis.url", "", redis_url, t => parse::redis_url(t), "redis://[user:password@]host[:port][/database]: the limits of all nodes that share it hold together; default: each node's own"),
+    setting!("redis.timeout_ms", "50", redis_timeout, t => parse::number(t, 1, 10_000).map(Duration::from_millis), "a node whose Redis takes longer to answer limits by itself until it is back; no record waits for it"),
 ];
 
 fn level(text: &str) -> Result<String, String> {
@@ -271,6 +303,18 @@ fn level(text: &str) -> Result<String, String> {
 }
 
 impl Settings {
+    /// The limits of every client.
+    #[must_use]
+    pub fn rate_limits(&self) -> ttdust_shards::rate::RateLimits {
+        ttdust_shards::rate::RateLimits {
+            ingest_records_per_second: self.rate_ingest_records,
+            ingest_bytes_per_second: self.rate_ingest_bytes,
+            queries_per_second: self.rate_queries,
+            admin_per_second: self.rate_admin,
+            auth_failures_per_minute: self.rate_auth_failures,
+        }
+    }
+
     /// The bounds that the shards are told.
     #[must_use]
     pub fn shard_limits(&self) -> ttdust_shards::config::Limits {

@@ -13,14 +13,16 @@ use ttdust_shards::access::Action;
 use super::{Answer, Shared, extract::Caller};
 use crate::{config::SETTINGS, metrics::TextFormat};
 
-/// What is in force, by key. No setting of this version is a secret.
+/// What is in force, by key, without passwords.
 pub(super) async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Answer {
     caller.require(Action::ReadConfig)?;
     let values = &app.control.config().loaded.values;
     let settings: Map<_, _> = SETTINGS
         .iter()
         .zip(values)
-        .map(|(setting, (value, origin))| (setting.key.to_owned(), json!({"value": value, "source": origin.name()})))
+        .map(|(setting, (value, origin))| {
+            (setting.key.to_owned(), json!({"value": setting.shown(value), "source": origin.name()}))
+        })
         .collect();
     Ok(Json(json!({"settings": settings})).into_response())
 }
