@@ -24,8 +24,10 @@ use crate::{config::RedisUrl, metrics::ControlMetrics};
 const PING_PAUSE: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
-/// A connection, with its greetings, may take so many times an answer's time limit.
+/// A connection, with its greetings, may take so many times an answer's time limit, and no longer than
+/// [`CONNECT_MAX`].
 const CONNECT_FACTOR: u32 = 10;
+const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// What every key begins with. The braces keep a cluster from spreading the keys of one script over its nodes.
 const KEY_PREFIX: &str = "ttdust:{rate}:1";
 
@@ -203,13 +205,14 @@ impl Shared {
 
     /// Tries to get a connection that answers.
     async fn connect(&self) {
-        match time::timeout(self.timeout * CONNECT_FACTOR, self.connected()).await {
+        let bound = (self.timeout * CONNECT_FACTOR).min(CONNECT_MAX);
+        match time::timeout(bound, self.connected(bound)).await {
             Ok(Ok(connection)) => {
                 *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
                 tracing::info!("redis is there: limits hold over all nodes together");
             }
             Ok(Err(error)) => self.not_connected(&error),
-            Err(_) => self.not_connected(&format_args!("no connection in {:?}", self.timeout * CONNECT_FACTOR)),
+            Err(_) => self.not_connected(&format_args!("no connection in {bound:?}")),
         }
     }
 
@@ -222,8 +225,8 @@ impl Shared {
         }
     }
 
-    async fn connected(&self) -> Result<MultiplexedConnection, RedisError> {
-        let bound = Some(self.timeout * CONNECT_FACTOR);
+    async fn connected(&self, bound: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let bound = Some(bound);
         let config = AsyncConnectionConfig::new().set_connection_timeout(bound).set_response_timeout(bound);
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         // It is there before the first ask, which then takes one round trip.

@@ -27,6 +27,8 @@ const CLIENTS_MAX: usize = 10_000;
 const CROWD: &str = "(others)";
 /// Asks in one batch, and as many that give back.
 const ASKS_MAX: usize = 512;
+/// Slices that an ask looks ahead, where asks come late.
+const SLICES_AHEAD_MAX: u64 = 4;
 /// Between two asks for a client that gets what it wants.
 const PAUSE_MICROS: u64 = 20_000;
 /// The same for one at its limit: somewhat less than a slice, so that each upkeep finds it due.
@@ -99,14 +101,15 @@ impl Account {
         self.wants() && (self.asked_at == 0 || now.saturating_sub(self.asked_at) >= pause)
     }
 
-    /// How many permits to ask for now: debts, and what two slices may bring.
+    /// How many permits to ask for now: debts, and what may come until the ask after the next.
     fn want(&mut self, limit: u64, now: u64) -> u64 {
         let elapsed = now.saturating_sub(self.asked_at).max(SLICE_MICROS);
         let demand = u128::from(self.demand) * u128::from(SLICE_MICROS) / u128::from(elapsed);
         self.expected = u64::try_from(demand).unwrap_or(u64::MAX).max(self.expected / 2);
         self.demand = 0;
         self.asked_at = now.max(1);
-        let ahead = self.expected.saturating_mul(2).clamp(1, (limit / 5).max(1));
+        let slices = 1 + (elapsed / SLICE_MICROS).min(SLICES_AHEAD_MAX);
+        let ahead = self.expected.saturating_mul(slices).clamp(1, (limit / 2).max(1));
         signed(ahead).saturating_sub(self.balance).max(0).unsigned_abs()
     }
 }
