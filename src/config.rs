@@ -9,12 +9,14 @@ mod near;
 mod parse;
 mod reference;
 mod resolve;
+mod secrets;
 mod settings;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, PgOptions, TlsFiles, usable_cores};
+pub use secrets::RedisUrl;
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret, Setting, Settings,
 };
@@ -188,7 +190,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let (value, origin, name) =
             chosen.remove(setting.key).unwrap_or_else(|| (setting.default.into(), Origin::Default, setting.key.into()));
         let parsed = (setting.set)(&mut settings, &value);
-        let shown = if setting.secret && !value.is_empty() { HIDDEN.to_owned() } else { value };
+        let shown = if setting.secret && !value.is_empty() { HIDDEN.to_owned() } else { setting.shown(&value) };
         if let Err(reason) = parsed {
             return Err(ConfigError::Value { name, value: shown, origin: origin.name(), reason });
         }
@@ -313,7 +315,7 @@ mod tests {
 
     #[test]
     fn settings_of_later_parts_are_refused_by_name() {
-        for name in ["TTDUST_REDIS_URL", "TTDUST_S3_ENDPOINT"] {
+        for name in ["TTDUST_S3_ENDPOINT"] {
             assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
         }
         let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];

@@ -31,6 +31,7 @@ use ttdust_shards::{
     access::{Access, Principal},
     message::{QueryFailure, ToShard},
     query::{TimeRangeAnswer, TimeRangeQuery},
+    rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimits},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
 
@@ -39,6 +40,7 @@ use crate::{
     catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
     compatibility::Violation,
     config::{Config, Loaded},
+    coordination::{Coordinator, Standing},
     link::ShardLink,
     objects::{LocalObjects, ObjectError},
     publish::{Checks, PublishError, Publisher},
@@ -108,6 +110,9 @@ pub enum ControlError {
     /// Too much at once; try again.
     #[error("the server has too much to do; try again")]
     Overloaded,
+    /// The caller is over a limit.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
     /// A part that is needed does not answer; try again.
     #[error("{0}")]
     Unavailable(String),
@@ -129,6 +134,7 @@ impl ControlError {
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
             Self::Overloaded => "RESOURCE_EXHAUSTED",
+            Self::RateLimited(_) => "RATE_LIMITED",
             Self::Unavailable(_) => "UNAVAILABLE",
             Self::Internal(_) => "INTERNAL",
         }
@@ -236,6 +242,8 @@ pub struct Parts {
     pub queries: Arc<Queries>,
     /// To whoever puts changed settings in force.
     pub reloads: mpsc::Sender<Reload>,
+    /// What clients may do.
+    pub coordinator: Arc<Coordinator>,
 }
 
 /// The control plane.
@@ -266,6 +274,19 @@ impl Control {
         self.parts.publisher.current().access.clone()
     }
 
+    /// Counts a call of `client`. `None`: there is no limit.
+    ///
+    /// # Errors
+    /// The client is over its limit.
+    pub async fn admit(&self, category: Category, client: &Arc<str>) -> Result<Option<Standing>, RateLimited> {
+        self.parts.coordinator.admit(&self.current().rates, category, client).await
+    }
+
+    /// Answers a shard's asks.
+    pub async fn lease(&self, asks: Vec<LeaseAsk>) -> Vec<LeaseGrant> {
+        self.parts.coordinator.lease(&self.current().rates, asks).await
+    }
+
     /// The stream that `text`, an id or a name, means to `caller`: one that it may not use does not exist.
     ///
     /// # Errors
@@ -283,6 +304,7 @@ impl Control {
     pub async fn records(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, ControlError> {
         self.parts.queries.time_range(query).await.map_err(|failure| match failure {
             QueryFailure::Overloaded => ControlError::Overloaded,
+            QueryFailure::RateLimited(over) => ControlError::RateLimited(over),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }
@@ -296,16 +318,17 @@ impl Control {
         Ok(guard)
     }
 
-    /// Puts new ways to check credentials in force, on every shard once this is answered; if that fails, the old ones stay.
+    /// Puts new ways to check credentials, and new limits, in force, on every shard once this is answered; if that fails, the old ones stay.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn set_checks(&self, checks: Checks) -> Result<(), ControlError> {
+    pub async fn set_checks(&self, checks: Checks, rates: RateLimits) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
-        let old = self.parts.publisher.set_checks(checks);
+        let (old, old_rates) = (self.parts.publisher.set_checks(checks), self.parts.publisher.set_rates(rates));
         let published = self.publish().await;
         if published.is_err() {
             self.parts.publisher.set_checks(old);
+            self.parts.publisher.set_rates(old_rates);
         }
         published
     }

@@ -6,6 +6,7 @@ mod extract;
 mod idempotency;
 mod keys;
 mod problem;
+mod rates;
 mod records;
 mod schemas;
 mod streams;
@@ -94,6 +95,8 @@ pub fn router(app: Arc<App>) -> Router {
 async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers().get(REQUEST_ID));
     request.extensions_mut().insert(RequestId(id.clone()));
+    let limited = rates::Limited::default();
+    request.extensions_mut().insert(limited.clone());
     let method = method_name(request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let mut response = next.run(request).await;
@@ -102,6 +105,7 @@ async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> 
         response = written_out(response, &id);
     }
     app.metrics.request_done(method, path.as_ref().map_or("none", MatchedPath::as_str), response.status().as_u16());
+    limited.put_headers(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod compatibility;
 pub mod config;
 pub mod control;
+pub mod coordination;
 pub mod data_dir;
 pub mod demo;
 pub mod flush;

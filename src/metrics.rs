@@ -3,6 +3,7 @@
 //! Label sets are bounded: shards, routes, status classes. Every name stands in [`METRICS`]; a test holds the two together.
 
 mod process;
+mod rates;
 mod shards;
 mod tls;
 
@@ -13,7 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{query::TimeRangeAnswer, runtime::IoBackend, tls::HandshakeOutcome};
+use ttdust_shards::{query::TimeRangeAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::{catalog::PgFigures, link::ShardLink};
 
@@ -67,6 +68,8 @@ const CONTROL_METRICS: &[MetricInfo] = &[
         "",
         "when the server's certificate ends, in Unix time",
     ),
+    info("ttdust_rate_limit_hits_total", "counter", "category", "requests and calls refused for a rate limit"),
+    info("ttdust_redis_latency_seconds", "histogram", "", "an answer of Redis, or its time limit"),
     info("ttdust_reloads_total", "counter", "result", "reloads by SIGHUP"),
     info("ttdust_pg_connections_active", "gauge", "", "connections to Postgres that a catalog call uses"),
     info("ttdust_pg_query_latency_seconds", "histogram", "", "a catalog call to Postgres"),
@@ -109,6 +112,8 @@ pub struct ControlMetrics {
     file_bytes: Counter,
     commit_retries: Counter,
     reloads: Family<Labels, Counter>,
+    redis_latency: Histogram,
+    rates: Arc<rates::RateNumbers>,
     tls: Arc<tls::TlsNumbers>,
     postgres: PgFigures,
 }
@@ -128,6 +133,8 @@ impl Default for ControlMetrics {
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
             reloads: Family::default(),
+            redis_latency: Histogram::new(SECONDS),
+            rates: Arc::default(),
             tls: Arc::default(),
             postgres: PgFigures::default(),
         };
@@ -194,6 +201,16 @@ impl ControlMetrics {
         self.auth_attempts.get_or_create(&vec![("result", result.to_owned())]).inc();
     }
 
+    /// A call was refused for a rate limit.
+    pub fn rate_limited(&self, category: Category) {
+        self.rates.count(category);
+    }
+
+    /// Redis answered, or its time was up.
+    pub fn redis_answered(&self, latency: Duration) {
+        self.redis_latency.observe(latency.as_secs_f64());
+    }
+
     /// A REST connection's start ended in this way, as far as TLS goes.
     pub fn tls_handshake(&self, outcome: HandshakeOutcome) {
         self.tls.count(outcome);
@@ -230,6 +247,7 @@ impl ControlMetrics {
             meaning("storage_commit_retries_total"),
             self.commit_retries.clone(),
         );
+        registry.register("redis_latency_seconds", meaning("redis_latency_seconds"), self.redis_latency.clone());
         registry.register("reloads", meaning("reloads_total"), self.reloads.clone());
         registry.register("pg_connections_active", meaning("pg_connections_active"), self.postgres.active.clone());
         let name = "pg_query_latency_seconds";
@@ -306,6 +324,10 @@ impl Exposition {
         });
         ours.register_collector(Box::new(tls::TlsCollector {
             control: Arc::clone(&control.tls),
+            shards: metrics.clone(),
+        }));
+        ours.register_collector(Box::new(rates::RateCollector {
+            control: Arc::clone(&control.rates),
             shards: metrics.clone(),
         }));
         ours.register_collector(Box::new(shards::ShardCollector::new(metrics)));

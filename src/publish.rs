@@ -9,8 +9,9 @@ use std::{
 };
 
 use ttdust_shards::{
-    access::{Access, Credentials, Role, StreamPermissions, TokenCheck},
+    access::{Access, Credentials, Role, StreamPermissions, TokenCheck, failures::AuthFailures},
     ids::SchemaId,
+    rate::RateLimits,
     schema::{CompiledSchema, SchemaError},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
@@ -79,6 +80,8 @@ pub struct Publisher {
     homes: Homes,
     auth: AuthMode,
     checks: RwLock<Checks>,
+    rates: RwLock<RateLimits>,
+    failures: Arc<AuthFailures>,
     last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
     generation: AtomicI64,
@@ -95,6 +98,8 @@ impl Publisher {
             homes,
             auth,
             checks: RwLock::new(checks),
+            rates: RwLock::default(),
+            failures: Arc::default(),
             last_uses: Mutex::default(),
             current: RwLock::default(),
             generation: AtomicI64::new(0),
@@ -105,6 +110,13 @@ impl Publisher {
     /// The next snapshots check credentials so. Returns how the last ones did.
     pub fn set_checks(&self, checks: Checks) -> Checks {
         std::mem::replace(&mut *self.checks.write().unwrap_or_else(PoisonError::into_inner), checks)
+    }
+
+    /// The next snapshots have these limits; that of failed authentications is in force at once.
+    /// Returns the last ones.
+    pub fn set_rates(&self, rates: RateLimits) -> RateLimits {
+        self.failures.set_limit(rates.auth_failures_per_minute);
+        std::mem::replace(&mut *self.rates.write().unwrap_or_else(PoisonError::into_inner), rates)
     }
 
     /// Id and time (Unix µs) of the last use of every key that was used since the start.
@@ -146,8 +158,9 @@ impl Publisher {
             schemas.insert(version.schema, self.compiled(version).await?);
         }
         let version = self.current().version + 1;
-        let next =
-            Arc::new(CatalogSnapshot::new(version, self.access(everything), self.entries(everything, &schemas)?));
+        let rates = *self.rates.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries(everything, &schemas)?;
+        let next = Arc::new(CatalogSnapshot::new(version, self.access(everything), entries).with_rates(rates));
         self.generation.store(everything.generation, Relaxed);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
@@ -181,6 +194,7 @@ impl Publisher {
             keys: everything.keys.iter().map(entry).collect(),
             tokens: checks.tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
             certificates: checks.certificates,
+            failures: Arc::clone(&self.failures),
         }
     }
 

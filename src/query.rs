@@ -91,7 +91,7 @@ impl Queries {
         let answer = self.answer(query).await;
         let outcome = match &answer {
             Ok(_) => "ok",
-            Err(QueryFailure::Overloaded) => "overloaded",
+            Err(QueryFailure::Overloaded | QueryFailure::RateLimited(_)) => "overloaded",
             Err(QueryFailure::Internal(reason)) => {
                 tracing::error!(%reason, "a query failed");
                 "error"

@@ -34,6 +34,7 @@ use crate::{
     catalog::{Catalog, CatalogError, CatalogPlace, Known},
     config::{AuthMode, Config},
     control::{Control, ControlError, Parts},
+    coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
     flush::{Flusher, Takeover},
     http::{self, App, ConnectionLimits},
@@ -77,6 +78,8 @@ pub enum ServeError {
     Engine(#[from] StartError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("redis.url: {0}")]
+    Redis(#[from] redis::RedisError),
     #[error("cannot listen for REST on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("{what}: {source}")]
@@ -156,6 +159,7 @@ impl Base {
         let homes = Homes::new(&settings.pins, shards);
         let checks = Checks::load(settings)?;
         let publisher = Arc::new(Publisher::new(catalog.clone(), workers.clone(), homes, config.auth, checks));
+        publisher.set_rates(settings.rate_limits());
         let known = catalog.last_known().await?;
         if known.mirrored {
             tracing::warn!(
@@ -216,6 +220,7 @@ impl Server {
             Arc::clone(&base.publisher),
             Arc::clone(&base.metrics),
         ));
+        let coordinator = coordinator(&config, &base.metrics).await?;
         let (takeover, pending) = match &base.known {
             Known { mirrored: false, .. } => (Takeover::not_needed(), None),
             Known { everything, .. } => {
@@ -236,6 +241,7 @@ impl Server {
             publisher: base.publisher,
             queries: Arc::clone(&queries),
             reloads,
+            coordinator: Arc::new(coordinator),
         }));
 
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
@@ -332,6 +338,16 @@ async fn load_tls(config: &Config) -> Result<Option<Identity>, ServeError> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let loaded = reload::load_tls(files).await;
     Ok(Some(loaded.map_err(|e| system("cannot read the certificates")(io::Error::other(e)))??))
+}
+
+/// Over all nodes where Redis is configured, else over this one. A Redis that is gone does not keep the server from starting.
+async fn coordinator(config: &Config, metrics: &Arc<ControlMetrics>) -> Result<Coordinator, ServeError> {
+    let settings = config.settings();
+    let shared = match &settings.redis_url {
+        None => None,
+        Some(url) => Some(SharedLedger::start(url, settings.redis_timeout, Arc::clone(metrics)).await?),
+    };
+    Ok(Coordinator::new(shared, Arc::clone(metrics)))
 }
 
 fn start_http(

@@ -4,9 +4,12 @@
 //! finds it, 256 random bits prove it, and only the SHA-256 of the whole text is known here. A stream that a caller may not
 //! use is told apart from one that is missing nowhere: callers of this module answer both alike.
 
+pub mod failures;
+
 use std::{
     collections::HashMap,
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -16,7 +19,11 @@ use std::{
 use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 
-use crate::ids::StreamId;
+use crate::{
+    ids::StreamId,
+    rate::{Category, RateLimited},
+};
+use failures::AuthFailures;
 
 /// What every API key begins with.
 pub const KEY_PREFIX: &str = "ttd_live_";
@@ -206,6 +213,8 @@ pub struct Credentials {
     pub tokens: Option<Arc<TokenCheck>>,
     /// Who holds a client certificate of this name.
     pub certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
+    /// Who failed lately. Shared by all snapshots.
+    pub failures: Arc<AuthFailures>,
 }
 
 impl fmt::Debug for Credentials {
@@ -248,6 +257,17 @@ pub struct Principal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("send a valid credential: authorization: Bearer <API key or token>, or x-api-key: <API key>")]
 pub struct Unauthenticated;
+
+/// Why a caller is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotLetIn {
+    /// Its credential is not good.
+    #[error(transparent)]
+    Unauthenticated(#[from] Unauthenticated),
+    /// Too many credentials from its address were not: this one was not looked at.
+    #[error(transparent)]
+    RateLimited(#[from] RateLimited),
+}
 
 /// The role does not permit the action, on any stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -295,23 +315,31 @@ impl Principal {
 }
 
 impl Access {
-    /// Finds out who calls, by the credential in `headers` or else by the name in a checked client certificate.
+    /// Finds out who calls from the address `peer`, by the credential in `headers` or else by the name in a checked client
+    /// certificate. Whoever shows nothing is refused, but not counted as one who tries.
     ///
     /// # Errors
-    /// [`Unauthenticated`]. A wrong credential is not made good by a certificate.
+    /// [`NotLetIn`]. A wrong credential is not made good by a certificate.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
         certificate: Option<&str>,
+        peer: IpAddr,
         now: i64,
-    ) -> Result<Principal, Unauthenticated> {
+    ) -> Result<Principal, NotLetIn> {
         let Self::Checked(credentials) = self else { return Ok(Principal::open()) };
-        match presented(headers) {
-            Presented::Text(text) if text.starts_with(KEY_PREFIX) => credentials.key(text, now),
-            Presented::Text(token) => credentials.tokens.as_ref().ok_or(Unauthenticated)?(token),
-            Presented::Nothing => credentials.certificate(certificate.ok_or(Unauthenticated)?),
-            Presented::Unreadable => Err(Unauthenticated),
+        let shown = presented(headers);
+        if matches!(shown, Presented::Nothing) && certificate.is_none() {
+            return Err(Unauthenticated.into());
         }
+        if let Some((limit, retry_after)) = credentials.failures.over(peer, now) {
+            return Err(RateLimited { category: Category::AuthFailures, limit, retry_after }.into());
+        }
+        let caller = credentials.check(&shown, certificate, now);
+        if caller.is_err() {
+            credentials.failures.count(peer, now);
+        }
+        Ok(caller?)
     }
 
     /// The same caller under this catalog, which may be newer than the one that it showed its credential to.
@@ -340,6 +368,15 @@ impl KeyEntry {
 }
 
 impl Credentials {
+    fn check(&self, shown: &Presented<'_>, certificate: Option<&str>, now: i64) -> Result<Principal, Unauthenticated> {
+        match shown {
+            Presented::Text(text) if text.starts_with(KEY_PREFIX) => self.key(text, now),
+            Presented::Text(token) => self.tokens.as_ref().ok_or(Unauthenticated)?(token),
+            Presented::Nothing => self.certificate(certificate.ok_or(Unauthenticated)?),
+            Presented::Unreadable => Err(Unauthenticated),
+        }
+    }
+
     fn key(&self, text: &str, now: i64) -> Result<Principal, Unauthenticated> {
         let uuid = text.strip_prefix(KEY_PREFIX).and_then(|rest| rest.split_once('_')).ok_or(Unauthenticated)?.0;
         let entry = self.keys.get(uuid).ok_or(Unauthenticated)?;
@@ -404,6 +441,7 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
 mod tests {
     use super::*;
 
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const UUID: &str = "0198c5a0-0000-7000-8000-000000000001";
 
     fn key(secret: &str) -> String {
@@ -433,24 +471,24 @@ mod tests {
             headers("authorization", &format!("bearer {}", key("s3cret"))),
             headers("x-api-key", &key("s3cret")),
         ] {
-            let caller = access.authenticate(&headers, None, 99).expect("let in");
+            let caller = access.authenticate(&headers, None, PEER, 99).expect("let in");
             assert_eq!((&*caller.id, caller.role), (format!("key_{UUID}").as_str(), Role::Reader));
-            assert!(access.authenticate(&headers, None, 100).is_err(), "it ends at its end");
+            assert!(access.authenticate(&headers, None, PEER, 100).is_err(), "it ends at its end");
         }
         for wrong in ["", "ttd_live_", "ttd_live_x_y", &key("s3creT"), &key(""), "a.b.c"] {
             for headers in [headers("x-api-key", wrong), headers("authorization", &format!("Bearer {wrong}"))] {
-                assert_eq!(access.authenticate(&headers, None, 1), Err(Unauthenticated), "{wrong:?}");
+                assert_eq!(access.authenticate(&headers, None, PEER, 1), Err(Unauthenticated.into()), "{wrong:?}");
             }
         }
         let basic = headers("authorization", &format!("Basic {}", key("s3cret")));
-        assert!(access.authenticate(&basic, None, 1).is_err());
-        assert!(access.authenticate(&HeaderMap::new(), None, 1).is_err());
+        assert!(access.authenticate(&basic, None, PEER, 1).is_err());
+        assert!(access.authenticate(&HeaderMap::new(), None, PEER, 1).is_err());
     }
 
     #[test]
     fn a_key_that_is_gone_or_over_is_not_renewed_and_a_changed_role_counts() {
         let good = headers("x-api-key", &key("s3cret"));
-        let caller = access(Role::Admin, &[], None).authenticate(&good, None, 1).expect("let in");
+        let caller = access(Role::Admin, &[], None).authenticate(&good, None, PEER, 1).expect("let in");
         let renewed = access(Role::Writer, &["a"], Some(5)).renew(&caller, 4).expect("still there");
         assert_eq!(renewed.role, Role::Writer);
         assert!(access(Role::Writer, &[], Some(5)).renew(&caller, 5).is_err());
@@ -459,12 +497,32 @@ mod tests {
     }
 
     #[test]
+    fn over_the_limit_of_failures_not_even_a_good_key_from_there_is_looked_at() {
+        let access = access(Role::Admin, &[], None);
+        let Access::Checked(credentials) = &access else { unreachable!() };
+        credentials.failures.set_limit(2);
+        let (good, bad) = (headers("x-api-key", &key("s3cret")), headers("x-api-key", "wrong"));
+        for _ in 0..3 {
+            assert_eq!(access.authenticate(&HeaderMap::new(), None, PEER, 1), Err(Unauthenticated.into()));
+        }
+        for _ in 0..2 {
+            assert!(access.authenticate(&good, None, PEER, 1).is_ok());
+            assert_eq!(access.authenticate(&bad, None, PEER, 1), Err(Unauthenticated.into()));
+        }
+        let Err(NotLetIn::RateLimited(over)) = access.authenticate(&good, None, PEER, 1) else {
+            panic!("it is let in")
+        };
+        assert_eq!((over.category, over.limit), (Category::AuthFailures, 2));
+        assert!(access.authenticate(&good, None, IpAddr::from([192, 0, 2, 1]), 1).is_ok(), "another address");
+    }
+
+    #[test]
     fn the_last_use_is_known_to_the_second() {
         let access = access(Role::Admin, &[], None);
         let Access::Checked(credentials) = &access else { unreachable!() };
         let used = Arc::clone(&credentials.keys[UUID].last_used);
         for (now, known) in [(5_000_000, 5_000_000), (5_900_000, 5_000_000), (6_000_000, 6_000_000)] {
-            access.authenticate(&headers("x-api-key", &key("s3cret")), None, now).expect("let in");
+            access.authenticate(&headers("x-api-key", &key("s3cret")), None, PEER, now).expect("let in");
             assert_eq!(used.load(Relaxed), known);
         }
     }
@@ -473,10 +531,10 @@ mod tests {
     fn a_certificate_counts_only_without_another_credential() {
         let certificates = HashMap::from([("edge".to_owned(), (Role::Writer, StreamPermissions::default()))]);
         let access = Access::Checked(Credentials { certificates: certificates.into(), ..Credentials::default() });
-        let caller = access.authenticate(&HeaderMap::new(), Some("edge"), 1).expect("let in");
+        let caller = access.authenticate(&HeaderMap::new(), Some("edge"), PEER, 1).expect("let in");
         assert_eq!((&*caller.id, caller.role), ("cert:edge", Role::Writer));
-        assert!(access.authenticate(&HeaderMap::new(), Some("other"), 1).is_err());
-        assert!(access.authenticate(&headers("x-api-key", "wrong"), Some("edge"), 1).is_err());
+        assert!(access.authenticate(&HeaderMap::new(), Some("other"), PEER, 1).is_err());
+        assert!(access.authenticate(&headers("x-api-key", "wrong"), Some("edge"), PEER, 1).is_err());
         assert!(Access::Checked(Credentials::default()).renew(&caller, 1).is_err());
     }
 

@@ -17,6 +17,7 @@ pub mod message;
 pub mod metrics;
 pub mod parquet;
 pub mod query;
+pub mod rate;
 mod reactor;
 pub mod runtime;
 pub mod schema;

@@ -42,9 +42,11 @@ impl MailboxSender {
     /// The message, if it may be refused and the queue is full.
     pub fn send(&self, message: ToShard) -> Result<(), ToShard> {
         match message {
-            ToShard::Outcome(..) | ToShard::Answer(..) | ToShard::Admin(..) | ToShard::Segment(_) => {
-                self.0.replies.push(message)
-            }
+            ToShard::Outcome(..)
+            | ToShard::Answer(..)
+            | ToShard::Admin(..)
+            | ToShard::Leases(_)
+            | ToShard::Segment(_) => self.0.replies.push(message),
             request => self.0.requests.push(request)?,
         }
         if !self.0.notified.swap(true, Ordering::AcqRel) {

@@ -12,6 +12,7 @@ use crate::{
     ids::{ShardId, StreamId},
     parquet::FileMeta,
     query::{BufferSnapshot, QueryError, TimeRangeAnswer, TimeRangeQuery},
+    rate::{LeaseAsk, LeaseGrant, RateLimited},
     snapshot::CatalogSnapshot,
 };
 
@@ -113,13 +114,16 @@ pub enum ToShard {
     Answer(u64, Result<TimeRangeAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
     Admin(u64, Box<Result<AdminReply, AdminFailure>>),
+    /// The answer to a batch of asks. Never refused: one batch is under way at a time.
+    Leases(Vec<LeaseGrant>),
     /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
     Segment(std::io::Result<crate::wal::segment::PreparedSegment>),
     /// Stop taking records and connections, finish what is in flight, sync, stop. Control retries while the queue is full.
     Drain,
 }
 
-/// To control. The queue is bounded by what each sender has in flight: one file a shard, one query a call.
+/// To control. The queue is bounded by what each sender has in flight: one file and one batch of asks a shard, one query a
+/// call.
 #[derive(Debug)]
 pub enum ToControl {
     /// A flush is written: put each file into the object store, commit all in the catalog, then send
@@ -135,7 +139,16 @@ pub enum ToControl {
         through: i64,
     },
     /// Answer with [`ToShard::Answer`].
-    Query(TimeRangeQuery, ReplyTo),
+    Query {
+        /// Who asks, for its limits.
+        client: Arc<str>,
+        /// For what.
+        query: TimeRangeQuery,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// Answer with [`ToShard::Leases`].
+    Leases(ShardId, Vec<LeaseAsk>),
     /// Answer with [`ToShard::Admin`]. The caller is known; what it may do is for control to say.
     Admin {
         /// Who asks.
@@ -195,6 +208,7 @@ pub enum FailureKind {
     Forbidden,
     NotAvailable,
     Overloaded,
+    RateLimited(RateLimited),
     Unavailable,
     Internal,
 }
@@ -204,6 +218,8 @@ pub enum FailureKind {
 pub enum QueryFailure {
     /// Too many queries; try again.
     Overloaded,
+    /// The client is over its limit.
+    RateLimited(RateLimited),
     /// Files or log could not be read.
     Internal(String),
 }

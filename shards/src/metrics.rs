@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::tls::HandshakeOutcome;
+use crate::{rate::Category, tls::HandshakeOutcome};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -84,6 +84,8 @@ pub struct ShardMetrics {
     pub ack_latency: LatencyHistogram,
     /// Requests refused for backpressure.
     pub backpressure: Counter,
+    /// Requests refused for a rate limit, in the order of [`Category::ALL`].
+    pub rate_limit_hits: [Counter; Category::ALL.len()],
     /// Frames written.
     pub wal_writes: Counter,
     /// Bytes written to the log.

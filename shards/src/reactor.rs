@@ -25,6 +25,7 @@ use crate::{
     },
     metrics::ShardMetrics,
     query::{TimeRangeAnswer, TimeRangeQuery},
+    rate::{LeaseGrant, budget::Budgets},
     shard::{Shard, Submitted},
     snapshot::CatalogSnapshot,
     tls::HandshakeOutcome,
@@ -51,6 +52,8 @@ pub struct Reactor {
     pub commit: Bell,
     /// Rung when there may be something to flush.
     pub flush: Bell,
+    /// What clients may ingest.
+    pub budgets: Budgets,
     catalog: RefCell<Arc<CatalogSnapshot>>,
     tls: RefCell<Option<Arc<ServerConfig>>>,
     slots: RefCell<Slots>,
@@ -150,6 +153,7 @@ impl Reactor {
             metrics,
             commit: Bell::default(),
             flush: Bell::default(),
+            budgets: Budgets::new(shards.len()),
             catalog: RefCell::default(),
             tls: RefCell::default(),
             slots: RefCell::default(),
@@ -172,6 +176,7 @@ impl Reactor {
     /// Runs on a new catalog from now on.
     pub fn set_catalog(&self, catalog: Arc<CatalogSnapshot>) {
         self.shard.borrow_mut().set_catalog(Arc::clone(&catalog));
+        self.budgets.set_limits(catalog.rates);
         self.catalog_version.set(catalog.version);
         *self.catalog.borrow_mut() = catalog;
     }
@@ -236,10 +241,10 @@ impl Reactor {
     }
 
     /// Asks control; the answer arrives in the slot.
-    pub fn query(&self, query: TimeRangeQuery, waiter: &Rc<Bell>) -> Rc<Slot> {
+    pub fn query(&self, client: Arc<str>, query: TimeRangeQuery, waiter: &Rc<Bell>) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::Query(query, reply)).is_err() {
+        if self.to_control.try_send(ToControl::Query { client, query, reply }).is_err() {
             self.fill(token, Reply::Answer(Err(QueryFailure::Overloaded)));
         }
         slot
@@ -259,6 +264,26 @@ impl Reactor {
             self.fill(token, Reply::Admin(Err(failure)));
         }
         slot
+    }
+
+    /// Asks control for leases, if there is something to ask for now.
+    pub fn ask_for_leases(&self) {
+        let Some(asks) = self.budgets.next_asks(self.budgets.micros(Instant::now())) else { return };
+        if self.to_control.try_send(ToControl::Leases(self.id, asks)).is_err() {
+            self.budgets.unsent();
+        }
+    }
+
+    /// Takes leases.
+    pub fn take_leases(&self, grants: &[LeaseGrant]) {
+        self.budgets.granted(self.budgets.micros(Instant::now()), grants);
+        self.ask_for_leases();
+    }
+
+    /// Looks after leases; every slice or so.
+    pub fn look_after_leases(&self) {
+        self.budgets.tidy(self.budgets.micros(Instant::now()));
+        self.ask_for_leases();
     }
 
     fn new_slot(&self, waiter: &Rc<Bell>) -> (Rc<Slot>, u64) {

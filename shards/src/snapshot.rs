@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     access::Access,
     ids::{SchemaId, ShardId, StreamId},
+    rate::RateLimits,
     schema::CompiledSchema,
 };
 
@@ -41,6 +42,8 @@ pub struct CatalogSnapshot {
     pub version: u64,
     /// Who may call.
     pub access: Access,
+    /// How much each may do.
+    pub rates: RateLimits,
     by_id: HashMap<StreamId, Arc<StreamEntry>, ahash::RandomState>,
     by_name: HashMap<String, Arc<StreamEntry>, ahash::RandomState>,
 }
@@ -56,6 +59,12 @@ impl CatalogSnapshot {
             snapshot.by_id.insert(stream.id, stream);
         }
         snapshot
+    }
+
+    /// The same with these limits.
+    #[must_use]
+    pub fn with_rates(self, rates: RateLimits) -> Self {
+        Self { rates, ..self }
     }
 
     /// The stream with this id.

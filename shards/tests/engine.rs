@@ -18,9 +18,10 @@ use ttdust_proto::{
     query::{TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
 use ttdust_shards::{
-    access::{Access, Credentials, KeyEntry, Role, StreamPermissions},
+    access::{Access, Credentials, KeyEntry, Role, StreamPermissions, digest},
     config::IoChoice,
-    ids::{RecordId, SchemaId},
+    ids::{RecordId, SchemaId, ShardId},
+    rate::RateLimits,
     snapshot::StreamState,
 };
 
@@ -313,6 +314,73 @@ fn a_key_is_wanted_where_access_is_not_open_and_its_role_decides() {
         call.send(&ingest(record(1))).await;
         assert_eq!(call.receive::<IngestResponse>().await.expect_err("the end").code, 16);
     });
+    fixture.stop();
+}
+
+#[test]
+fn a_client_over_its_rate_is_told_when_to_come_back_and_another_is_not_hindered() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fixture = Fixture::start(config(dir.path(), 1, IoChoice::Auto));
+    let key = |id: &str| format!("ttd_live_{id}_secret");
+    let entry = |id: &str| KeyEntry {
+        sha256: digest(&key(id)),
+        role: Role::Admin,
+        streams: StreamPermissions::default(),
+        expires_unix_micros: None,
+        last_used: Arc::default(),
+    };
+    let keys = ["a", "b", "c"].map(|id| (id.to_owned(), entry(id))).into();
+    let access = Access::Checked(Credentials { keys, ..Credentials::default() });
+    block_on(async {
+        let rates = RateLimits { ingest_records_per_second: 100, ..RateLimits::default() };
+        *fixture.rates.lock().expect("not poisoned") = rates;
+        fixture.publish(StreamState::Active, access.clone()).await;
+        let mut a = Client::connect(fixture.engine.grpc_address()).await;
+        a.headers.push(("x-api-key", key("a")));
+        let mut call = a.call(path::APPEND).await;
+        let sixty = |first: i64| append((first..first + 60).map(record).collect());
+        // Pipelined, so that all three are charged to one balance: its share is 100, and one request may overdraw it.
+        call.send(&sixty(1)).await;
+        call.send(&sixty(61)).await;
+        call.send(&sixty(121)).await;
+        let mut refused = 0;
+        for _ in 0..3 {
+            let answer: AppendResponse = call.receive().await.expect("an answer");
+            if answer.status() == Status::Ok {
+                assert_eq!((answer.accepted, refused), (60, 0));
+                continue;
+            }
+            refused += 1;
+            assert_eq!((answer.status(), answer.accepted, answer.rejected), (Status::RateLimited, 0, 60));
+            assert_eq!(answer.error.as_ref().map(|error| error.code.as_str()), Some("RATE_LIMITED"));
+            assert!((20..=2000).contains(&answer.retry_after_millis.expect("a time")), "{answer:?}");
+        }
+        assert!(refused > 0);
+        let mut single = a.call(path::INGEST_STREAM).await;
+        single.send(&ingest(record(1))).await;
+        let answer: IngestResponse = single.receive().await.expect("the call goes on");
+        let error = answer.error.clone().expect("an error");
+        assert_eq!((answer.status(), error.code.as_str()), (Status::RateLimited, "RATE_LIMITED"));
+        assert!(error.message.contains("retry after"), "{error:?}");
+        let ended = a.unary::<IngestResponse>(path::INGEST, &ingest(record(1))).await.expect_err("refused");
+        assert_eq!((ended.code, ended.reason.as_str()), (8, "RATE_LIMITED"));
+        assert!(ended.retry_after.is_some());
+
+        let mut b = Client::connect(fixture.engine.grpc_address()).await;
+        b.headers.push(("x-api-key", key("b")));
+        let answer: IngestResponse = b.unary(path::INGEST, &ingest(record(1))).await.expect("another client");
+        assert_eq!(answer.status(), Status::Ok);
+        let mut c = Client::connect(fixture.engine.grpc_address()).await;
+        c.headers.push(("x-api-key", key("c")));
+        assert_eq!(read_all(&mut c).await.len(), 60 * (3 - refused) + 1, "nothing of a refused request is there");
+
+        *fixture.rates.lock().expect("not poisoned") = RateLimits::default();
+        fixture.publish(StreamState::Active, access).await;
+        call.send(&sixty(181)).await;
+        assert_eq!(call.receive::<AppendResponse>().await.expect("an answer").accepted, 60, "the limit is gone");
+    });
+    let hits: u64 = fixture.engine.metrics(ShardId(0)).rate_limit_hits.iter().map(|counter| counter.get()).sum();
+    assert!(hits >= 3);
     fixture.stop();
 }
 

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::{Table, Value};
 
-use super::settings::{CertificateHolder, Pin};
+use super::{
+    secrets::RedisUrl,
+    settings::{CertificateHolder, Pin},
+};
 use ttdust_shards::access::Role;
 
 /// The settings of a file as dotted keys with text values.
@@ -150,6 +153,21 @@ pub(super) fn certificates(text: &str) -> Result<Vec<CertificateHolder>, String>
         holders.push(CertificateHolder { name: name.to_owned(), role, streams });
     }
     Ok(holders)
+}
+
+/// Where a Redis is; empty: there is none.
+pub(super) fn redis_url(text: &str) -> Result<Option<RedisUrl>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    // Checked by the client itself, whose own message may show the password.
+    let good =
+        text.starts_with("redis://") && redis::parse_redis_url(text).is_some() && redis::Client::open(text).is_ok();
+    if good {
+        Ok(Some(RedisUrl::new(text)))
+    } else {
+        Err("want redis://[user:password@]host[:port][/database]; TLS to Redis is not available in this version".into())
+    }
 }
 
 /// One of `choices`, by name.

@@ -16,7 +16,8 @@ pub fn reference() -> String {
     text
 }
 
-/// What is in force and where it comes from, one setting a line, as TOML that gives the same again.
+/// What is in force and where it comes from, one setting a line, as TOML that gives the same again but for passwords, which
+/// are not shown.
 #[must_use]
 pub fn show(loaded: &Loaded) -> String {
     let mut text = String::new();

@@ -4,7 +4,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ttdust_shards::{access::Role, config::IoChoice};
 
-use super::parse;
+use super::{
+    parse,
+    secrets::{self, RedisUrl},
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +146,13 @@ pub struct Settings {
     pub pg_pool_size: usize,
     pub pg_statement_timeout: Duration,
     pub pg_connect_timeout: Duration,
+    pub rate_ingest_records: u64,
+    pub rate_ingest_bytes: u64,
+    pub rate_queries: u64,
+    pub rate_admin: u64,
+    pub rate_auth_failures: u64,
+    pub redis_url: Option<RedisUrl>,
+    pub redis_timeout: Duration,
 }
 
 impl Settings {
@@ -203,6 +213,13 @@ impl Settings {
             pg_pool_size: 0,
             pg_statement_timeout: Duration::ZERO,
             pg_connect_timeout: Duration::ZERO,
+            rate_ingest_records: 0,
+            rate_ingest_bytes: 0,
+            rate_queries: 0,
+            rate_admin: 0,
+            rate_auth_failures: 0,
+            redis_url: None,
+            redis_timeout: Duration::ZERO,
         }
     }
 }
@@ -227,6 +244,12 @@ impl Setting {
     pub fn variable(&self) -> String {
         variable_of(self.key)
     }
+
+    /// A value of it as it may be shown: without a password.
+    #[must_use]
+    pub fn shown(&self, value: &str) -> String {
+        if self.key == "redis.url" { secrets::without_password(value) } else { value.to_owned() }
+    }
 }
 
 pub(super) fn variable_of(key: &str) -> String {
@@ -236,7 +259,7 @@ pub(super) fn variable_of(key: &str) -> String {
 /// The part that a variable belongs to, if it is one that this version does not have.
 pub(super) fn later_part(variable: &str) -> Option<&'static str> {
     let name = variable.strip_prefix("TTDUST_")?;
-    [("REDIS_", "Redis"), ("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
+    [("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
         .iter()
         .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
@@ -271,10 +294,23 @@ const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogF
 const PG_TLS: &[(&str, PgTls)] = &[("disable", PgTls::Disable), ("prefer", PgTls::Prefer), ("require", PgTls::Require)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+/// Counts of a window stay far below what a script of Redis counts exactly (2^53).
+const RATE_MAX: u64 = 1_000_000_000_000;
 
 /// The settings that a running server takes over by SIGHUP or PATCH /api/v1/config.
-pub const RELOADABLE: &[&str] =
-    &["log.level", "auth.certificates", "jwt.public_key_path", "jwt.jwks_path", "jwt.issuer", "jwt.audience"];
+pub const RELOADABLE: &[&str] = &[
+    "log.level",
+    "auth.certificates",
+    "jwt.public_key_path",
+    "jwt.jwks_path",
+    "jwt.issuer",
+    "jwt.audience",
+    "rate.ingest_records_per_second",
+    "rate.ingest_bytes_per_second",
+    "rate.queries_per_second",
+    "rate.admin_per_second",
+    "rate.auth_failures_per_minute",
+];
 
 /// All settings, in the order in which they are shown.
 pub const SETTINGS: &[Setting] = &[
@@ -331,6 +367,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("pg.pool_size", "8", pg_pool_size, t => parse::number(t, 1, 1000), "open connections to Postgres at most"),
     setting!("pg.statement_timeout_ms", "10000", pg_statement_timeout, t => parse::number(t, 10, 3_600_000).map(Duration::from_millis), "a catalog call that takes longer fails"),
     setting!("pg.connect_timeout_ms", "3000", pg_connect_timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "a connection that takes longer to open fails"),
+    setting!("rate.ingest_records_per_second", "0", rate_ingest_records, t => parse::number(t, 0, RATE_MAX), "records that a client may send a second; 0: no limit"),
+    setting!("rate.ingest_bytes_per_second", "0", rate_ingest_bytes, t => parse::bytes(t, 0, RATE_MAX), "bytes of requests with records that a client may send a second; 0: no limit"),
+    setting!("rate.queries_per_second", "0", rate_queries, t => parse::number(t, 0, RATE_MAX), "queries of a client a second, by gRPC and REST; 0: no limit"),
+    setting!("rate.admin_per_second", "0", rate_admin, t => parse::number(t, 0, RATE_MAX), "other REST calls and AdminService calls of a client a second; 0: no limit"),
+    setting!("rate.auth_failures_per_minute", "60", rate_auth_failures, t => parse::number(t, 0, 10_000), "wrong credentials from one address a minute before none from there is looked at; 0: no limit"),
+    setting!("redis.url", "", redis_url, t => parse::redis_url(t), "redis://[user:password@]host[:port][/database]: the limits of all nodes that share it hold together; default: each node's own"),
+    setting!("redis.timeout_ms", "50", redis_timeout, t => parse::number(t, 1, 10_000).map(Duration::from_millis), "a node whose Redis takes longer to answer limits by itself until it is back; no record waits for it"),
 ];
 
 fn level(text: &str) -> Result<String, String> {
@@ -340,6 +383,18 @@ fn level(text: &str) -> Result<String, String> {
 }
 
 impl Settings {
+    /// The limits of every client.
+    #[must_use]
+    pub fn rate_limits(&self) -> ttdust_shards::rate::RateLimits {
+        ttdust_shards::rate::RateLimits {
+            ingest_records_per_second: self.rate_ingest_records,
+            ingest_bytes_per_second: self.rate_ingest_bytes,
+            queries_per_second: self.rate_queries,
+            admin_per_second: self.rate_admin,
+            auth_failures_per_minute: self.rate_auth_failures,
+        }
+    }
+
     /// The bounds that the shards are told.
     #[must_use]
     pub fn shard_limits(&self) -> ttdust_shards::config::Limits {

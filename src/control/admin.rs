@@ -7,6 +7,7 @@ use ttdust_shards::{
     access::{Action, Forbidden},
     ids::SchemaId,
     message::{AdminFailure, AdminReply, AdminRequest, FailureKind},
+    rate::Category,
 };
 
 use super::{Actor, Control, ControlError, NewStream};
@@ -51,6 +52,7 @@ impl Control {
     }
 
     async fn decide(self: &Arc<Self>, actor: Actor, request: AdminRequest) -> Result<AdminReply, Failure> {
+        self.admit(Category::Admin, &actor.caller.id).await.map_err(ControlError::from)?;
         match request {
             AdminRequest::Create(config) => {
                 actor.caller.require(Action::ChangeStreams)?;
@@ -152,6 +154,7 @@ fn failed(error: ControlError) -> AdminFailure {
         ControlError::Stale(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => FailureKind::Conflict,
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
         ControlError::Overloaded => FailureKind::Overloaded,
+        ControlError::RateLimited(over) => FailureKind::RateLimited(*over),
         ControlError::Unavailable(_) => FailureKind::Unavailable,
         ControlError::Internal(_) => FailureKind::Internal,
     };

@@ -43,10 +43,16 @@ impl Control {
             timed(self.check_objects()),
             join_all(self.parts.link.shards().map(|shard| self.check_shard(shard))),
         );
+        let coordination = self.parts.coordinator.state();
         let backend = self.parts.link.engine().backend();
         let mut components = BTreeMap::from([
             ("catalog".to_owned(), catalog),
             ("objects".to_owned(), objects),
+            (
+                // Never down: without Redis this node goes on by itself.
+                "coordination".to_owned(),
+                Component { up: true, latency_ms: coordination.latency_ms, detail: coordination.detail },
+            ),
             (
                 "io".to_owned(),
                 Component { up: true, latency_ms: 0.0, detail: format!("{}: {}", backend.kind, backend.reason) },

@@ -1,6 +1,6 @@
 //! The accept loop: bounded connections, TLS or plain text, HTTP/1.1 with keep-alive, header and idle timeouts, a graceful end.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::{
@@ -21,6 +21,7 @@ use tokio::{
 };
 use ttdust_shards::tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity};
 
+use super::extract::PeerAddress;
 use crate::metrics::ControlMetrics;
 
 /// From the connection or the last answer to the end of the next request's head: so it bounds slow heads and idle
@@ -58,18 +59,18 @@ pub async fn serve(
             () = stopped(&mut stop) => break,
         };
         match accepted {
-            Ok((stream, slot)) => {
+            Ok((stream, address, slot)) => {
                 let (router, mut stop, open) = (router.clone(), stop.clone(), metrics.http_connection());
                 let (tls, metrics) = (tls.as_ref().map(|tls| Arc::clone(&tls.borrow())), Arc::clone(&metrics));
                 tokio::spawn(async move {
                     match tls {
                         Some(config) => {
                             if let Some((stream, peer)) = secure(stream, config, &metrics, &mut stop).await {
-                                connection(stream, peer, router, stop).await;
+                                connection(stream, address, peer, router, stop).await;
                             }
                         }
                         None if speaks_tls(&stream, &metrics, &mut stop).await => {}
-                        None => connection(stream, None, router, stop).await,
+                        None => connection(stream, address, None, router, stop).await,
                     }
                     drop((slot, open));
                 });
@@ -86,11 +87,14 @@ pub async fn serve(
     let _ = time::timeout(GRACE, slots.acquire_many(all)).await;
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
+    let (stream, address) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, slot))
+    Ok((stream, address.ip(), slot))
 }
 
 /// The connection with TLS on it, and whom the client's certificate names. `None`: it was refused.
@@ -141,12 +145,14 @@ async fn speaks_tls(stream: &TcpStream, metrics: &ControlMetrics, stop: &mut wat
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    address: IpAddr,
     peer: Option<PeerIdentity>,
     router: Router,
     mut stop: watch::Receiver<bool>,
 ) {
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(PeerAddress(address));
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }

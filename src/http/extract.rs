@@ -1,5 +1,7 @@
 //! What a handler takes from a request, each failure as a problem.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::{
     Json,
     body::{Body, Bytes, to_bytes},
@@ -8,17 +10,17 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 use ttdust_shards::{
-    access::{Access, Principal},
+    access::{Access, NotLetIn, Principal},
     tls::PeerIdentity,
 };
 
-use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem};
+use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem, rates::Limited};
 use crate::{calendar::now_unix_micros, catalog::Page, control::Actor};
 
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
 
-/// Who calls.
+/// Who calls, within its limits.
 pub(super) struct Caller(pub(super) Principal);
 
 impl FromRequestParts<Shared> for Caller {
@@ -27,13 +29,24 @@ impl FromRequestParts<Shared> for Caller {
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         let access = app.control.current();
         let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
-        let caller = access.access.authenticate(&parts.headers, certificate, now_unix_micros());
+        // Requests that came over no connection are the tests' own.
+        let peer = parts.extensions.get::<PeerAddress>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
+        let caller = access.access.authenticate(&parts.headers, certificate, peer, now_unix_micros());
         if matches!(access.access, Access::Checked(_)) {
             app.metrics.auth_attempt(if caller.is_ok() { "ok" } else { "refused" });
         }
-        Ok(Self(caller?))
+        if let Err(NotLetIn::RateLimited(over)) = &caller {
+            app.metrics.rate_limited(over.category);
+        }
+        let caller = caller?;
+        Limited::of(parts).admit(app, parts, &caller).await?;
+        Ok(Self(caller))
     }
 }
+
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PeerAddress(pub(super) IpAddr);
 
 /// Who changes something, and in which request.
 pub(super) struct Acting(pub(super) Actor);

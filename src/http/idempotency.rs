@@ -10,16 +10,19 @@ use std::{
 
 use axum::{
     body::{Body, Bytes, to_bytes},
-    extract::{Request, State},
+    extract::{FromRequestParts as _, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use ttdust_shards::tls::PeerIdentity;
 
-use super::{Shared, extract::whole_body, problem::Problem};
+use super::{
+    Shared,
+    extract::{Caller, whole_body},
+    problem::Problem,
+};
 use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
 
 const KEY_HEADER: &str = "idempotency-key";
@@ -63,11 +66,11 @@ pub(super) async fn once(State(app): State<Shared>, request: Request, next: Next
 }
 
 async fn answered(app: Shared, request: Request, next: Next) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let key = key_of(&parts.headers)?;
     let now = now_unix_micros();
-    let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
-    let caller = app.control.current().access.authenticate(&parts.headers, certificate, now)?.id;
+    let Caller(caller) = Caller::from_request_parts(&mut parts, &app).await?;
+    let caller = caller.id;
     let body = whole_body(body, app.body_limit).await?;
     let request_sha256 = digest(&parts.method, parts.uri.path_and_query().map_or("", |p| p.as_str()), &body);
     let _entered = app.under_way.enter(&caller, &key).ok_or_else(|| {

@@ -1,11 +1,16 @@
 //! Errors as RFC 9457 problem+json: the one translation from the control plane's errors to REST.
 
+use std::time::Duration;
+
 use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde_json::json;
-use ttdust_shards::access::{Forbidden, Unauthenticated};
+use ttdust_shards::{
+    access::{Forbidden, NotLetIn, Unauthenticated},
+    rate::RateLimited,
+};
 
 use crate::{
     calendar::TimeError,
@@ -77,13 +82,16 @@ impl From<ControlError> for Problem {
             ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
-            ControlError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            ControlError::Overloaded | ControlError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut problem = Self::new(status, error.code(), error.to_string());
         if matches!(error, ControlError::Overloaded | ControlError::Unavailable(_)) {
             problem.retry_after_seconds = Some(1);
+        }
+        if let ControlError::RateLimited(over) = &error {
+            problem.retry_after_seconds = Some(whole_seconds(over.retry_after));
         }
         problem.errors = match error {
             ControlError::Invalid { fields, .. } => fields,
@@ -101,6 +109,26 @@ impl From<Unauthenticated> for Problem {
     fn from(error: Unauthenticated) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", error.to_string())
     }
+}
+
+impl From<RateLimited> for Problem {
+    fn from(error: RateLimited) -> Self {
+        ControlError::from(error).into()
+    }
+}
+
+impl From<NotLetIn> for Problem {
+    fn from(error: NotLetIn) -> Self {
+        match error {
+            NotLetIn::Unauthenticated(error) => error.into(),
+            NotLetIn::RateLimited(error) => error.into(),
+        }
+    }
+}
+
+/// As HTTP counts them: rounded up.
+pub(super) fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_micros().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 impl From<Forbidden> for Problem {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use ttdust_shards::{
     ids::ShardId,
-    message::{ToControl, ToShard},
+    message::{QueryFailure, ToControl, ToShard},
+    rate::Category,
 };
 
 use crate::{
@@ -50,12 +51,25 @@ impl Inbox {
                     let (flusher, link) = (self.flusher.clone(), self.link.clone());
                     tokio::spawn(async move { flusher.flush(&link, shard, stream, files, through).await });
                 }
-                ToControl::Query(query, reply) => {
+                ToControl::Query { client, query, reply } => {
                     let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
+                    let control = Arc::clone(&self.control);
                     tokio::spawn(async move {
-                        let answer = ToShard::Answer(reply.token, queries.time_range(query).await);
+                        let answer = match control.admit(Category::Query, &client).await {
+                            Ok(_) => queries.time_range(query).await,
+                            Err(over) => Err(QueryFailure::RateLimited(over)),
+                        };
+                        let answer = ToShard::Answer(reply.token, answer);
                         // With its shard, the call is gone too.
                         let _ = link.deliver(reply.shard, answer).await;
+                    });
+                }
+                ToControl::Leases(shard, asks) => {
+                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
+                    tokio::spawn(async move {
+                        let grants = ToShard::Leases(control.lease(asks).await);
+                        // A shard that has ended lets nobody in.
+                        let _ = link.deliver(shard, grants).await;
                     });
                 }
                 ToControl::Admin { caller, request, reply } => {

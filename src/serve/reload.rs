@@ -118,7 +118,7 @@ impl Reloader {
 
     /// Only the first step can fail, and it undoes itself then.
     async fn apply(&self, prepared: Prepared) -> Result<Arc<Loaded>, ReloadError> {
-        self.control.set_checks(prepared.checks).await?;
+        self.control.set_checks(prepared.checks, prepared.settings.settings.rate_limits()).await?;
         self.level.set(&prepared.settings.settings.log_level);
         self.control.set_settings(Arc::clone(&prepared.settings));
         if let (Some(identity), Some(rest)) = (prepared.tls, &self.rest_tls) {

@@ -11,7 +11,7 @@ use ttdust_proto::ingestion::{
 use super::{
     exchange::Method,
     framing::put_message,
-    intake::{Intake, refused_in_stream, take_outcome},
+    intake::{Intake, in_stream, refused_in_stream, take_outcome},
     status::{Code, Status},
 };
 use crate::{
@@ -47,6 +47,8 @@ struct Request {
     received: Instant,
     /// `None`: nothing was submitted.
     slot: Option<Rc<Slot>>,
+    /// The caller was over a limit.
+    limited: Option<Box<Status>>,
 }
 
 impl Append {
@@ -135,8 +137,15 @@ impl Method for Append {
             bytes,
             received,
             slot: None,
+            limited: None,
         };
-        self.sort_out(&mut request, &mut answer);
+        match self.intake.charge(request.payloads.len(), bytes, received) {
+            Ok(()) => self.sort_out(&mut request, &mut answer),
+            Err(over) => {
+                answer.limited = Some(Box::new(over));
+                request.payloads.clear();
+            }
+        }
         if !request.payloads.is_empty() {
             let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
             answer.slot = Some(self.intake.submit(&answer.stream, request.payloads, keys, metadata, &self.bell));
@@ -160,6 +169,10 @@ impl Method for Append {
             };
             let reactor = &self.intake.reactor;
             let response = match outcome {
+                _ if request.limited.is_some() => {
+                    let (error, retry_after_millis) = request.limited.as_deref().map(in_stream).unwrap_or_default();
+                    request.refused(error, retry_after_millis)
+                }
                 Outcome::Unknown => return Err(Status::outcome_unknown()),
                 Outcome::Refused(refusal) => {
                     let (error, retry_after_millis) = refused_in_stream(reactor, refusal)?;

@@ -47,7 +47,7 @@ struct Group {
     /// Requests in the group, the refused ones included.
     requests: u32,
     /// Position among the requests, and why; in order.
-    invalid: VecDeque<(u32, IngestError)>,
+    refused: VecDeque<(u32, RecordStatus, IngestError)>,
     bytes: usize,
     received: Instant,
     /// `None`: every record was refused.
@@ -78,7 +78,7 @@ impl IngestStream {
             payloads: Vec::new(),
             keys: Vec::new(),
             requests: 0,
-            invalid: VecDeque::new(),
+            refused: VecDeque::new(),
             bytes: 0,
             received,
             slot: None,
@@ -94,11 +94,17 @@ impl Method for IngestStream {
         let metadata = self.intake.metadata(&request.metadata)?;
         let key = request.idempotency_key.unwrap_or_default();
         self.intake.check_key(&key)?;
-        let verdict = self.intake.check(&stream, &request.payload);
+        let verdict = match self.intake.charge(1, bytes, received) {
+            Err(over) => Err((RecordStatus::RateLimited, over)),
+            Ok(()) => self
+                .intake
+                .check(&stream, &request.payload)
+                .map_err(|invalid| (RecordStatus::ValidationError, Status::invalid_record(&invalid))),
+        };
         let group = self.group(&stream, &metadata, received);
         match verdict {
             Ok(()) => group.push(request.payload, Bytes::from(key)),
-            Err(invalid) => group.invalid.push_back((group.requests, Status::invalid_record(&invalid).to_error())),
+            Err((status, why)) => group.refused.push_back((group.requests, status, why.to_error())),
         }
         group.requests += 1;
         group.bytes += bytes;
@@ -163,19 +169,17 @@ impl Group {
     }
 
     /// The refusal of the request at `position`, if it was refused.
-    fn next_invalid(&mut self, position: u32) -> Option<IngestError> {
-        if self.invalid.front()?.0 != position {
+    fn next_refused(&mut self, position: u32) -> Option<(RecordStatus, IngestError)> {
+        if self.refused.front()?.0 != position {
             return None;
         }
-        self.invalid.pop_front().map(|(_, error)| error)
+        self.refused.pop_front().map(|(_, status, error)| (status, error))
     }
 
     fn put_refused(&mut self, error: &IngestError, out: &mut BytesMut) {
         for position in 0..self.requests {
-            let (error, status) = match self.next_invalid(position) {
-                Some(invalid) => (invalid, RecordStatus::ValidationError),
-                None => (error.clone(), RecordStatus::RateLimited),
-            };
+            let (status, error) =
+                self.next_refused(position).unwrap_or_else(|| (RecordStatus::RateLimited, error.clone()));
             put_error(out, error, status);
         }
     }
@@ -183,11 +187,11 @@ impl Group {
     fn put_committed(&mut self, committed: &Committed, out: &mut BytesMut, reactor: &crate::reactor::Reactor) {
         let mut duplicates = committed.duplicates.iter().peekable();
         let mut sequence = committed.first_sequence;
-        let (mut index, mut invalid) = (0, 0);
+        let (mut index, mut refused) = (0, [0; 2]);
         for position in 0..self.requests {
-            if let Some(error) = self.next_invalid(position) {
-                put_error(out, error, RecordStatus::ValidationError);
-                invalid += 1;
+            if let Some((status, error)) = self.next_refused(position) {
+                put_error(out, error, status);
+                refused[usize::from(status == RecordStatus::RateLimited)] += 1;
                 continue;
             }
             let timestamp = committed.timestamp_unix_micros;
@@ -200,7 +204,8 @@ impl Group {
             }
             index += 1;
         }
-        reactor.count_requests(RecordStatus::ValidationError, invalid);
+        reactor.count_requests(RecordStatus::ValidationError, refused[0]);
+        reactor.count_requests(RecordStatus::RateLimited, refused[1]);
         reactor.count_requests(RecordStatus::Duplicate, committed.duplicates.len());
         reactor.count_requests(RecordStatus::Ok, committed.accepted as usize);
     }
@@ -236,11 +241,16 @@ fn put_record(out: &mut BytesMut, stream: StreamId, sequence: i64, timestamp: i6
 /// How the call ends.
 pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Result<IngestResponse, Status> {
     let received = Instant::now();
+    let bytes = message.len();
     let request = IngestRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let stream = intake.stream(&request.stream_id, &request.schema_id)?;
     let metadata = intake.metadata(&request.metadata)?;
     let key = request.idempotency_key.unwrap_or_default();
     intake.check_key(&key)?;
+    if let Err(over) = intake.charge(1, bytes, received) {
+        intake.reactor.count_requests(RecordStatus::RateLimited, 1);
+        return Err(over);
+    }
     if let Err(invalid) = intake.check(&stream, &request.payload) {
         intake.reactor.count_requests(RecordStatus::ValidationError, 1);
         return Err(Status::invalid_record(&invalid));

@@ -1,6 +1,6 @@
 //! What `IngestStream`, `Ingest` and `Append` have in common: which stream, may the caller, is the record good.
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use ttdust_proto::ingestion::IngestError;
@@ -13,6 +13,7 @@ use crate::{
     access::{Action, Principal},
     ids::ShardId,
     message::{Outcome, ReplyTo, Submission},
+    rate::budget::ClientBudget,
     reactor::{Reactor, Reply, Slot},
     snapshot::{StreamEntry, StreamState, names_schema},
     transform::encode_metadata,
@@ -26,6 +27,8 @@ pub struct Intake {
     pub reactor: Rc<Reactor>,
     caller: Principal,
     last: Option<Target>,
+    /// There once the caller was limited.
+    budget: Option<Rc<ClientBudget>>,
 }
 
 /// A stream as a client named it, under one version of the catalog, in one second: a credential that ends is noticed.
@@ -42,7 +45,7 @@ impl Intake {
     /// Takes records of `caller`.
     #[must_use]
     pub fn new(reactor: Rc<Reactor>, caller: Principal) -> Self {
-        Self { reactor, caller, last: None }
+        Self { reactor, caller, last: None, budget: None }
     }
 
     /// The stream that the client means, if it may write to it now.
@@ -83,6 +86,27 @@ impl Intake {
             stream: Arc::clone(stream),
         });
         Ok(Arc::clone(stream))
+    }
+
+    /// Whether the caller's limits let in a request of so many records and bytes; if so, it is counted.
+    ///
+    /// # Errors
+    /// It is over a limit: the request is not looked at.
+    pub fn charge(&mut self, records: usize, bytes: usize, received: Instant) -> Result<(), Status> {
+        let budgets = &self.reactor.budgets;
+        if !budgets.are_limited() {
+            return Ok(());
+        }
+        let now = budgets.micros(received);
+        let budget = self.budget.get_or_insert_with(|| budgets.client(&self.caller.id, now));
+        let (verdict, news) = budgets.charge(budget, now, records as u64, bytes as u64);
+        if news {
+            self.reactor.ask_for_leases();
+        }
+        verdict.map_err(|over| {
+            self.reactor.metrics.rate_limit_hits[over.category.index()].add(1);
+            Status::rate_limited(over)
+        })
     }
 
     /// Whether the record is good: its size, then JSON, then the schema.
@@ -177,6 +201,12 @@ pub fn refused_in_stream(reactor: &Reactor, refusal: crate::message::Refusal) ->
         return Err(status);
     }
     reactor.metrics.backpressure.add(1);
-    let retry_after_millis = status.retry_after.map_or(0, |after| after.as_millis() as u32);
-    Ok((status.to_error(), retry_after_millis))
+    Ok(in_stream(&status))
+}
+
+/// A status as an answer inside a stream, and its retry time in milliseconds, rounded up.
+#[must_use]
+pub fn in_stream(status: &Status) -> (IngestError, u32) {
+    let millis = status.retry_after.map_or(0, |after| after.as_micros().div_ceil(1000));
+    (status.to_error(), u32::try_from(millis).unwrap_or(u32::MAX))
 }

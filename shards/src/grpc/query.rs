@@ -1,6 +1,6 @@
 //! `QueryTimeRange`: asked of control's workers, so that no shard waits for a file.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -32,7 +32,7 @@ pub async fn time_range(
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
     let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
-    let slot = reactor.query(plan(stream, &request)?, bell);
+    let slot = reactor.query(Arc::clone(&caller.id), plan(stream, &request)?, bell);
     let reply = loop {
         match slot.take() {
             Some(reply) => break reply,
@@ -45,6 +45,7 @@ pub async fn time_range(
             retry_after: Some(std::time::Duration::from_millis(100)),
             ..Status::new(Code::ResourceExhausted, "QUERIES_OVERLOADED", "too many queries wait: try again")
         },
+        QueryFailure::RateLimited(over) => Status::rate_limited(over),
         QueryFailure::Internal(message) => Status::new(Code::Internal, "QUERY_FAILED", message),
     })?;
     let metadata = QueryMetadata {

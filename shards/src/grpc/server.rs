@@ -1,7 +1,7 @@
 //! Connections and dispatch: accept, HTTP/2 within explicit bounds, one task a call.
 
 use std::{
-    net::TcpListener,
+    net::{IpAddr, TcpListener},
     rc::Rc,
     task::Poll,
     time::{Duration, Instant},
@@ -29,6 +29,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
+    access::NotLetIn,
     io::{Clock as _, real::SystemClock},
     reactor::{Bell, Reactor},
     tls::PeerIdentity,
@@ -75,7 +76,7 @@ pub async fn accept(reactor: Rc<Reactor>, listener: TcpListener) -> std::io::Res
                 }
                 match Transport::new(socket) {
                     Ok(transport) => {
-                        let task = serve(Rc::clone(&reactor), Rc::clone(&descriptors), transport);
+                        let task = serve(Rc::clone(&reactor), Rc::clone(&descriptors), transport, peer.ip());
                         compio_runtime::spawn(task).detach();
                     }
                     Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
@@ -113,7 +114,7 @@ fn http2() -> h2::server::Builder {
 }
 
 /// Serves one connection from its first byte to its end.
-async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport) {
+async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport, address: IpAddr) {
     let bell = Rc::new(Bell::default());
     let _guard = reactor.connections.enter(&bell);
     let _open = Open::count(&reactor);
@@ -121,13 +122,14 @@ async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Tr
         // Boxed: a plain connection's task is none the larger for it.
         let opened = Box::pin(opening::secure(&reactor, &bell, config, transport)).await;
         if let Some((stream, peer)) = opened {
-            let connection = Connection { reactor, descriptors, peer, bell };
+            let connection = Connection { reactor, descriptors, peer: Peer { address, identity: peer }, bell };
             Box::pin(connection.serve(stream, Instant::now() + PREFACE_TIMEOUT)).await;
         }
     } else {
         let deadline = Instant::now() + PREFACE_TIMEOUT;
         if let Some(transport) = opening::plain(&reactor, &bell, PREFACE_TIMEOUT, transport).await {
-            Connection { reactor, descriptors, peer: None, bell }.serve(transport, deadline).await;
+            let peer = Peer { address, identity: None };
+            Connection { reactor, descriptors, peer, bell }.serve(transport, deadline).await;
         }
     }
 }
@@ -136,9 +138,16 @@ async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Tr
 struct Connection {
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
-    /// Whom the client's certificate names.
-    peer: Option<PeerIdentity>,
+    peer: Peer,
     bell: Rc<Bell>,
+}
+
+/// The other end of a connection.
+#[derive(Clone)]
+struct Peer {
+    address: IpAddr,
+    /// Whom the client's certificate names.
+    identity: Option<PeerIdentity>,
 }
 
 impl Connection {
@@ -214,7 +223,7 @@ async fn keep_alive(mut ping_pong: h2::PingPong) {
 async fn call(
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
-    peer: Option<PeerIdentity>,
+    peer: Peer,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -276,7 +285,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 async fn dispatch(
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
-    peer: Option<PeerIdentity>,
+    peer: Peer,
     head: http::request::Parts,
     body: RecvStream,
     respond: &mut SendResponse<Bytes>,
@@ -288,8 +297,15 @@ async fn dispatch(
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
     let caller = || {
-        let (certificate, now) = (peer.as_ref().map(|peer| &*peer.name), SystemClock::new().unix_micros());
-        reactor.catalog().access.authenticate(&head.headers, certificate, now).map_err(Status::unauthenticated)
+        let certificate = peer.identity.as_ref().map(|peer| &*peer.name);
+        let now = SystemClock::new().unix_micros();
+        let caller = reactor.catalog().access.authenticate(&head.headers, certificate, peer.address, now);
+        caller.map_err(|refused| {
+            if let NotLetIn::RateLimited(over) = refused {
+                reactor.metrics.rate_limit_hits[over.category.index()].add(1);
+            }
+            Status::not_let_in(refused)
+        })
     };
     match head.uri.path() {
         path::APPEND => {

@@ -7,8 +7,9 @@ use prost::Message as _;
 use ttdust_proto::{ingestion, rpc};
 
 use crate::{
-    access::{Forbidden, Unauthenticated},
+    access::{Forbidden, NotLetIn, Unauthenticated},
     message::{AdminFailure, FailureKind, Refusal},
+    rate::RateLimited,
     validate::Invalid,
 };
 
@@ -81,6 +82,22 @@ impl Status {
         Self::new(Code::Unauthenticated, "UNAUTHENTICATED", error.to_string())
     }
 
+    /// The caller is not let in.
+    #[must_use]
+    pub fn not_let_in(error: NotLetIn) -> Self {
+        match error {
+            NotLetIn::Unauthenticated(error) => Self::unauthenticated(error),
+            NotLetIn::RateLimited(over) => Self::rate_limited(over),
+        }
+    }
+
+    /// The client is over a limit: nothing of the request was done.
+    #[must_use]
+    pub fn rate_limited(over: RateLimited) -> Self {
+        let message = format!("{over}: nothing was done");
+        Self { retry_after: Some(over.retry_after), ..Self::new(Code::ResourceExhausted, "RATE_LIMITED", message) }
+    }
+
     /// The caller's role does not permit the call.
     #[must_use]
     pub fn forbidden(error: Forbidden) -> Self {
@@ -105,16 +122,16 @@ impl Status {
             FailureKind::Conflict => Code::FailedPrecondition,
             FailureKind::Forbidden => Code::PermissionDenied,
             FailureKind::NotAvailable => Code::Unimplemented,
-            FailureKind::Overloaded => Code::ResourceExhausted,
+            FailureKind::Overloaded | FailureKind::RateLimited(_) => Code::ResourceExhausted,
             FailureKind::Unavailable => Code::Unavailable,
             FailureKind::Internal => Code::Internal,
         };
-        let retry_after = matches!(failure.kind, FailureKind::Overloaded | FailureKind::Unavailable);
-        Self {
-            retry_after: retry_after.then_some(ADMIN_RETRY),
-            violations: failure.fields,
-            ..Self::new(code, failure.reason, failure.message)
-        }
+        let retry_after = match failure.kind {
+            FailureKind::Overloaded | FailureKind::Unavailable => Some(ADMIN_RETRY),
+            FailureKind::RateLimited(over) => Some(over.retry_after),
+            _ => None,
+        };
+        Self { retry_after, violations: failure.fields, ..Self::new(code, failure.reason, failure.message) }
     }
 
     /// The outcome of a write is not known.

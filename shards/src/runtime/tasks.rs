@@ -167,6 +167,7 @@ async fn upkeep(loops: Rc<Loops>) -> String {
         loops.order_flush();
         loops.release_segments();
         loops.set_gauges();
+        loops.reactor.look_after_leases();
         let rung = loops.reactor.flush.rung();
         futures_util::pin_mut!(rung);
         let _ = time::timeout(UPKEEP_INTERVAL, rung).await;
@@ -186,6 +187,7 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
+            ToShard::Leases(grants) => reactor.take_leases(&grants),
             ToShard::Tls(config) => reactor.set_tls(config),
             ToShard::Snapshot(stream, reply) => {
                 let _ = reply.send(reactor.shard.borrow().snapshot(stream));

@@ -17,6 +17,7 @@ use ttdust_shards::{
     message::{AdminFailure, AdminReply, AdminRequest, FailureKind, ToControl, ToShard},
     parquet::FileMeta,
     query::{self, FileRef},
+    rate::{LeaseAsk, LeaseGrant, RateLimits},
     runtime::{Engine, EngineStart},
     schema::CompiledSchema,
     snapshot::{CatalogSnapshot, StreamEntry, StreamState, home_shard},
@@ -39,6 +40,7 @@ pub struct Fixture {
     pub stream: StreamId,
     pub schema: SchemaId,
     version: Mutex<u64>,
+    pub rates: Mutex<RateLimits>,
     control: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -72,14 +74,14 @@ impl Fixture {
             let through: &mut i64 = flushed_through.entry(file.stream).or_default();
             *through = file.last_sequence.max(*through);
         }
-        let catalog = catalog(1, stream, schema, shards, StreamState::Active, Access::Open);
+        let catalog = catalog(1, stream, schema, shards, StreamState::Active, Access::Open, RateLimits::default());
         let start = EngineStart { config, catalog, flushed_through, to_control, tls: None };
         let engine = Arc::new(Engine::start(start).expect("the engine starts"));
         let control = std::thread::spawn({
             let (engine, store) = (Arc::clone(&engine), Arc::clone(&store));
             move || serve(&engine, &store, messages)
         });
-        Self { engine, store, stream, schema, version: Mutex::new(1), control: Some(control) }
+        Self { engine, store, stream, schema, version: Mutex::new(1), rates: Mutex::default(), control: Some(control) }
     }
 
     /// Publishes a catalog in which the stream has this state, and waits until every shard runs on it.
@@ -89,7 +91,8 @@ impl Fixture {
             *version += 1;
             *version
         };
-        let snapshot = catalog(version, self.stream, self.schema, self.engine.shards(), state, access);
+        let rates = *self.rates.lock().expect("not poisoned");
+        let snapshot = catalog(version, self.stream, self.schema, self.engine.shards(), state, access, rates);
         for shard in 0..self.engine.shards() {
             let (done, published) = oneshot::channel();
             self.engine.send(ShardId(shard), ToShard::Catalog(Arc::clone(&snapshot), done)).expect("room");
@@ -122,11 +125,12 @@ fn catalog(
     shards: u16,
     state: StreamState,
     access: Access,
+    rates: RateLimits,
 ) -> Arc<CatalogSnapshot> {
     let schema = Arc::new(CompiledSchema::compile(schema, 1, SCHEMA).expect("compiles"));
     let home = home_shard(stream, shards);
     let entry = StreamEntry { id: stream, name: "events".to_owned(), state, schema, home };
-    Arc::new(CatalogSnapshot::new(version, access, vec![entry]))
+    Arc::new(CatalogSnapshot::new(version, access, vec![entry]).with_rates(rates))
 }
 
 /// Control: commits files at once, answers queries, ends when every shard has.
@@ -137,7 +141,7 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
                 store.files.lock().expect("not poisoned").extend(files);
                 engine.send(shard, ToShard::Flushed(stream, through)).expect("room");
             }
-            ToControl::Query(query, reply) => {
+            ToControl::Query { query, reply, .. } => {
                 let (sent, snapshot) = oneshot::channel();
                 let home = home_shard(query.stream, engine.shards());
                 engine.send(home, ToShard::Snapshot(query.stream, sent)).expect("room");
@@ -145,6 +149,13 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
                 let files: Vec<_> = store.files.lock().expect("not poisoned").iter().map(file_ref).collect();
                 let answer = query::time_range(&query, &snapshot, &files).map_err(Into::into);
                 engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
+            }
+            ToControl::Leases(shard, asks) => {
+                // Nothing is granted: clients have the shard's own share.
+                let none =
+                    |ask: LeaseAsk| LeaseGrant { client: ask.client, category: ask.category, permits: 0, short: true };
+                let grants = asks.into_iter().map(none).collect();
+                engine.send(shard, ToShard::Leases(grants)).expect("never refused");
             }
             ToControl::Admin { request, reply, .. } => {
                 // A stream by any name is there, but nothing can be changed.
