@@ -1,51 +1,130 @@
 //! Configuration, health and metrics.
 
+use std::collections::BTreeMap;
+
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde_json::{Map, Value, json};
-
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::json;
 use ttdust_shards::access::Action;
 
-use super::{Answer, Shared, extract::Caller};
-use crate::{config::SETTINGS, metrics::TextFormat};
+use super::{
+    Shared,
+    answer::UpOrDown,
+    extract::{AskedFormat, Caller},
+    operation::{Answers, Described, Route},
+    problem::Problem,
+};
+use crate::{config::SETTINGS, control::Component, metrics::TextFormat};
+
+pub(super) fn routes_of_config() -> Vec<Route> {
+    vec![Route::get("/api/v1/config", "getConfig", "Read all settings and where each comes from", config)]
+}
+
+pub(super) fn routes_of_probes() -> Vec<Route> {
+    vec![
+        Route::get("/health/live", "getLiveness", "Ask whether the server runs", live),
+        Route::get("/health/ready", "getReadiness", "Ask whether the server can do its work, part by part", ready),
+        Route::get("/metrics", "getMetrics", "Scrape metrics, as Prometheus or OpenMetrics text", metrics),
+    ]
+}
 
 /// What is in force, by key. No setting of this version is a secret.
-pub(super) async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Answer {
+#[derive(Serialize, JsonSchema)]
+struct Settings {
+    settings: BTreeMap<&'static str, Setting>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Setting {
+    /// As it would stand in the file.
+    value: String,
+    /// Where it comes from.
+    source: &'static str,
+}
+
+async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Result<Json<Settings>, Problem> {
     caller.require(Action::ReadConfig)?;
-    let values = &app.control.config().loaded.values;
-    let settings: Map<_, _> = SETTINGS
+    let values = app.control.config().loaded.values.iter();
+    let settings = SETTINGS
         .iter()
         .zip(values)
-        .map(|(setting, (value, origin))| (setting.key.to_owned(), json!({"value": value, "source": origin.name()})))
-        .collect();
-    Ok(Json(json!({"settings": settings})).into_response())
+        .map(|(setting, (value, origin))| (setting.key, Setting { value: value.to_string(), source: origin.name() }));
+    Ok(Json(Settings { settings: settings.collect() }))
 }
 
-pub(super) async fn live() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Ok,
+    Down,
 }
 
-pub(super) async fn ready(State(app): State<Shared>) -> Response {
+impl Health {
+    fn of(up: bool) -> Self {
+        if up { Self::Ok } else { Self::Down }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Liveness {
+    status: Health,
+}
+
+async fn live() -> Json<Liveness> {
+    Json(Liveness { status: Health::Ok })
+}
+
+/// How the server and its parts stand.
+#[derive(Serialize, JsonSchema)]
+struct Readiness {
+    status: Health,
+    components: BTreeMap<String, Part>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Part {
+    status: Health,
+    /// How long it took to answer.
+    latency_ms: f64,
+    /// For people; empty: nothing to say.
+    detail: String,
+}
+
+impl From<Component> for Part {
+    fn from(part: Component) -> Self {
+        Self { status: Health::of(part.up), latency_ms: part.latency_ms, detail: part.detail }
+    }
+}
+
+async fn ready(State(app): State<Shared>) -> UpOrDown<Readiness> {
     let readiness = app.control.readiness().await;
-    let name = |up| if up { "ok" } else { "down" };
-    let components: Map<_, _> = readiness
-        .components
-        .into_iter()
-        .map(|(part, c)| (part, json!({"status": name(c.up), "latency_ms": c.latency_ms, "detail": c.detail})))
-        .collect();
-    let body = json!({"status": name(readiness.ready), "components": components}).to_string();
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = (status, [("content-type", "application/json")], body).into_response();
-    // Not a problem: the parts' states are the answer.
-    response.extensions_mut().insert(super::AsItIs);
-    response
+    let components = readiness.components.into_iter().map(|(name, part)| (name, part.into())).collect();
+    UpOrDown { up: readiness.ready, body: Readiness { status: Health::of(readiness.ready), components } }
 }
 
-pub(super) async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response {
-    let format = TextFormat::asked_for(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
-    ([("content-type", format.content_type())], app.exposition.text(format)).into_response()
+/// Metrics in one of the text formats.
+struct MetricsText(TextFormat, String);
+
+impl Answers for MetricsText {
+    fn describe(to: &mut Described) {
+        let formats = [TextFormat::Prometheus, TextFormat::OpenMetrics];
+        let content = formats.map(|format| (format.content_type().to_owned(), json!({"schema": {"type": "string"}})));
+        to.answer_of(StatusCode::OK, &[], &serde_json::Map::from_iter(content).into());
+    }
+}
+
+impl IntoResponse for MetricsText {
+    fn into_response(self) -> Response {
+        ([("content-type", self.0.content_type())], self.1).into_response()
+    }
+}
+
+async fn metrics(State(app): State<Shared>, AskedFormat(format): AskedFormat) -> MetricsText {
+    MetricsText(format, app.exposition.text(format))
 }
