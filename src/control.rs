@@ -268,6 +268,7 @@ impl Control {
     pub async fn records(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, ControlError> {
         self.parts.queries.time_range(query).await.map_err(|failure| match failure {
             QueryFailure::Overloaded => ControlError::Overloaded,
+            QueryFailure::Deleting => ControlError::Conflict("the stream is being deleted".into()),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

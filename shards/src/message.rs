@@ -204,6 +204,8 @@ pub enum FailureKind {
 pub enum QueryFailure {
     /// Too many queries; try again.
     Overloaded,
+    /// The stream is being deleted.
+    Deleting,
     /// Files or log could not be read.
     Internal(String),
 }

@@ -45,6 +45,9 @@ pub async fn time_range(
             retry_after: Some(std::time::Duration::from_millis(100)),
             ..Status::new(Code::ResourceExhausted, "QUERIES_OVERLOADED", "too many queries wait: try again")
         },
+        QueryFailure::Deleting => {
+            Status::new(Code::FailedPrecondition, "STREAM_DELETING", "the stream is being deleted")
+        }
         QueryFailure::Internal(message) => Status::new(Code::Internal, "QUERY_FAILED", message),
     })?;
     let metadata = QueryMetadata {
