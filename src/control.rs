@@ -305,6 +305,7 @@ impl Control {
         self.parts.queries.time_range(query).await.map_err(|failure| match failure {
             QueryFailure::Overloaded => ControlError::Overloaded,
             QueryFailure::RateLimited(over) => ControlError::RateLimited(over),
+            QueryFailure::Deleting => ControlError::Conflict("the stream is being deleted".into()),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

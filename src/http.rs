@@ -1,10 +1,13 @@
 //! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id.
 
+mod answer;
 mod audit;
 mod connections;
 mod extract;
 mod idempotency;
 mod keys;
+mod openapi;
+mod operation;
 mod problem;
 mod rates;
 mod records;
@@ -21,17 +24,18 @@ use axum::{
     http::{HeaderValue, Method, StatusCode},
     middleware::{self, Next},
     response::Response,
-    routing::{delete, get, post},
 };
 
 use crate::{
     control::{Control, ControlError},
     metrics::{ControlMetrics, Exposition},
 };
+use operation::Route;
 use problem::Problem;
 
 pub use connections::{ConnectionLimits, Tls, serve};
 pub use idempotency::UnderWay;
+pub use openapi::text as openapi;
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,26 +65,34 @@ struct RequestId(String);
 struct AsItIs;
 
 type Shared = Arc<App>;
-type Answer = Result<Response, Problem>;
 
-/// All routes.
+/// Operations that belong together.
+struct Group {
+    tag: &'static str,
+    about: &'static str,
+    routes: Vec<Route>,
+}
+
+/// All that is served, and by this list all that is documented.
+fn routes() -> Vec<Group> {
+    let group = |tag, about, routes| Group { tag, about, routes };
+    vec![
+        group("schemas", "What records must look like, version by version.", schemas::routes()),
+        group("streams", "Where records go.", streams::routes()),
+        group("records", "Reading what was ingested.", records::routes()),
+        group("api-keys", "Credentials of programs.", keys::routes()),
+        group("audit-log", "Who changed what.", audit::routes()),
+        group("config", "What is in force.", system::routes_of_config()),
+        group("health", "For whatever watches the server; no credential is needed.", system::routes_of_probes()),
+        group("document", "This document; no credential is needed.", openapi::routes_of_document()),
+    ]
+}
+
+/// The router of all routes.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/api/v1/schemas", post(schemas::create).get(schemas::list))
-        .route("/api/v1/schemas/{id}", get(schemas::one).patch(schemas::change))
-        .route("/api/v1/schemas/{id}/versions", post(schemas::add_version).get(schemas::versions))
-        .route("/api/v1/schemas/{id}/versions/{number}", get(schemas::one_version))
-        .route("/api/v1/schemas/{id}/versions/{number}/retire", post(schemas::retire))
-        .route("/api/v1/streams", post(streams::create).get(streams::list))
-        .route("/api/v1/streams/{id}", get(streams::one).patch(streams::change).delete(streams::delete))
-        .route("/api/v1/streams/{id}/records", get(records::get))
-        .route("/api/v1/api-keys", post(keys::create).get(keys::list))
-        .route("/api/v1/api-keys/{id}", delete(keys::delete))
-        .route("/api/v1/audit-log", get(audit::list))
-        .route("/api/v1/config", get(system::config).patch(system::change_config))
-        .route("/health/live", get(system::live))
-        .route("/health/ready", get(system::ready))
-        .route("/metrics", get(system::metrics))
+    let served = routes().into_iter().flat_map(|group| group.routes);
+    served
+        .fold(Router::new(), |router, route| route.serve(router))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such path"))
         .method_not_allowed_fallback(async || {
             let detail = "this path does not take this method; the allow header names those it does";
@@ -99,7 +111,13 @@ async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> 
     request.extensions_mut().insert(limited.clone());
     let method = method_name(request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
+    let asked = request.method().clone();
     let mut response = next.run(request).await;
+    if let Some(path) = &path {
+        let status = response.status();
+        let documented = !cfg!(debug_assertions) || openapi::is_documented(&asked, path.as_str(), status);
+        assert!(documented, "{asked} {} answers {status}, which its route does not tell of", path.as_str());
+    }
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if failed && response.extensions().get::<AsItIs>().is_none() {
         response = written_out(response, &id);

@@ -8,7 +8,7 @@ use ttdust::{
     catalog::CatalogPlace,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    demo, metrics, serve, telemetry, tls, wal,
+    demo, http, metrics, serve, telemetry, tls, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -56,6 +56,8 @@ enum Command {
         #[command(subcommand)]
         command: WalCommand,
     },
+    /// Print the description of REST, OpenAPI 3.1, that the server shows at `/openapi.json`.
+    Openapi,
     /// What `/metrics` shows.
     Metrics {
         #[command(subcommand)]
@@ -194,6 +196,7 @@ fn run(command: Command) -> Outcome {
         Command::Config { command: ConfigCommand::Show(config) } => print!("{}", config::show(&config.load()?)),
         Command::Config { command: ConfigCommand::Reference } => print!("{}", config::reference()),
         Command::Metrics { command: MetricsCommand::Reference } => print!("{}", metrics::reference()),
+        Command::Openapi => print!("{}", http::openapi()),
         Command::Demo { dir, records } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(demo::run(dir, records))?;

@@ -6,9 +6,10 @@
 use std::{sync::Arc, time::Instant};
 
 use ttdust_shards::{
+    ids::StreamId,
     message::QueryFailure,
     query::{FileRef, LIMIT_DEFAULT, LIMIT_MAX, TimeRangeAnswer, TimeRangeQuery, decode_cursor, time_range},
-    snapshot::StreamState,
+    snapshot::{StreamEntry, StreamState},
 };
 
 use crate::{
@@ -85,13 +86,19 @@ impl Queries {
     /// The answer to a query.
     ///
     /// # Errors
-    /// `Overloaded`: try again. `Internal`: the log says more.
+    /// `Overloaded`: try again. `Deleting`. `Internal`: the log says more.
     pub async fn time_range(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, QueryFailure> {
         let start = Instant::now();
-        let answer = self.answer(query).await;
+        let stream = query.stream;
+        let mut answer = self.answer(query).await;
+        // A deletion that began meanwhile takes files away.
+        if matches!(answer, Err(QueryFailure::Internal(_))) && self.readable(stream).is_none() {
+            answer = Err(QueryFailure::Deleting);
+        }
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(QueryFailure::Overloaded | QueryFailure::RateLimited(_)) => "overloaded",
+            Err(QueryFailure::Deleting) => "error",
             Err(QueryFailure::Internal(reason)) => {
                 tracing::error!(%reason, "a query failed");
                 "error"
@@ -101,11 +108,12 @@ impl Queries {
         answer
     }
 
+    fn readable(&self, stream: StreamId) -> Option<Arc<StreamEntry>> {
+        self.publisher.current().stream(stream).filter(|stream| stream.state != StreamState::Deleting).cloned()
+    }
+
     async fn answer(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, QueryFailure> {
-        let stream = self.publisher.current().stream(query.stream).cloned();
-        let Some(stream) = stream.filter(|stream| stream.state != StreamState::Deleting) else {
-            return Err(QueryFailure::Internal(format!("stream {} is gone", query.stream)));
-        };
+        let stream = self.readable(query.stream).ok_or(QueryFailure::Deleting)?;
         let buffer = self.link.snapshot(stream.home, stream.id).await?;
         let files = self
             .catalog

@@ -220,6 +220,8 @@ pub enum QueryFailure {
     Overloaded,
     /// The client is over its limit.
     RateLimited(RateLimited),
+    /// The stream is being deleted.
+    Deleting,
     /// Files or log could not be read.
     Internal(String),
 }

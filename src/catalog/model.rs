@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use ttdust_shards::{
@@ -80,17 +81,19 @@ pub struct SchemaVersion {
 }
 
 /// How long a stream's records are kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Retention {
     /// By age.
     Time {
         /// In days; at least 1.
+        #[schemars(range(min = 1))]
         retention_days: u32,
     },
     /// By size.
     Size {
         /// In bytes of committed files; at least 1.
+        #[schemars(range(min = 1, max = i64::MAX))]
         max_bytes: u64,
     },
 }
@@ -111,7 +114,8 @@ pub enum StreamStatus {
 }
 
 impl StreamStatus {
-    const ALL: [Self; 5] = [Self::Creating, Self::Active, Self::Paused, Self::Deleting, Self::Deleted];
+    /// Every status.
+    pub const ALL: [Self; 5] = [Self::Creating, Self::Active, Self::Paused, Self::Deleting, Self::Deleted];
 
     /// Its name in the catalog and in REST.
     #[must_use]

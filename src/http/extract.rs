@@ -5,20 +5,28 @@ use std::net::{IpAddr, Ipv4Addr};
 use axum::{
     Json,
     body::{Body, Bytes, to_bytes},
-    extract::{FromRequest, FromRequestParts, Query, Request},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use ttdust_shards::{
     access::{Access, NotLetIn, Principal},
     tls::PeerIdentity,
 };
 
-use super::{BODY_TIMEOUT, RequestId, Shared, problem::Problem, rates::Limited};
-use crate::{calendar::now_unix_micros, catalog::Page, control::Actor};
+use super::{
+    BODY_TIMEOUT, RequestId, Shared,
+    operation::{Described, Takes},
+    problem::Problem,
+    rates::Limited,
+};
+use crate::{calendar::now_unix_micros, catalog::Page, control::Actor, metrics::TextFormat};
 
 const PAGE_DEFAULT: u32 = 50;
-const PAGE_MAX: u32 = 500;
+/// The longest page, in entries.
+pub(super) const PAGE_MAX: u32 = 500;
 
 /// Who calls, within its limits.
 pub(super) struct Caller(pub(super) Principal);
@@ -48,6 +56,13 @@ impl FromRequestParts<Shared> for Caller {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerAddress(pub(super) IpAddr);
 
+impl Takes for Caller {
+    fn describe(to: &mut Described) {
+        to.secured();
+        to.fails(&[StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN]);
+    }
+}
+
 /// Who changes something, and in which request.
 pub(super) struct Acting(pub(super) Actor);
 
@@ -58,6 +73,56 @@ impl FromRequestParts<Shared> for Acting {
         let Caller(caller) = Caller::from_request_parts(parts, app).await?;
         let trace_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
         Ok(Self(Actor { caller, trace_id }))
+    }
+}
+
+impl Takes for Acting {
+    fn describe(to: &mut Described) {
+        Caller::describe(to);
+    }
+}
+
+/// The `{id}` of the path.
+pub(super) struct Id(pub(super) String);
+
+impl FromRequestParts<Shared> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, app).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            Err(rejection) => Err(Problem::invalid("id", rejection.body_text())),
+        }
+    }
+}
+
+impl Takes for Id {
+    fn describe(to: &mut Described) {
+        let about = "The id of the object; a stream goes by its name as well.";
+        to.parameter("path", "id", about, &json!({"type": "string", "minLength": 1}));
+        to.fails(&[StatusCode::NOT_FOUND]);
+    }
+}
+
+/// The `{id}` and the `{number}` of the path.
+pub(super) struct IdAndNumber(pub(super) String, pub(super) u32);
+
+impl FromRequestParts<Shared> for IdAndNumber {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
+        match Path::from_request_parts(parts, app).await {
+            Ok(Path((id, number))) => Ok(Self(id, number)),
+            Err(rejection) => Err(Problem::invalid("number", rejection.body_text())),
+        }
+    }
+}
+
+impl Takes for IdAndNumber {
+    fn describe(to: &mut Described) {
+        Id::describe(to);
+        let schema = json!({"type": "integer", "format": "uint32", "minimum": 0, "maximum": u32::MAX});
+        to.parameter("path", "number", "The number of the version.", &schema);
     }
 }
 
@@ -75,6 +140,13 @@ impl<T: DeserializeOwned> FromRequest<Shared> for JsonBody<T> {
         let bytes = whole_body(request.into_body(), app.body_limit).await?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| Problem::invalid("", rejection.body_text()))?;
         Ok(Self(value))
+    }
+}
+
+impl<T: JsonSchema> Takes for JsonBody<T> {
+    fn describe(to: &mut Described) {
+        to.body::<T>();
+        to.fails(&[StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE]);
     }
 }
 
@@ -122,6 +194,14 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Parameters<T> {
     }
 }
 
+impl<T: JsonSchema> Takes for Parameters<T> {
+    const QUERY: bool = true;
+
+    fn describe(to: &mut Described) {
+        to.query::<T>();
+    }
+}
+
 /// The part of a list that is asked for.
 pub(super) fn page(size: Option<u32>, token: Option<String>) -> Result<Page, Problem> {
     let limit = size.unwrap_or(PAGE_DEFAULT);
@@ -137,7 +217,42 @@ pub(super) fn next_token<T>(entries: &[T], page: &Page, id: impl FnOnce(&T) -> S
 }
 
 /// The object version that `If-Match` asks for; `None`: any.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
+pub(super) struct IfMatch(pub(super) Option<i64>);
+
+impl FromRequestParts<Shared> for IfMatch {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
+        if_match(&parts.headers).map(Self)
+    }
+}
+
+impl Takes for IfMatch {
+    fn describe(to: &mut Described) {
+        let about = "The ETag of the object as it was read: a change of another version is refused. Missing or *: any.";
+        to.parameter("header", "If-Match", about, &json!({"type": "string"}));
+        to.fails(&[StatusCode::PRECONDITION_FAILED]);
+    }
+}
+
+/// The text format that a scraper asks for.
+pub(super) struct AskedFormat(pub(super) TextFormat);
+
+impl FromRequestParts<Shared> for AskedFormat {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Self::Rejection> {
+        let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+        Ok(Self(TextFormat::asked_for(accept)))
+    }
+}
+
+impl Takes for AskedFormat {
+    // OpenAPI has it that a parameter of the name Accept is ignored: the media types of the answer say it.
+    fn describe(_: &mut Described) {}
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
     let Some(value) = headers.get(header::IF_MATCH) else {
         return Ok(None);
     };

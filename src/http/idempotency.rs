@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Shared,
     extract::{Caller, whole_body},
+    operation::{API, Described},
     problem::Problem,
 };
 use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
@@ -56,9 +57,21 @@ impl Drop for Entered<'_> {
     }
 }
 
+/// What it adds to the description of an operation that creates.
+pub(super) fn describe(to: &mut Described) {
+    let about = "Makes it safe to send the request again: one with the same key gets the first answer again, for a day, \
+        without what is secret in it.";
+    let schema =
+        json!({"type": "string", "minLength": 1, "maxLength": KEY_BYTES_MAX, "pattern": "^[!-~]([ -~]*[!-~])?$"});
+    to.parameter("header", "Idempotency-Key", about, &schema);
+    to.header_of_answers("Idempotent-Replayed");
+    let body = [StatusCode::REQUEST_TIMEOUT, StatusCode::PAYLOAD_TOO_LARGE];
+    to.fails(&[&body[..], &[StatusCode::CONFLICT, StatusCode::UNPROCESSABLE_ENTITY]].concat());
+}
+
 /// Runs a request, or answers it as before.
 pub(super) async fn once(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let creates = request.method() == Method::POST && request.uri().path().starts_with("/api/v1/");
+    let creates = request.method() == Method::POST && request.uri().path().starts_with(API);
     if !creates || !request.headers().contains_key(KEY_HEADER) {
         return next.run(request).await;
     }

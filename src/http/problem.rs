@@ -18,6 +18,60 @@ use crate::{
     query::QueryParameterError,
 };
 
+/// What a status means that is answered with a problem.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) status: u16,
+    /// Its name in the document.
+    pub(super) name: &'static str,
+    /// The codes that it comes with.
+    pub(super) codes: &'static [&'static str],
+    /// Headers that it always has.
+    pub(super) headers: &'static [&'static str],
+    pub(super) about: &'static str,
+}
+
+const fn failure_of(
+    status: u16,
+    name: &'static str,
+    codes: &'static [&'static str],
+    headers: &'static [&'static str],
+    about: &'static str,
+) -> Failure {
+    Failure { status, name, codes, headers, about }
+}
+
+/// Every status that is no success, with its codes: a problem of any other is an error in the server.
+#[rustfmt::skip]
+pub(super) const FAILURES: &[Failure] = &[
+    failure_of(400, "BadRequest", &["INVALID_ARGUMENT"], &[], "A member, parameter or header is at fault; `errors` names it."),
+    failure_of(401, "Unauthorized", &["UNAUTHENTICATED"], &["WWW-Authenticate"], "No valid credential was shown."),
+    failure_of(403, "Forbidden", &["PERMISSION_DENIED"], &[], "The caller's role does not permit it."),
+    failure_of(404, "NotFound", &["NOT_FOUND"], &[], "It does not exist, or not for this caller."),
+    failure_of(405, "MethodNotAllowed", &["METHOD_NOT_ALLOWED"], &["Allow"], "The path does not take the method."),
+    failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
+    failure_of(409, "Conflict", &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA"], &[],
+        "It is not possible as things stand."),
+    failure_of(412, "PreconditionFailed", &["VERSION_MISMATCH"], &[], "The object is not at the version of If-Match."),
+    failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes."),
+    failure_of(415, "UnsupportedMediaType", &["INVALID_ARGUMENT"], &[], "The body is not said to be JSON."),
+    failure_of(422, "UnprocessableContent", &["IDEMPOTENCY_KEY_REUSED"], &[],
+        "The Idempotency-Key came with another request before."),
+    failure_of(429, "TooManyRequests", &["RESOURCE_EXHAUSTED", "RATE_LIMITED"], &["Retry-After"], "Too much at once."),
+    failure_of(500, "InternalServerError", &["INTERNAL"], &[], "A fault in the server or its data; the log says more."),
+    failure_of(501, "NotImplemented", &["UNIMPLEMENTED"], &[], "This version of the server cannot do it yet."),
+    failure_of(503, "ServiceUnavailable", &["UNAVAILABLE"], &["Retry-After"], "A part that is needed does not answer."),
+];
+
+/// What a status means.
+///
+/// # Panics
+/// It is not in the table.
+pub(super) fn failure(status: u16) -> &'static Failure {
+    let known = FAILURES.iter().find(|failure| failure.status == status);
+    known.unwrap_or_else(|| panic!("problem::FAILURES lacks the status {status}"))
+}
+
 /// An answer that is no success. Written out by the outermost layer, which knows the request's id.
 #[derive(Debug, Clone)]
 pub struct Problem {
@@ -30,12 +84,15 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_seconds: None }
+        debug_assert!(failure(status.as_u16()).codes.contains(&code), "problem::FAILURES lacks {status} {code}");
+        let later = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_seconds: later.then_some(1) }
     }
 
     /// For an answer of the web framework itself.
     pub(super) fn of_status(status: StatusCode) -> Self {
-        let code = if status.is_server_error() { "INTERNAL" } else { "INVALID_ARGUMENT" };
+        let known = FAILURES.iter().find(|failure| failure.status == status.as_u16());
+        let code = known.map_or("INTERNAL", |failure| failure.codes[0]);
         Self::new(status, code, status.canonical_reason().unwrap_or("the request failed"))
     }
 
@@ -87,9 +144,6 @@ impl From<ControlError> for Problem {
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut problem = Self::new(status, error.code(), error.to_string());
-        if matches!(error, ControlError::Overloaded | ControlError::Unavailable(_)) {
-            problem.retry_after_seconds = Some(1);
-        }
         if let ControlError::RateLimited(over) = &error {
             problem.retry_after_seconds = Some(whole_seconds(over.retry_after));
         }

@@ -1,19 +1,22 @@
 //! `/api/v1/streams/{id}/records`: reading.
 
-use axum::{
-    extract::{Path, State},
-    response::IntoResponse,
-};
-use serde::Deserialize;
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use ttdust_shards::{
     access::Action,
     ids::{RecordId, StreamId},
-    query::{RecordRow, TimeRangeAnswer, TimeRangeQuery, encode_cursor},
+    query::{LIMIT_MAX, RecordRow, TimeRangeAnswer, TimeRangeQuery, encode_cursor},
 };
 
 use super::{
-    Answer, Shared,
-    extract::{Caller, Parameters},
+    Shared,
+    answer::Written,
+    extract::{Caller, Id, Parameters},
+    operation::Route,
     problem::{Problem, no_time},
 };
 use crate::{
@@ -21,23 +24,72 @@ use crate::{
     query::{after_cursor, limit},
 };
 
-#[derive(Deserialize)]
+pub(super) fn routes() -> Vec<Route> {
+    let path = "/api/v1/streams/{id}/records";
+    vec![
+        Route::get(path, "listRecords", "Read records in the order of their times of ingestion", get)
+            .fails(&[StatusCode::CONFLICT, StatusCode::NOT_IMPLEMENTED]),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ReadRecords {
+struct ReadRecords {
+    /// Records ingested at or after this time: RFC 3339, or Unix microseconds.
     start: Option<String>,
+    /// Records ingested before this time, which is after `start`.
     end: Option<String>,
+    /// At most this many records; 1000 where it is missing.
+    #[schemars(with = "Option<u32>", range(min = 1, max = LIMIT_MAX))]
     limit: Option<String>,
+    /// The next_cursor of the answer before.
     cursor: Option<String>,
+    /// Look up a key in this field. This version answers 501.
     key_field: Option<String>,
+    /// The key to look up. This version answers 501.
     key_value: Option<String>,
 }
 
-pub(super) async fn get(
+/// The form of the answer, which [`body`] writes as text.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Records {
+    records: Vec<Record>,
+    /// For `cursor`; null: there are no more.
+    next_cursor: Option<String>,
+    metadata: QueryMetadata,
+}
+
+/// A record.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    #[schemars(regex(pattern = "^rec_"))]
+    record_id: String,
+    sequence_number: i64,
+    #[schemars(extend("format" = "date-time"))]
+    ingested_at: String,
+    /// As it was sent, byte for byte.
+    payload: Value,
+    metadata: BTreeMap<String, String>,
+}
+
+/// What the query took.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct QueryMetadata {
+    total_records_scanned: u64,
+    partitions_scanned: u64,
+    cache_hits: u64,
+    execution_time_micros: u64,
+}
+
+async fn get(
     State(app): State<Shared>,
     Caller(caller): Caller,
-    Path(id): Path<String>,
+    Id(id): Id,
     Parameters(asked): Parameters<ReadRecords>,
-) -> Answer {
+) -> Result<Written<Records>, Problem> {
     caller.require(Action::ReadRecords)?;
     let stream = app.control.resolve_stream(&caller, &id)?.id;
     if asked.key_field.is_some() || asked.key_value.is_some() {
@@ -47,7 +99,7 @@ pub(super) async fn get(
     let start = std::time::Instant::now();
     let answer = app.control.records(query).await?;
     let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(([("content-type", "application/json")], body(stream, &answer, micros)).into_response())
+    Ok(Written::new(body(stream, &answer, micros)))
 }
 
 fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, Problem> {
@@ -143,6 +195,7 @@ mod tests {
         };
         let text = String::from_utf8(body(stream, &answer, 5)).expect("UTF-8");
         assert!(text.contains(&format!("\"payload\":{payload},")), "{text}");
+        let _of_the_form: Records = serde_json::from_str(&text).expect("what the document says");
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(parsed["records"][0]["metadata"]["a\"b"], "x\n");
         assert_eq!(parsed["records"][1]["record_id"], RecordId::of(stream, 8).to_string());

@@ -4,104 +4,234 @@ use std::collections::BTreeMap;
 
 use axum::{
     Json,
-    extract::{Path, State},
-    http::{HeaderMap, StatusCode},
-    response::{IntoResponse, Response},
+    extract::State,
+    http::{Method, StatusCode},
 };
-use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use ttdust_shards::access::Action;
 
 use super::{
-    Answer, Shared,
-    extract::{Acting, Caller, JsonBody, Parameters, if_match, next_token, page},
+    Shared,
+    answer::{Accepted, Created, Versioned},
+    extract::{Acting, Caller, Id, IfMatch, JsonBody, PAGE_MAX, Parameters, next_token, page},
+    operation::Route,
     problem::Problem,
+    schemas::NAME,
     to_the_end,
 };
 use crate::{
     calendar::rfc3339,
-    catalog::{Retention, Stream, StreamChange, StreamFilter, StreamStatus},
-    control::{NewStream, StreamStatistics},
+    catalog::{self, Retention, StreamChange, StreamFilter, StreamStatus},
+    control::{self, NewStream},
 };
 
-#[derive(Deserialize)]
+const STREAMS: &str = "/api/v1/streams";
+const STREAM: &str = "/api/v1/streams/{id}";
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post(STREAMS, "createStream", "Create a stream", create)
+            .fails(&[StatusCode::NOT_FOUND, StatusCode::CONFLICT])
+            .leads_to("getStream", "id")
+            .leads_to("changeStream", "id")
+            .leads_to("deleteStream", "id")
+            .leads_to("listRecords", "id"),
+        Route::get(STREAMS, "listStreams", "List streams, in the order of their creation", list),
+        Route::get(STREAM, "getStream", "Read a stream, with its statistics", one),
+        Route::new(
+            Method::PATCH,
+            STREAM,
+            "changeStream",
+            "Change what is given of a stream; pause or resume it",
+            change,
+        )
+        .fails(&[StatusCode::CONFLICT]),
+        Route::new(Method::DELETE, STREAM, "deleteStream", "Begin to delete a stream and its records", delete)
+            .fails(&[StatusCode::CONFLICT]),
+    ]
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CreateStream {
+struct CreateStream {
+    /// Unique among the streams that are not deleted.
+    #[schemars(length(min = 1, max = 128), regex(pattern = NAME))]
     name: String,
+    /// For people.
     #[serde(default)]
+    #[schemars(length(max = 4096))]
     description: String,
+    /// The schema of its records.
+    #[schemars(regex(pattern = "^sch_[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
     schema_id: String,
+    /// How long records are kept; null: for ever.
     retention_policy: Option<Retention>,
+    /// Kept as it is.
+    #[schemars(extend("type" = ["object", "null"]))]
     partition_config: Option<Value>,
+    /// Fields that records can be looked up by; they never change.
     #[serde(default)]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)), extend("uniqueItems" = true))]
     key_fields: Vec<String>,
     #[serde(default)]
+    #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
 }
 
-#[derive(Deserialize)]
+fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "description": "Free labels.",
+        "maxProperties": 64,
+        "propertyNames": {"minLength": 1, "maxLength": 256},
+        "additionalProperties": {"type": "string", "maxLength": 256},
+    })
+}
+
+fn labels_or_null(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = labels(generator);
+    schema.insert("type".into(), serde_json::json!(["object", "null"]));
+    schema.insert("description".into(), "Free labels, all of them; null: as they are.".into());
+    schema
+}
+
+fn any_status(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": StreamStatus::ALL.map(StreamStatus::name)})
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListStreams {
+struct ListStreams {
+    /// Streams that stand so; all that are not deleted where it is missing.
+    #[schemars(schema_with = "any_status", extend("description" = "Streams that stand so; missing: not deleted."))]
+    #[serde(default)]
     status: Option<String>,
+    /// Streams whose names begin so.
     name_prefix: Option<String>,
-    /// `name`, or `name=value`.
+    /// Streams with this label: `name`, or `name=value`.
     label: Option<String>,
+    /// Entries of a page.
+    #[schemars(range(min = 1, max = PAGE_MAX))]
     page_size: Option<u32>,
+    /// The next_page_token of the page before.
     page_token: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ChangeStream {
+struct ChangeStream {
+    /// For people.
+    #[schemars(length(max = 4096))]
     description: Option<String>,
+    #[schemars(schema_with = "labels_or_null")]
+    #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
     /// Missing: as it is; null: for ever.
     #[serde(default, deserialize_with = "present")]
+    #[schemars(with = "Option<Retention>")]
     retention_policy: Option<Option<Retention>>,
+    #[schemars(extend("enum" = [null, "active", "paused"]))]
     status: Option<String>,
+}
+
+/// A stream.
+#[derive(Serialize, JsonSchema)]
+struct Stream {
+    #[schemars(regex(pattern = "^str_"))]
+    id: String,
+    name: String,
+    description: String,
+    #[schemars(regex(pattern = "^sch_"))]
+    schema_id: String,
+    #[schemars(schema_with = "any_status")]
+    status: &'static str,
+    key_fields: Vec<String>,
+    labels: BTreeMap<String, String>,
+    /// How long records are kept; null: for ever.
+    retention_policy: Option<Retention>,
+    /// As it was given.
+    partition_config: Option<Value>,
+    /// Grows by one with every change; the ETag.
+    version: i64,
+    #[schemars(extend("format" = "date-time"))]
+    created_at: String,
+    #[schemars(extend("format" = "date-time"))]
+    updated_at: String,
+}
+
+/// A stream, and how it stands.
+#[derive(Serialize, JsonSchema)]
+struct WholeStream {
+    #[serde(flatten)]
+    stream: Stream,
+    statistics: StreamStatistics,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct StreamStatistics {
+    /// The shard that owns it.
+    shard: u16,
+    /// The sequence number of the last record on stable storage; null: its shard is too busy to tell.
+    last_sequence: Option<i64>,
+    /// The last sequence number in a committed file; 0: none.
+    flushed_through: i64,
+    /// Committed files.
+    files: u64,
+    /// Their bytes.
+    file_bytes: u64,
+    /// Their records.
+    file_records: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct StreamPage {
+    streams: Vec<Stream>,
+    next_page_token: Option<String>,
+}
+
+impl From<catalog::Stream> for Stream {
+    fn from(stream: catalog::Stream) -> Self {
+        Self {
+            id: stream.id.to_string(),
+            name: stream.name,
+            description: stream.description,
+            schema_id: stream.schema.to_string(),
+            status: stream.status.name(),
+            key_fields: stream.key_fields,
+            labels: stream.labels,
+            retention_policy: stream.retention,
+            partition_config: stream.partition_config,
+            version: stream.version,
+            created_at: rfc3339(stream.created_at),
+            updated_at: rfc3339(stream.updated_at),
+        }
+    }
+}
+
+impl From<control::StreamStatistics> for StreamStatistics {
+    fn from(statistics: control::StreamStatistics) -> Self {
+        Self {
+            shard: statistics.shard.0,
+            last_sequence: statistics.last_sequence,
+            flushed_through: statistics.flushed_through,
+            files: statistics.totals.files,
+            file_bytes: statistics.totals.bytes,
+            file_records: statistics.totals.rows,
+        }
+    }
 }
 
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Retention>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
-fn stream_json(stream: &Stream) -> Value {
-    json!({
-        "id": stream.id.to_string(),
-        "name": stream.name,
-        "description": stream.description,
-        "schema_id": stream.schema.to_string(),
-        "status": stream.status.name(),
-        "key_fields": stream.key_fields,
-        "labels": stream.labels,
-        "retention_policy": stream.retention,
-        "partition_config": stream.partition_config,
-        "version": stream.version,
-        "created_at": rfc3339(stream.created_at),
-        "updated_at": rfc3339(stream.updated_at),
-    })
-}
-
-fn statistics_json(statistics: &StreamStatistics) -> Value {
-    json!({
-        "shard": statistics.shard.0,
-        "last_sequence": statistics.last_sequence,
-        "flushed_through": statistics.flushed_through,
-        "files": statistics.totals.files,
-        "file_bytes": statistics.totals.bytes,
-        "file_records": statistics.totals.rows,
-    })
-}
-
-fn with_etag(status: StatusCode, stream: &Stream, body: Value) -> Response {
-    (status, [("etag", format!("\"{}\"", stream.version))], Json(body)).into_response()
-}
-
-pub(super) async fn create(
+async fn create(
     State(app): State<Shared>,
     Acting(actor): Acting,
     JsonBody(body): JsonBody<CreateStream>,
-) -> Answer {
+) -> Result<Versioned<Created<Stream>>, Problem> {
     actor.caller.require(Action::ChangeStreams)?;
     let schema = body.schema_id.parse().map_err(|e| Problem::invalid("/schema_id", format!("{e}")))?;
     let new = NewStream {
@@ -114,18 +244,15 @@ pub(super) async fn create(
         labels: body.labels,
     };
     let stream = to_the_end(async move { app.control.create_stream(&actor, new).await }).await?;
-    let mut response = with_etag(StatusCode::CREATED, &stream, stream_json(&stream));
-    if let Ok(location) = format!("/api/v1/streams/{}", stream.id).parse() {
-        response.headers_mut().insert("location", location);
-    }
-    Ok(response)
+    let (version, location) = (stream.version, format!("{STREAMS}/{}", stream.id));
+    Ok(Versioned { version, answer: Created { location, body: stream.into() } })
 }
 
-pub(super) async fn list(
+async fn list(
     State(app): State<Shared>,
     Caller(caller): Caller,
     Parameters(asked): Parameters<ListStreams>,
-) -> Answer {
+) -> Result<Json<StreamPage>, Problem> {
     caller.require(Action::ReadStreams)?;
     let page = page(asked.page_size, asked.page_token)?;
     let status = match asked.status {
@@ -142,26 +269,29 @@ pub(super) async fn list(
     };
     let filter = StreamFilter { status, name_prefix: asked.name_prefix, label_key, label_value };
     let streams = app.control.streams(filter, page.clone()).await?;
-    let next = next_token(&streams, &page, |stream| stream.id.to_string());
-    let streams: Vec<_> = streams.iter().filter(|s| caller.sees(s.id, &s.name)).map(stream_json).collect();
-    Ok(Json(json!({"streams": streams, "next_page_token": next})).into_response())
+    let next_page_token = next_token(&streams, &page, |stream| stream.id.to_string());
+    let seen = streams.into_iter().filter(|s| caller.sees(s.id, &s.name));
+    Ok(Json(StreamPage { streams: seen.map(Stream::from).collect(), next_page_token }))
 }
 
-pub(super) async fn one(State(app): State<Shared>, Caller(caller): Caller, Path(id): Path<String>) -> Answer {
+async fn one(
+    State(app): State<Shared>,
+    Caller(caller): Caller,
+    Id(id): Id,
+) -> Result<Versioned<Json<WholeStream>>, Problem> {
     caller.require(Action::ReadStreams)?;
     let stream = app.control.stream(app.control.resolve_stream(&caller, &id)?.id).await?;
-    let mut body = stream_json(&stream);
-    body["statistics"] = statistics_json(&app.control.statistics(&stream).await?);
-    Ok(with_etag(StatusCode::OK, &stream, body))
+    let statistics = app.control.statistics(&stream).await?.into();
+    Ok(Versioned { version: stream.version, answer: Json(WholeStream { stream: stream.into(), statistics }) })
 }
 
-pub(super) async fn change(
+async fn change(
     State(app): State<Shared>,
     Acting(actor): Acting,
-    Path(id): Path<String>,
-    headers: HeaderMap,
+    Id(id): Id,
+    IfMatch(if_version): IfMatch,
     JsonBody(body): JsonBody<ChangeStream>,
-) -> Answer {
+) -> Result<Versioned<Json<Stream>>, Problem> {
     let only_status = body.description.is_none() && body.retention_policy.is_none() && body.labels.is_none();
     actor.caller.require(if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
     let status = match body.status.as_deref() {
@@ -177,22 +307,21 @@ pub(super) async fn change(
         retention: body.retention_policy,
         labels: body.labels,
         status,
-        if_version: if_match(&headers)?,
+        if_version,
     };
     let id = app.control.resolve_stream(&actor.caller, &id)?.id;
     let stream = to_the_end(async move { app.control.change_stream(&actor, id, change).await }).await?;
-    Ok(with_etag(StatusCode::OK, &stream, stream_json(&stream)))
+    Ok(Versioned { version: stream.version, answer: Json(stream.into()) })
 }
 
-pub(super) async fn delete(
+async fn delete(
     State(app): State<Shared>,
     Acting(actor): Acting,
-    Path(id): Path<String>,
-    headers: HeaderMap,
-) -> Answer {
+    Id(id): Id,
+    IfMatch(if_version): IfMatch,
+) -> Result<Versioned<Accepted<Stream>>, Problem> {
     actor.caller.require(Action::ChangeStreams)?;
-    let if_version = if_match(&headers)?;
     let id = app.control.resolve_stream(&actor.caller, &id)?.id;
     let stream = to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
-    Ok(with_etag(StatusCode::ACCEPTED, &stream, stream_json(&stream)))
+    Ok(Versioned { version: stream.version, answer: Accepted(stream.into()) })
 }

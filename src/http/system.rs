@@ -5,51 +5,89 @@ use std::collections::BTreeMap;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use ttdust_shards::access::Action;
 
 use super::{
-    Answer, Shared,
-    extract::{Acting, Caller, JsonBody},
+    Shared,
+    answer::UpOrDown,
+    extract::{Acting, AskedFormat, Caller, JsonBody},
+    operation::{Answers, Described, Route},
     problem::Problem,
     to_the_end,
 };
 use crate::{
-    config::{Loaded, Origin, RELOADABLE, SETTINGS, Setting},
+    config::{self, Loaded, Origin, RELOADABLE, SETTINGS},
+    control::Component,
     metrics::TextFormat,
 };
 
-#[derive(Deserialize)]
+const CONFIG: &str = "/api/v1/config";
+
+pub(super) fn routes_of_config() -> Vec<Route> {
+    vec![
+        Route::get(CONFIG, "getConfig", "Read all settings and where each comes from", config),
+        Route::new(Method::PATCH, CONFIG, "changeConfig", "Change settings until the next start: all or none", change),
+    ]
+}
+
+pub(super) fn routes_of_probes() -> Vec<Route> {
+    vec![
+        Route::get("/health/live", "getLiveness", "Ask whether the server runs", live),
+        Route::get("/health/ready", "getReadiness", "Ask whether the server can do its work, part by part", ready),
+        Route::get("/metrics", "getMetrics", "Scrape metrics, as Prometheus or OpenMetrics text", metrics),
+    ]
+}
+
+/// Texts, numbers and flags, as the file has them, by key.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ChangeConfig {
+struct ChangeConfig {
+    #[schemars(extend("additionalProperties" = {"type": ["string", "number", "boolean"]}))]
     settings: BTreeMap<String, Value>,
 }
 
-/// What is in force, by key.
-fn settings_json(loaded: &Loaded) -> Value {
-    let row = |(setting, (value, origin)): (&Setting, &(String, Origin))| {
-        let reloadable = RELOADABLE.contains(&setting.key);
-        (setting.key.to_owned(), json!({"value": value, "source": origin.name(), "reloadable": reloadable}))
-    };
-    json!({"settings": SETTINGS.iter().zip(&loaded.values).map(row).collect::<Map<_, _>>()})
+/// What is in force, by key; of a secret, only whether there is one.
+#[derive(Serialize, JsonSchema)]
+struct Settings {
+    settings: BTreeMap<&'static str, Setting>,
 }
 
-pub(super) async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Answer {
+#[derive(Serialize, JsonSchema)]
+struct Setting {
+    /// As it would stand in the file.
+    value: String,
+    /// Where it comes from.
+    source: &'static str,
+    /// Whether a running server takes a change of it over.
+    reloadable: bool,
+}
+
+impl From<&Loaded> for Settings {
+    fn from(loaded: &Loaded) -> Self {
+        let row = |(setting, (value, origin)): (&config::Setting, &(String, Origin))| {
+            let (value, source, reloadable) = (value.clone(), origin.name(), RELOADABLE.contains(&setting.key));
+            (setting.key, Setting { value, source, reloadable })
+        };
+        Self { settings: SETTINGS.iter().zip(&loaded.values).map(row).collect() }
+    }
+}
+
+async fn config(State(app): State<Shared>, Caller(caller): Caller) -> Result<Json<Settings>, Problem> {
     caller.require(Action::ReadConfig)?;
-    Ok(Json(settings_json(&app.control.settings())).into_response())
+    Ok(Json(app.control.settings().as_ref().into()))
 }
 
-/// Changes settings until the next start: texts, numbers and flags, as the file has them.
-pub(super) async fn change_config(
+async fn change(
     State(app): State<Shared>,
     Acting(actor): Acting,
     JsonBody(body): JsonBody<ChangeConfig>,
-) -> Answer {
+) -> Result<Json<Settings>, Problem> {
     actor.caller.require(Action::ChangeConfig)?;
     let mut changes = Vec::new();
     for (key, value) in body.settings {
@@ -63,30 +101,76 @@ pub(super) async fn change_config(
         changes.push((key, text));
     }
     let loaded = to_the_end(async move { app.control.change_settings(&actor, changes).await }).await?;
-    Ok(Json(settings_json(&loaded)).into_response())
+    Ok(Json(loaded.as_ref().into()))
 }
 
-pub(super) async fn live() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Ok,
+    Down,
 }
 
-pub(super) async fn ready(State(app): State<Shared>) -> Response {
+impl Health {
+    fn of(up: bool) -> Self {
+        if up { Self::Ok } else { Self::Down }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Liveness {
+    status: Health,
+}
+
+async fn live() -> Json<Liveness> {
+    Json(Liveness { status: Health::Ok })
+}
+
+/// How the server and its parts stand.
+#[derive(Serialize, JsonSchema)]
+struct Readiness {
+    status: Health,
+    components: BTreeMap<String, Part>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Part {
+    status: Health,
+    /// How long it took to answer.
+    latency_ms: f64,
+    /// For people; empty: nothing to say.
+    detail: String,
+}
+
+impl From<Component> for Part {
+    fn from(part: Component) -> Self {
+        Self { status: Health::of(part.up), latency_ms: part.latency_ms, detail: part.detail }
+    }
+}
+
+async fn ready(State(app): State<Shared>) -> UpOrDown<Readiness> {
     let readiness = app.control.readiness().await;
-    let name = |up| if up { "ok" } else { "down" };
-    let components: Map<_, _> = readiness
-        .components
-        .into_iter()
-        .map(|(part, c)| (part, json!({"status": name(c.up), "latency_ms": c.latency_ms, "detail": c.detail})))
-        .collect();
-    let body = json!({"status": name(readiness.ready), "components": components}).to_string();
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = (status, [("content-type", "application/json")], body).into_response();
-    // Not a problem: the parts' states are the answer.
-    response.extensions_mut().insert(super::AsItIs);
-    response
+    let components = readiness.components.into_iter().map(|(name, part)| (name, part.into())).collect();
+    UpOrDown { up: readiness.ready, body: Readiness { status: Health::of(readiness.ready), components } }
 }
 
-pub(super) async fn metrics(State(app): State<Shared>, headers: HeaderMap) -> Response {
-    let format = TextFormat::asked_for(headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
-    ([("content-type", format.content_type())], app.exposition.text(format)).into_response()
+/// Metrics in one of the text formats.
+struct MetricsText(TextFormat, String);
+
+impl Answers for MetricsText {
+    fn describe(to: &mut Described) {
+        let formats = [TextFormat::Prometheus, TextFormat::OpenMetrics];
+        let content = formats.map(|format| (format.content_type().to_owned(), json!({"schema": {"type": "string"}})));
+        to.answer_of(StatusCode::OK, &[], &serde_json::Map::from_iter(content).into());
+    }
+}
+
+impl IntoResponse for MetricsText {
+    fn into_response(self) -> Response {
+        ([("content-type", self.0.content_type())], self.1).into_response()
+    }
+}
+
+async fn metrics(State(app): State<Shared>, AskedFormat(format): AskedFormat) -> MetricsText {
+    MetricsText(format, app.exposition.text(format))
 }

@@ -46,6 +46,9 @@ pub async fn time_range(
             ..Status::new(Code::ResourceExhausted, "QUERIES_OVERLOADED", "too many queries wait: try again")
         },
         QueryFailure::RateLimited(over) => Status::rate_limited(over),
+        QueryFailure::Deleting => {
+            Status::new(Code::FailedPrecondition, "STREAM_DELETING", "the stream is being deleted")
+        }
         QueryFailure::Internal(message) => Status::new(Code::Internal, "QUERY_FAILED", message),
     })?;
     let metadata = QueryMetadata {
