@@ -36,7 +36,7 @@ use crate::{
     control::{Control, ControlError, Parts},
     coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
-    flush::{Flusher, Takeover},
+    flush::{Flusher, Takeover, TakeoverPending},
     http::{self, App, ConnectionLimits},
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
@@ -266,14 +266,7 @@ impl Server {
         };
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
         tokio::spawn(reloader.run(hangups, asked_reloads));
-        let kept = Arc::clone(&control);
-        tokio::spawn(async move { kept.keep_house().await });
-        let resumed = Arc::clone(&control);
-        tokio::spawn(async move { resumed.resume().await });
-        if shared {
-            let follower = Arc::clone(&control);
-            tokio::spawn(async move { follower.follow_catalog(pending).await });
-        }
+        start_background(&control, shared, pending);
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }
@@ -306,6 +299,18 @@ impl Server {
         }
         tracing::info!("stopped");
         Ok(engine)
+    }
+}
+
+/// What the control plane does by itself, for as long as the server runs.
+fn start_background(control: &Arc<Control>, shared: bool, pending: Option<TakeoverPending>) {
+    let kept = Arc::clone(control);
+    tokio::spawn(async move { kept.keep_house().await });
+    let resumed = Arc::clone(control);
+    tokio::spawn(async move { resumed.resume().await });
+    if shared {
+        let follower = Arc::clone(control);
+        tokio::spawn(async move { follower.follow_catalog(pending).await });
     }
 }
 

@@ -485,7 +485,7 @@ fn health_metrics_and_configuration_are_shown() {
     let open = server.call("GET", "/metrics", &[("accept", "application/openmetrics-text")], "");
     assert!(open.body.ends_with("# EOF\n"));
     let config = server.get("/api/v1/config").expect(200);
-    assert_eq!(config["settings"]["shards.count"], json!({"value": "2", "source": "flag"}));
+    assert_eq!(config["settings"]["shards.count"], json!({"value": "2", "source": "flag", "reloadable": false}));
     assert_eq!(config["settings"]["shards.io"]["source"], "default");
 }
 
@@ -502,7 +502,7 @@ fn what_cannot_be_started_says_why() {
     assert!(locked.contains("in use by another process"), "{locked}");
     let unknown = failure(command(dir.path(), &[]).env("TTDUST_LOG_LEVLE", "info"));
     assert!(unknown.contains("did you mean TTDUST_LOG_LEVEL"), "{unknown}");
-    let later = failure(command(dir.path(), &[]).env("TTDUST_PG_HOST", "db"));
+    let later = failure(command(dir.path(), &[]).env("TTDUST_S3_ENDPOINT", "http://s3"));
     assert!(later.contains("not available in this version"), "{later}");
     let open = failure(&mut command(dir.path(), &["--set", "bind_address=0.0.0.0:0", "--set", "auth.mode=off"]));
     assert!(!open.is_empty());

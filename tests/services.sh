@@ -92,8 +92,8 @@ case "${1:-}" in
         ;;
     env)
         postgres_runs && redis_runs || { echo "tests/services.sh: not running: tests/services.sh start" >&2; exit 1; }
-        echo "export TTDUST_TEST_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
-        echo "export TTDUST_TEST_REDIS='$(cat "$state/redis")'"
+        echo "export TESTS_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
+        echo "export TESTS_REDIS='$(cat "$state/redis")'"
         ;;
     stop)
         stop_postgres

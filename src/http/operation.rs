@@ -88,6 +88,12 @@ impl Described {
             let mut schema = schema.clone();
             let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
             never_null(&mut schema);
+            // Nor is what a missing parameter stands for.
+            if schema["default"].is_null()
+                && let Some(schema) = schema.as_object_mut()
+            {
+                schema.remove("default");
+            }
             let required = all["required"].as_array().is_some_and(|required| required.contains(&json!(name)));
             self.parameters.push(json!({
                 "name": name,
@@ -105,9 +111,14 @@ impl Described {
         self.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
     }
 
-    /// An answer with a body of JSON, and these headers of `openapi::HEADERS`.
+    /// An answer with a body of JSON, and these headers of `openapi::HEADERS`. A status may have bodies of several kinds.
     pub(super) fn answer<T: JsonSchema>(&mut self, status: StatusCode, headers: &[&str]) {
         let schema = self.schemas.answers.subschema_for::<T>().to_value();
+        if let Some((_, answer)) = self.successes.iter_mut().find(|(known, _)| *known == status) {
+            let described = &mut answer["content"]["application/json"]["schema"];
+            *described = json!({"anyOf": [described.take(), schema]});
+            return;
+        }
         self.answer_of(status, headers, &json!({"application/json": {"schema": schema}}));
     }
 

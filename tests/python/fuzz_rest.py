@@ -63,7 +63,7 @@ with tempfile.TemporaryDirectory() as directory:
     with open("schemathesis.toml", "w") as config:
         config.write(CONFIG)
     arguments = ["run", f"http://{address}/openapi.json", "--checks", ",".join(CHECKS), "--seed", "20261125"]
-    arguments += ["--generation-deterministic", "--generation-database", "none", "--no-color", "--continue-on-failure"]
+    arguments += ["--generation-deterministic", "--no-color", "--continue-on-failure"]
     arguments += ["--max-examples", "20", "--no-shrink", "--phases", "examples,coverage,fuzzing,stateful"]
     arguments += ["--suppress-health-check", "all", "--warnings", "off", "--request-timeout", "30"]
     if key:

@@ -1,4 +1,4 @@
-//! A database of a test's own, in the Postgres that `TTDUST_TEST_PG` names. Dropped with the test.
+//! A database of a test's own, in the Postgres that `TESTS_PG` names. Dropped with the test.
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
@@ -14,17 +14,17 @@ pub struct Database {
 
 /// The server that tests share.
 fn server() -> Config {
-    let text = std::env::var("TTDUST_TEST_PG").unwrap_or_else(|_| {
+    let text = std::env::var("TESTS_PG").unwrap_or_else(|_| {
         panic!(
             "this test needs a Postgres: run `make test`, or start one with `tests/services.sh start` and tell this shell \
              with `eval \"$(tests/services.sh env)\"`"
         )
     });
-    text.parse().unwrap_or_else(|error| panic!("TTDUST_TEST_PG = {text:?}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("TESTS_PG = {text:?}: {error}"))
 }
 
 async fn connect(database: &str) -> Client {
-    let (client, connection) = server().dbname(database).connect(NoTls).await.expect("the Postgres of TTDUST_TEST_PG");
+    let (client, connection) = server().dbname(database).connect(NoTls).await.expect("the Postgres of TESTS_PG");
     tokio::spawn(connection);
     client
 }
@@ -57,7 +57,7 @@ impl Database {
         let server = server();
         match server.get_hosts() {
             [Host::Unix(dir)] => (dir.clone(), server.get_ports().first().copied().unwrap_or(5432)),
-            other => panic!("TTDUST_TEST_PG names {other:?}: want the directory of a socket"),
+            other => panic!("TESTS_PG names {other:?}: want the directory of a socket"),
         }
     }
 
@@ -68,7 +68,7 @@ impl Database {
             host: dir.to_str().expect("a path of ours").to_owned(),
             port,
             database: self.name.clone(),
-            user: server().get_user().expect("TTDUST_TEST_PG names a user").to_owned(),
+            user: server().get_user().expect("TESTS_PG names a user").to_owned(),
             password: Secret::default(),
             tls: PgTls::Disable,
             ca_path: None,

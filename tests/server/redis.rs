@@ -1,4 +1,4 @@
-//! Redis for tests: the one that `TTDUST_TEST_REDIS` names, and ones of a test's own, to stop and kill.
+//! Redis for tests: the one that `TESTS_REDIS` names, and ones of a test's own, to stop and kill.
 
 use std::{
     net::{TcpListener, TcpStream},
@@ -11,8 +11,8 @@ use crate::process::wait_for;
 
 /// The URL of a database of the Redis that all tests share; each test has a database of its own.
 pub fn shared(database: u8) -> String {
-    let address = std::env::var("TTDUST_TEST_REDIS").unwrap_or_else(|_| {
-        panic!("TTDUST_TEST_REDIS is not set: start a redis-server and set it to its host:port, as .ci/run does")
+    let address = std::env::var("TESTS_REDIS").unwrap_or_else(|_| {
+        panic!("TESTS_REDIS is not set: start a redis-server and set it to its host:port, as .ci/run does")
     });
     format!("redis://{address}/{database}")
 }

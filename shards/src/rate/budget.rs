@@ -238,10 +238,13 @@ impl Budgets {
             }
             let before = asks.len();
             let mut wants = false;
+            let idle = now.saturating_sub(client.used_at.get()) >= WINDOW_MICROS;
             for (category, account) in CATEGORIES.into_iter().zip(client.accounts.borrow_mut().iter_mut()) {
                 let limit = limits.of(category);
-                wants |= limit > 0 && account.wants();
-                if limit > 0 && account.is_due(now) {
+                // Who is idle needs nothing but the payment of its debts.
+                let needs = limit > 0 && (!idle || account.balance < 0);
+                wants |= needs && account.wants();
+                if needs && account.is_due(now) {
                     let want = account.want(limit, now);
                     asks.push(LeaseAsk { client: Arc::clone(&client.id), category, want, unused: 0 });
                 }
