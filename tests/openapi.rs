@@ -35,7 +35,10 @@ fn fuzz(server: &Server, arguments: &[&str]) {
 #[test]
 fn the_document_is_served_to_anyone_printed_and_valid() {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = Server::start(dir.path(), &[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")]);
+    let server = Server::start(
+        dir.path(),
+        &[("auth.mode", "keys"), ("rate.auth_failures_per_minute", "0"), ("wal.quota_bytes", "256MiB")],
+    );
     let (status, head, served) = rest::call_with(&server.http, "GET", "/openapi.json", &[], "");
     assert_eq!(status, 200, "{served}");
     assert!(head.contains("content-type: application/json"), "{head}");
@@ -66,7 +69,10 @@ fn nothing_but_what_is_described_is_answered_to_anyone() {
 #[test]
 fn nothing_but_what_is_described_is_answered_to_a_reader() {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = Server::start(dir.path(), &[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")]);
+    let server = Server::start(
+        dir.path(),
+        &[("auth.mode", "keys"), ("rate.auth_failures_per_minute", "0"), ("wal.quota_bytes", "256MiB")],
+    );
     let admin = server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned);
     let admin = admin.expect("a bootstrap key");
     let (schema, stream) = furnish(&server, &[("x-api-key", &admin)]);
