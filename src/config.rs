@@ -321,9 +321,7 @@ mod tests {
 
     #[test]
     fn settings_of_later_parts_are_refused_by_name() {
-        for name in ["TTDUST_S3_ENDPOINT"] {
-            assert!(matches!(from("", &[(name, "x")], &[]), Err(ConfigError::NotAvailable { .. })), "{name}");
-        }
+        assert!(matches!(from("", &[("TTDUST_S3_ENDPOINT", "x")], &[]), Err(ConfigError::NotAvailable { .. })));
         let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];
         assert!(matches!(from("", &otel, &[]), Err(ConfigError::NotAvailable { .. })));
         assert!(matches!(from("[s3]\nendpoint = \"x\"", &[], &[]), Err(ConfigError::NotAvailable { .. })));
