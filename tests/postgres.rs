@@ -202,6 +202,13 @@ fn copy_mirror(from: &Path, to: &Path) {
     let _ = fs::remove_file(to.join("catalog-mirror.sqlite-shm"));
 }
 
+/// Waits until the mirror knows of the commit: its note comes after the commit, which others see at once.
+fn wait_until_noted(data: &Path, through: usize) {
+    let mirror = rusqlite::Connection::open(data.join("catalog-mirror.sqlite")).expect("the mirror");
+    let noted = || mirror.query_row("SELECT max(flushed_through) FROM streams", [], |row| row.get::<_, i64>(0));
+    wait_for("the note in the mirror", || (noted().ok()? >= through as i64).then_some(()));
+}
+
 #[test]
 fn what_was_committed_just_before_a_crash_is_taken_over() {
     let site = Site::new();
@@ -214,6 +221,7 @@ fn what_was_committed_just_before_a_crash_is_taken_over() {
         wait_until_flushed(&server, &stream, &producer);
         producer.acked
     });
+    wait_until_noted(&data, acked.len());
     server.kill();
     copy_mirror(&data, kept.path());
     let server = site.start();
