@@ -93,9 +93,6 @@ pub enum ConfigError {
     Conflict(String),
 }
 
-/// What stands for a secret.
-const HIDDEN: &str = "***";
-
 /// Everything that settings are read from; secrets are among it, and never shown.
 #[derive(Clone, Default)]
 pub struct Sources {
@@ -196,7 +193,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         let (value, origin, name) =
             chosen.remove(setting.key).unwrap_or_else(|| (setting.default.into(), Origin::Default, setting.key.into()));
         let parsed = (setting.set)(&mut settings, &value);
-        let shown = if setting.secret && !value.is_empty() { HIDDEN.to_owned() } else { setting.shown(&value) };
+        let shown = setting.shown(&value);
         if let Err(reason) = parsed {
             return Err(ConfigError::Value { name, value: shown, origin: origin.name(), reason });
         }

@@ -28,7 +28,7 @@ use tokio::{
     time,
 };
 use ttdust_shards::{
-    access::{Access, Principal},
+    access::Principal,
     message::{QueryFailure, ToShard},
     query::{TimeRangeAnswer, TimeRangeQuery},
     rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimits},
@@ -268,12 +268,6 @@ impl Control {
         self.draining.store(true, Relaxed);
     }
 
-    /// Who may call now.
-    #[must_use]
-    pub fn access(&self) -> Access {
-        self.parts.publisher.current().access.clone()
-    }
-
     /// Counts a call of `client`. `None`: there is no limit.
     ///
     /// # Errors
@@ -319,7 +313,8 @@ impl Control {
         Ok(guard)
     }
 
-    /// Puts new ways to check credentials, and new limits, in force, on every shard once this is answered; if that fails, the old ones stay.
+    /// Puts new ways to check credentials, and new limits, in force, on every shard once this is answered; if that fails, the
+    /// old ones stay.
     ///
     /// # Errors
     /// See [`ControlError`].

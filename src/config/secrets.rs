@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What stands for a password.
-const HIDDEN: &str = "***";
+pub(super) const HIDDEN: &str = "***";
 
 /// Where a Redis is, and how to be let in.
 #[derive(Clone, PartialEq, Eq)]

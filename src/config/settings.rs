@@ -245,10 +245,14 @@ impl Setting {
         variable_of(self.key)
     }
 
-    /// A value of it as it may be shown: without a password.
+    /// A value of it as it may be shown: of a secret only whether there is one, of a URL all but the password.
     #[must_use]
     pub fn shown(&self, value: &str) -> String {
-        if self.key == "redis.url" { secrets::without_password(value) } else { value.to_owned() }
+        match self.key {
+            _ if self.secret && !value.is_empty() => secrets::HIDDEN.to_owned(),
+            "redis.url" => secrets::without_password(value),
+            _ => value.to_owned(),
+        }
     }
 }
 
