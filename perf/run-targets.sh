@@ -2,10 +2,12 @@
 # Runs the scenarios of perf/README.md against target/release/ttdust on this machine and prints each figure next to its target.
 # Writes the raw reports to perf/results/. Needs bash, python3 and curl, and two free cores; takes about four minutes.
 #
-#   perf/run-targets.sh [SCENARIO ...]     append100 append100_flush append16 stream ingest flush memory recovery (default: all)
+#   perf/run-targets.sh [SCENARIO ...]     append100 append100_flush append16 stream ingest flush memory recovery (default: these)
+#                                          admin admin_postgres many many_postgres outage_postgres outage_redis auth: the control
+#                                          plane beside the load; some need Postgres and Redis, by tests/services.sh
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 MEMORY_SECONDS=60 · PAYLOAD=flights ·
-# FLUSH_RATE=300000 (records/s of the flush scenario) · DATA (folder for the data, removed at the end; its disk is what is
+# FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
 
@@ -18,6 +20,7 @@ SECONDS_EACH=${SECONDS_EACH:-10}
 MEMORY_SECONDS=${MEMORY_SECONDS:-60}
 PAYLOAD=${PAYLOAD:-flights}
 FLUSH_RATE=${FLUSH_RATE:-300000}
+OUTAGE_SECONDS=${OUTAGE_SECONDS:-60}
 SERVER_FLAGS=${SERVER_FLAGS:-}
 
 die() { echo "run-targets: $*" >&2; exit 2; }
@@ -99,7 +102,7 @@ ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' '
   '[wal]' 'quota_bytes = 17179869184'
   "segments_ahead = $pool_segments")
 ack_path_server() {
-  fresh_server "${ack_path[@]}"
+  fresh_server "${ack_path[@]}" "$@"
   until (($(ls "$scratch/data/wal/shard-00000" | grep -c 'wal$') >= pool_segments)); do sleep 0.1; done
 }
 
@@ -149,6 +152,113 @@ run_recovery() {
   "$BENCH" verify "$scratch/acked.json" --grpc "$grpc" >>"$out.txt" 2>&1 || status=$?
   note recovery "\"ready_ms\": $started_ms, \"verify_exit\": $status"
   echo "done: recovery"
+}
+
+# calls NAME FLAGS...: calls of the admin plane.
+calls() {
+  local name=$1
+  shift
+  local status=0
+  "$BENCH" admin --http "$http" --cores "$LOAD_CORE" -o json "$@" >"$scratch/calls.json" 2>>"$out.txt" || status=$?
+  [[ -s $scratch/calls.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
+  note "$name" "\"exit\": $status, \"calls\": $(cat "$scratch/calls.json")"
+  echo "done: $name"
+}
+
+# A Postgres of its own under the server; sets postgres.
+with_postgres() {
+  "$root/tests/services.sh" start
+  eval "$("$root/tests/services.sh" env)"
+  local host database
+  host=$(sed 's/.*host=\([^ ]*\).*/\1/' <<<"$TESTS_PG")
+  database=perf_$(date +%s%N)
+  psql --quiet --host "$host" --username ttdust --dbname postgres --command "CREATE DATABASE $database"
+  postgres=('[pg]' "host = \"$host\"" "database = \"$database\"")
+}
+
+# Load alone and load beside admin calls in turns, on one server.
+run_admin_on() {
+  local name=$1
+  shift
+  for round in 1 2 3 4 5; do
+    ack_path_server "$@"
+    calls "$name.fill" --schemas 10 --streams 100 --duration 0s
+    # One after the other on one server: now the one first, now the other.
+    for turn in $((round % 2)) $((1 - round % 2)); do
+      if ((turn)); then
+        load "${name}_alone.$round" --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration 4s
+      else
+        calls "${name}_calls.$round" --schemas 10 --streams 100 --mix mixed --rate 100 --duration 6s &
+        local caller=$!
+        load "${name}_beside.$round" --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration 4s
+        wait "$caller"
+      fi
+    done
+  done
+}
+run_admin() { run_admin_on admin; }
+run_admin_postgres() {
+  local postgres
+  with_postgres
+  run_admin_on admin_postgres "${postgres[@]}"
+}
+
+# Ten thousand streams of a thousand schemas: creations, and a start.
+run_many_on() {
+  local name=$1
+  shift
+  fresh_server "$@"
+  calls "$name.fill" --schemas 1000 --streams 10000 --duration 0s
+  calls "$name.creates" --schemas 1000 --streams 10000 --mix creates --rate 5 --duration 40s
+  stop_server
+  start_server "$@"
+  note "$name.start" "\"ready_ms\": $started_ms"
+  calls "$name.reads" --schemas 1000 --streams 10000 --duration 10s
+}
+run_many() { run_many_on many; }
+run_many_postgres() {
+  local postgres
+  with_postgres
+  run_many_on many_postgres "${postgres[@]}"
+}
+
+# Before, while the service is stopped, and after, at one rate.
+run_outage_of() {
+  local service=$1
+  shift
+  # Flushes are on: without the catalog they wait, and the log grows.
+  fresh_server '[wal]' 'quota_bytes = 34359738368' "$@"
+  for round in 1 2; do
+    load "outage_${service}_before.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
+    "$root/tests/services.sh" halt "$service"
+    load "outage_${service}_during.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
+    "$root/tests/services.sh" resume "$service"
+  done
+}
+run_outage_postgres() {
+  local postgres
+  with_postgres
+  run_outage_of postgres "${postgres[@]}"
+}
+run_outage_redis() {
+  "$root/tests/services.sh" start
+  eval "$("$root/tests/services.sh" env)"
+  run_outage_of redis '[redis]' "url = \"redis://$TESTS_REDIS\"" "${far_limits[@]}"
+}
+
+# Limits that are counted and never reached.
+far_limits=('[rate]' 'ingest_records_per_second = 1000000000' 'ingest_bytes_per_second = 1000000000000'
+  'queries_per_second = 1000000' 'admin_per_second = 1000000')
+# Open, and with keys and limits, in turns.
+run_auth() {
+  for round in 1 2 3; do
+    ack_path_server
+    load "auth_off.$round" --batch 100 --connections 4 --in-flight 16 --duration 5s
+    ack_path_server '[auth]' 'mode = "keys"' "${far_limits[@]}"
+    local key
+    key=$(grep -o 'ttd_live_[A-Za-z0-9_-]*' "$out.server.log" | tail -n 1)
+    TTDUST_API_KEY=$key load "auth_on.$round" --batch 100 --connections 4 --in-flight 16 --duration 5s
+  done
 }
 
 {

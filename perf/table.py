@@ -53,6 +53,7 @@ def rows(runs):
         yield at_most("flush while ingesting", figure, ratio, 2)
     if run := runs.get("memory"):
         yield at_most("full load", f"RSS MiB, most in {run['seconds']:.0f} s", run["server"]["rss_max_bytes"] / 2**20, 2048)
+    yield from control_plane(runs)
     if run := runs.get("recovery"):
         load = runs["recovery_load"]
         # Payload bytes only: what is read is more, so the true speed is higher.
@@ -62,6 +63,47 @@ def rows(runs):
         yield at_most("recovery after kill -9", "ready after s", seconds, 30)
         found = "all" if run["verify_exit"] == 0 else "NOT ALL"
         yield "recovery after kill -9", "acked records read back", found, "all", run["verify_exit"] == 0
+
+
+def control_plane(runs):
+    def of(prefix, value):
+        return [value(run) for name, run in runs.items() if name.startswith(prefix + ".")]
+
+    def p99(run):
+        return run["ack_latency_us"]["p99"] / 1000
+
+    for name, store, limit in [("admin", "SQLite", 5), ("admin_postgres", "Postgres", 15)]:
+        if not (reads := of(name + "_calls", lambda run: run["calls"]["reads_us"]["p99"] / 1000)):
+            continue
+        title = f"100 admin calls/s under full load, {store}"
+        figure = f"p99 ms of reads, median of {len(reads)} (worst {max(reads):.2f})"
+        yield at_most(title, figure, statistics.median(reads), limit)
+        for figure, key, sign in [("records/s lost", "records_per_second", -1), ("CPU/record more", "server_cpu_us_per_record", 1)]:
+            alone, beside = (statistics.median(of(f"{name}_{kind}", lambda run: run[key])) for kind in ("alone", "beside"))
+            shown = f"{alone:,.2f} → {beside:,.2f}"
+            change = sign * (beside / alone - 1) * 100
+            if key == "records_per_second":
+                yield at_most(title, f"% of {figure} ({shown})", change, 2)
+            else:
+                yield title, f"% of {figure} ({shown})", f"{change:.1f}", "(no target)", True
+    for name, store in [("many", "SQLite"), ("many_postgres", "Postgres")]:
+        title = f"10,000 streams of 1,000 schemas, {store}"
+        if run := runs.get(name + ".creates"):
+            created = run["calls"]["latency_us"]["create a stream"]
+            yield at_most(title, f"creation on all shards, p99 ms (p50 {created['p50'] / 1000:.1f})", created["p99"] / 1000, 50)
+        if run := runs.get(name + ".start"):
+            yield at_most(title, "start s", run["ready_ms"] / 1000, 5)
+        if run := runs.get(name + ".reads"):
+            yield title, "p99 ms of reads", f"{run['calls']['reads_us']['p99'] / 1000:.1f}", "(no target)", True
+    for service in ["postgres", "redis"]:
+        if during := of(f"outage_{service}_during", p99):
+            before = of(f"outage_{service}_before", p99)
+            figure = "ack p99 over that before: " + ", ".join(f"{a:.2f}/{b:.2f} ms" for a, b in zip(during, before))
+            yield at_most(f"{service} stopped for a minute", figure, statistics.mean(during) / statistics.mean(before), 1.2)
+    if of("auth_on", p99):
+        for figure, key, sign in [("records/s lost", "records_per_second", -1), ("CPU/record more", "server_cpu_us_per_record", 1)]:
+            off, on = (statistics.median(of(f"auth_{kind}", lambda run: run[key])) for kind in ("off", "on"))
+            yield at_most("keys and rate limits", f"% of {figure} ({off:,.2f} → {on:,.2f})", sign * (on / off - 1) * 100, 3)
 
 
 def at_least(scenario, figure, value, target):

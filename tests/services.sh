@@ -3,7 +3,9 @@
 #
 #   tests/services.sh start     starts what is not running yet
 #   eval "$(tests/services.sh env)"     tells this shell where they are
-#   tests/services.sh stop      ends them, and what they hold
+#   tests/services.sh halt postgres|redis     ends one and keeps what it holds
+#   tests/services.sh resume postgres|redis   starts it again
+#   tests/services.sh stop      ends them all, and what they hold
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,10 +45,27 @@ start_postgres() {
         cd /
         unprivileged "$programs/initdb" --pgdata "$dir/data" --username ttdust --auth trust --encoding UTF8 \
             --locale C.UTF-8 --no-sync >"$OLDPWD/$state/postgres.log"
+    ) || { cat "$state/postgres.log" >&2; exit 1; }
+    resume_postgres
+}
+
+resume_postgres() {
+    local programs dir
+    programs=$(postgres_programs)
+    dir=$(cat "$state/postgres")
+    (
+        cd /
         unprivileged "$programs/pg_ctl" --pgdata "$dir/data" --log "$dir/log" --wait --timeout 60 start --options \
             "-c listen_addresses='' -c unix_socket_directories='$dir' -c fsync=off -c max_connections=400" \
             >>"$OLDPWD/$state/postgres.log"
     ) || { cat "$state/postgres.log" "$dir/log" >&2 2>/dev/null; exit 1; }
+}
+
+halt_postgres() {
+    local programs dir
+    programs=$(postgres_programs)
+    dir=$(cat "$state/postgres")
+    (cd / && unprivileged "$programs/pg_ctl" --pgdata "$dir/data" --mode immediate --wait stop) >/dev/null
 }
 
 postgres_runs() {
@@ -58,9 +77,7 @@ stop_postgres() {
     local dir
     [ -f "$state/postgres" ] || return 0
     dir=$(cat "$state/postgres")
-    if postgres_runs; then
-        (cd / && unprivileged "$(postgres_programs)/pg_ctl" --pgdata "$dir/data" --mode immediate --wait stop) >/dev/null
-    fi
+    if postgres_runs; then halt_postgres; fi
     rm -rf "$dir" "$state/postgres"
 }
 
@@ -71,9 +88,22 @@ start_redis() {
         exit 1
     }
     port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    echo "127.0.0.1:$port" >"$state/redis"
+    resume_redis
+}
+
+resume_redis() {
+    local port
+    port=$(sed 's/.*://' "$state/redis")
     redis-server --bind 127.0.0.1 --port "$port" --save '' --appendonly no --daemonize yes \
         --pidfile "$PWD/$state/redis.pid" --logfile "$PWD/$state/redis.log" >/dev/null
-    echo "127.0.0.1:$port" >"$state/redis"
+}
+
+halt_redis() {
+    local pid
+    pid=$(cat "$state/redis.pid")
+    kill "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
 }
 
 redis_runs() {
@@ -95,12 +125,18 @@ case "${1:-}" in
         echo "export TESTS_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
         echo "export TESTS_REDIS='$(cat "$state/redis")'"
         ;;
+    halt | resume)
+        case "${2:-}" in
+            postgres | redis) "$1_$2" ;;
+            *) echo "usage: tests/services.sh $1 postgres | redis" >&2; exit 2 ;;
+        esac
+        ;;
     stop)
         stop_postgres
         stop_redis
         ;;
     *)
-        echo "usage: tests/services.sh start | env | stop" >&2
+        echo "usage: tests/services.sh start | env | halt SERVICE | resume SERVICE | stop" >&2
         exit 2
         ;;
 esac

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 all good, 1 the run was not (errors, a failed check), 2 it could not be done.
 
+mod admin;
 mod client;
 mod fake;
 mod load;
@@ -33,6 +34,8 @@ enum Command {
     Load(Box<LoadArgs>),
     /// Check that what a run acked (`load --acked FILE`) can be read back
     Verify(VerifyArgs),
+    /// Call the admin plane at a steady rate and measure
+    Admin(admin::AdminArgs),
     /// Measure parts of the engine in this process
     Micro(micro::MicroArgs),
     /// A server that acks and keeps nothing: shows what the generator itself can do
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
+        Command::Admin(args) => admin::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),
         Command::Sink { listen } => sink(listen).map(|()| true),
     };

@@ -1,4 +1,4 @@
-//! A little HTTP/1.1 client for the control plane: one request a connection, blocking. Only for setting up.
+//! A little HTTP/1.1 client for the control plane, blocking.
 
 use std::{
     io::{self, Read, Write},
@@ -107,11 +107,14 @@ impl Rest<'_> {
         }
     }
 
-    fn call(&self, method: &'static str, path: &str, body: Option<&Value>) -> Result<Value, RestError> {
+    /// Asks on a connection of its own.
+    ///
+    /// # Errors
+    /// See [`RestError`].
+    pub fn call(&self, method: &'static str, path: &str, body: Option<&Value>) -> Result<Value, RestError> {
         let wrap = |source| RestError::Io { authority: self.authority.to_owned(), source };
-        let answer = self.exchange(method, path, body).map_err(wrap)?;
         let malformed = |what| RestError::Malformed { authority: self.authority.to_owned(), what };
-        let (status, body) = parse(&answer).ok_or_else(|| malformed("HTTP"))?;
+        let (status, body) = self.exchange(method, path, body).map_err(wrap)?.ok_or_else(|| malformed("HTTP"))?;
         let value: Option<Value> = serde_json::from_slice(&body).ok();
         if !(200..300).contains(&status) {
             let detail = value.as_ref().and_then(|problem| problem.get("detail")).and_then(Value::as_str);
@@ -122,58 +125,72 @@ impl Rest<'_> {
         value.ok_or_else(|| malformed("JSON"))
     }
 
-    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&resolve(self.authority)?, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let body = body.map_or_else(String::new, Value::to_string);
-        let authorization = self.api_key.map_or_else(String::new, |key| format!("authorization: Bearer {key}\r\n"));
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\naccept: application/json\r\n\
-             content-type: application/json\r\n{authorization}content-length: {}\r\n\r\n{body}",
-            self.authority,
-            body.len(),
-        );
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Option<(u16, Vec<u8>)>> {
+        Connection::open(self.authority, self.api_key)?.exchange(method, path, body)
     }
 }
 
-/// Status and body of a whole answer.
+/// A connection that is kept from request to request. Blocking.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    /// What every request says.
+    headers: String,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    /// To `HOST:PORT`.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn open(authority: &str, api_key: Option<&str>) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&resolve(authority)?, Duration::from_secs(5))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        let authorization = api_key.map_or_else(String::new, |key| format!("authorization: Bearer {key}\r\n"));
+        let headers = format!(
+            "host: {authority}\r\naccept: application/json\r\ncontent-type: application/json\r\n{authorization}"
+        );
+        Ok(Self { stream, headers, answer: Vec::new() })
+    }
+
+    /// Asks, and waits for the status and the body; `None`: the answer is not HTTP.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> io::Result<Option<(u16, Vec<u8>)>> {
+        let body = body.map_or_else(String::new, Value::to_string);
+        let request =
+            format!("{method} {path} HTTP/1.1\r\n{}content-length: {}\r\n\r\n{body}", self.headers, body.len());
+        self.stream.write_all(request.as_bytes())?;
+        self.answer.clear();
+        let mut part = [0; 16 << 10];
+        loop {
+            let read = self.stream.read(&mut part)?;
+            self.answer.extend_from_slice(&part[..read]);
+            let whole = parse(&self.answer);
+            if whole.is_some() || read == 0 {
+                return Ok(whole);
+            }
+        }
+    }
+}
+
+/// Status and body of an answer that says its length; `None` if it is not whole, or not HTTP.
 fn parse(answer: &[u8]) -> Option<(u16, Vec<u8>)> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let body = &answer[end + 4..];
-    let mut lines = head.split("\r\n");
-    let status = lines.next()?.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
-    let header = |wanted: &str| {
-        let mut pairs = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
-        pairs.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
-    };
-    if header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
-        return Some((status, dechunk(body)?));
-    }
-    match header("content-length") {
-        Some(len) => Some((status, body.get(..len.parse().ok()?)?.to_vec())),
-        None => Some((status, body.to_vec())),
-    }
-}
-
-fn dechunk(mut body: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    loop {
-        let end = body.windows(2).position(|window| window == b"\r\n")?;
-        let size = std::str::from_utf8(&body[..end]).ok()?.split(';').next()?.trim();
-        let size = usize::from_str_radix(size, 16).ok()?;
-        body = &body[end + 2..];
-        if size == 0 {
-            return Some(out);
-        }
-        out.extend_from_slice(body.get(..size)?);
-        body = body.get(size + 2..)?;
-    }
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    let mut pairs = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let len = pairs.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?.1.trim().parse::<usize>().ok()?;
+    Some((status, answer[end + 4..].get(..len)?.to_vec()))
 }
 
 #[cfg(test)]
@@ -183,13 +200,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_read_by_length_by_chunks_and_to_the_end() {
+    fn an_answer_ends_where_its_length_says() {
         let of =
             |text: &str| parse(text.as_bytes()).map(|(status, body)| (status, String::from_utf8(body).expect("text")));
         assert_eq!(of("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}x"), Some((201, "{}".into())));
-        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
-        assert_eq!(of(chunked), Some((200, "abcde".into())));
-        assert_eq!(of("HTTP/1.0 404 Not Found\r\n\r\nno"), Some((404, "no".into())));
         assert_eq!(of("SSH-2.0-OpenSSH\r\n\r\n"), None);
         assert_eq!(of("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc"), None);
     }

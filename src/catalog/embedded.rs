@@ -1,6 +1,7 @@
-//! The catalog in SQLite: one connection on one thread of its own, for SQLite blocks.
+//! The catalog in SQLite: a connection that changes and one that reads, each on a thread of its own, for SQLite blocks.
 //!
-//! Durable at every commit (`synchronous = FULL`). Callers wait on a bounded queue; a full queue is `Unavailable`.
+//! Durable at every commit (`synchronous = FULL`). A reader sees all that was answered before it asked, and never waits for
+//! the sync of a change. Callers wait on a bounded queue; a full queue is `Unavailable`.
 
 mod audit;
 mod copy;
@@ -34,10 +35,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// A handle, cheap to clone. Its thread ends with the last handle.
+/// A handle, cheap to clone. Its threads end with the last handle.
 #[derive(Debug, Clone)]
 pub(super) struct Embedded {
-    jobs: SyncSender<Job>,
+    changes: SyncSender<Job>,
+    reads: SyncSender<Job>,
 }
 
 impl Embedded {
@@ -48,29 +50,24 @@ impl Embedded {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut connection = connect(path)?;
         migrations::apply(&mut connection)?;
-        let (jobs, queue) = sync_channel::<Job>(QUEUE);
-        thread::Builder::new()
-            .name("catalog".into())
-            .spawn(move || {
-                for job in queue {
-                    job(&mut connection);
-                }
-            })
-            .map_err(|e| CatalogError::Unavailable(format!("cannot start its thread: {e}")))?;
-        Ok(Self { jobs })
+        let mut reader = connect(path)?;
+        reader.set_transaction_behavior(TransactionBehavior::Deferred);
+        reader.pragma_update(None, "query_only", true).map_err(failure)?;
+        Ok(Self { changes: start("catalog", connection)?, reads: start("catalog-read", reader)? })
     }
 
     async fn run<T: Send + 'static>(
         &self,
         operation: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, wait) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            // A caller that gave up is no fault.
-            let _ = answer.send(operation(connection));
-        });
-        self.jobs.try_send(job).map_err(|_| CatalogError::Unavailable("too many calls wait for it".into()))?;
-        wait.await.map_err(|_| CatalogError::Unavailable("its thread has ended".into()))?
+        run_on(&self.changes, operation).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        operation: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        run_on(&self.reads, operation).await
     }
 
     // What a mirror does.
@@ -84,7 +81,7 @@ impl Embedded {
     }
 
     pub(super) async fn copied(&self) -> Result<Option<Everything>> {
-        self.run(|c| {
+        self.read(|c| {
             let transaction = c.transaction().map_err(failure)?;
             if copy::is_one(&transaction)? { copy::everything(&transaction).map(Some) } else { Ok(None) }
         })
@@ -94,22 +91,22 @@ impl Embedded {
     // The methods of `Catalog`, which says what they do.
 
     pub(super) async fn ping(&self) -> Result<()> {
-        self.run(|c| c.query_row("SELECT 1", [], |_| Ok(())).map_err(failure)).await
+        self.read(|c| c.query_row("SELECT 1", [], |_| Ok(())).map_err(failure)).await
     }
 
     pub(super) async fn cluster_id(&self) -> Result<String> {
-        self.run(|c| {
+        self.read(|c| {
             c.query_row("SELECT value FROM meta WHERE key = 'cluster_id'", [], |row| row.get(0)).map_err(failure)
         })
         .await
     }
 
     pub(super) async fn generation(&self) -> Result<i64> {
-        self.run(|c| audit::generation(c)).await
+        self.read(|c| audit::generation(c)).await
     }
 
     pub(super) async fn everything(&self) -> Result<Everything> {
-        self.run(|c| {
+        self.read(|c| {
             let transaction = c.transaction_with_behavior(TransactionBehavior::Deferred).map_err(failure)?;
             copy::everything(&transaction)
         })
@@ -121,11 +118,11 @@ impl Embedded {
     }
 
     pub(super) async fn schema(&self, id: SchemaId) -> Result<Schema> {
-        self.run(move |c| schemas::get(c, id)).await
+        self.read(move |c| schemas::get(c, id)).await
     }
 
     pub(super) async fn schemas(&self, filter: SchemaFilter, page: Page) -> Result<Vec<Schema>> {
-        self.run(move |c| schemas::list(c, &filter, &page)).await
+        self.read(move |c| schemas::list(c, &filter, &page)).await
     }
 
     pub(super) async fn change_schema(
@@ -143,11 +140,11 @@ impl Embedded {
     }
 
     pub(super) async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
-        self.run(move |c| schemas::versions(c, schema, after, limit)).await
+        self.read(move |c| schemas::versions(c, schema, after, limit)).await
     }
 
     pub(super) async fn version(&self, schema: SchemaId, number: u32) -> Result<SchemaVersion> {
-        self.run(move |c| schemas::version(c, schema, number)).await
+        self.read(move |c| schemas::version(c, schema, number)).await
     }
 
     pub(super) async fn version_by_fingerprint(
@@ -155,7 +152,7 @@ impl Embedded {
         schema: SchemaId,
         fingerprint: [u8; 32],
     ) -> Result<Option<SchemaVersion>> {
-        self.run(move |c| schemas::by_fingerprint(c, schema, fingerprint)).await
+        self.read(move |c| schemas::by_fingerprint(c, schema, fingerprint)).await
     }
 
     pub(super) async fn retire_version(
@@ -173,11 +170,11 @@ impl Embedded {
     }
 
     pub(super) async fn stream(&self, id: StreamId) -> Result<Stream> {
-        self.run(move |c| streams::get(c, id)).await
+        self.read(move |c| streams::get(c, id)).await
     }
 
     pub(super) async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>> {
-        self.run(move |c| streams::list(c, &filter, &page)).await
+        self.read(move |c| streams::list(c, &filter, &page)).await
     }
 
     pub(super) async fn change_stream(
@@ -199,19 +196,19 @@ impl Embedded {
     }
 
     pub(super) async fn holds_file(&self, key: String) -> Result<bool> {
-        self.run(move |c| files::holds(c, &key)).await
+        self.read(move |c| files::holds(c, &key)).await
     }
 
     pub(super) async fn files_in(&self, stream: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {
-        self.run(move |c| files::within(c, stream, start, end)).await
+        self.read(move |c| files::within(c, stream, start, end)).await
     }
 
     pub(super) async fn file_totals(&self, stream: StreamId) -> Result<FileTotals> {
-        self.run(move |c| files::totals(c, Some(stream))).await
+        self.read(move |c| files::totals(c, Some(stream))).await
     }
 
     pub(super) async fn all_file_totals(&self) -> Result<FileTotals> {
-        self.run(|c| files::totals(c, None)).await
+        self.read(|c| files::totals(c, None)).await
     }
 
     pub(super) async fn create_key(&self, key: ApiKey, audit: AuditEntry) -> Result<()> {
@@ -219,11 +216,11 @@ impl Embedded {
     }
 
     pub(super) async fn key(&self, id: String) -> Result<ApiKey> {
-        self.run(move |c| keys::get(c, &id)).await
+        self.read(move |c| keys::get(c, &id)).await
     }
 
     pub(super) async fn keys(&self, page: Page) -> Result<Vec<ApiKey>> {
-        self.run(move |c| keys::list(c, &page)).await
+        self.read(move |c| keys::list(c, &page)).await
     }
 
     pub(super) async fn delete_key(&self, id: String, audit: AuditEntry) -> Result<()> {
@@ -235,7 +232,7 @@ impl Embedded {
     }
 
     pub(super) async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Vec<AuditEntry>> {
-        self.run(move |c| audit::list(c, &filter, &page)).await
+        self.read(move |c| audit::list(c, &filter, &page)).await
     }
 
     pub(super) async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
@@ -243,12 +240,34 @@ impl Embedded {
     }
 
     pub(super) async fn remembered_request(&self, caller: String, key: String) -> Result<Option<RememberedRequest>> {
-        self.run(move |c| audit::remembered(c, &caller, &key)).await
+        self.read(move |c| audit::remembered(c, &caller, &key)).await
     }
 
     pub(super) async fn forget_requests_before(&self, time: i64) -> Result<u64> {
         self.run(move |c| audit::forget_before(c, time)).await
     }
+}
+
+/// A thread that runs what is sent on `connection`.
+fn start(name: &str, mut connection: Connection) -> Result<SyncSender<Job>> {
+    let (jobs, queue) = sync_channel::<Job>(QUEUE);
+    let work = move || queue.into_iter().for_each(|job| job(&mut connection));
+    let started = thread::Builder::new().name(name.into()).spawn(work);
+    started.map_err(|e| CatalogError::Unavailable(format!("cannot start its thread: {e}")))?;
+    Ok(jobs)
+}
+
+async fn run_on<T: Send + 'static>(
+    jobs: &SyncSender<Job>,
+    operation: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (answer, wait) = oneshot::channel();
+    let job: Job = Box::new(move |connection| {
+        // A caller that gave up is no fault.
+        let _ = answer.send(operation(connection));
+    });
+    jobs.try_send(job).map_err(|_| CatalogError::Unavailable("too many calls wait for it".into()))?;
+    wait.await.map_err(|_| CatalogError::Unavailable("its thread has ended".into()))?
 }
 
 fn connect(path: &Path) -> Result<Connection> {

@@ -42,7 +42,9 @@ pub struct Latency {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    /// Of what was recorded in ns.
+    #[must_use]
+    pub fn of(histogram: &Histogram<u64>) -> Self {
         let us = |ns: f64| (ns / 100.0).round() / 10.0;
         let at = |percentile: f64| us(histogram.value_at_percentile(percentile) as f64);
         Self {
@@ -402,7 +404,11 @@ impl Verdict {
     }
 }
 
-fn write_latency(out: &mut String, name: &str, latency: &Latency) -> std::fmt::Result {
+/// A line of percentiles, in ms.
+///
+/// # Errors
+/// `out` takes no more.
+pub fn write_latency(out: &mut String, name: &str, latency: &Latency) -> std::fmt::Result {
     let ms = |us: f64| us / 1e3;
     writeln!(
         out,

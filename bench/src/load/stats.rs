@@ -229,7 +229,9 @@ impl Stats {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// For latencies in ns, to three digits.
+#[must_use]
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1024, LATENCY_NS_MAX, 3).expect("constant bounds")
 }
 

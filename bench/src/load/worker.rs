@@ -254,7 +254,11 @@ async fn follow(mut phase: watch::Receiver<Phase>, shared: Rc<Shared>) -> Thread
     end.unwrap_or_else(this_thread).since(start)
 }
 
-fn pin(core: usize) -> Result<(), WorkerError> {
+/// Pins the calling thread.
+///
+/// # Errors
+/// The core is not ours.
+pub fn pin(core: usize) -> Result<(), WorkerError> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
     rustix::thread::sched_setaffinity(None, &set).map_err(|source| WorkerError::Pin { core, source: source.into() })
