@@ -17,8 +17,8 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 
 pub use fingerprint::canonical_fingerprint;
 pub use model::{
-    ApiKey, AuditEntry, AuditFilter, Commit, Everything, FileTotals, Page, RememberedRequest, Retention, Schema,
-    SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamStatus,
+    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Page, RememberedRequest, Retention,
+    Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamStatus,
 };
 pub use postgres::PgFigures;
 
@@ -232,6 +232,15 @@ impl Catalog {
     /// See [`CatalogError`].
     pub async fn everything(&self) -> Result<Everything> {
         on_store!(self, everything())
+    }
+
+    /// What changed of [`Self::everything`] since `generation`, that of the last read, in one transaction; `None`: that is not
+    /// remembered, read everything.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn changes_since(&self, generation: i64) -> Result<Option<Changes>> {
+        on_store!(self, changes_since(generation))
     }
 
     /// Registers a schema with its first version.

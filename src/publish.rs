@@ -1,7 +1,7 @@
 //! Makes the immutable catalog that everyone runs on, from what the catalog store holds, and keeps the one in force.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -10,7 +10,7 @@ use std::{
 
 use ttdust_shards::{
     access::{Access, Credentials, Role, StreamPermissions, TokenCheck, failures::AuthFailures},
-    ids::SchemaId,
+    ids::{SchemaId, StreamId},
     rate::RateLimits,
     schema::{CompiledSchema, SchemaError},
     snapshot::{CatalogSnapshot, StreamEntry},
@@ -21,7 +21,7 @@ use crate::{
         self,
         tokens::{TokenKeyError, Tokens},
     },
-    catalog::{ApiKey, Catalog, CatalogError, Everything, SchemaVersion},
+    catalog::{ApiKey, Catalog, CatalogError, Changes, Everything, SchemaVersion, Stream},
     config::{AuthMode, CertificateHolder, Settings},
     link::Homes,
     workers::{WorkerError, Workers},
@@ -85,6 +85,7 @@ pub struct Publisher {
     last_uses: Mutex<HashMap<String, Arc<AtomicI64>>>,
     current: RwLock<Arc<CatalogSnapshot>>,
     generation: AtomicI64,
+    keys: Mutex<BTreeMap<String, ApiKey>>,
     compiled: Mutex<HashMap<SchemaId, Arc<CompiledSchema>>>,
 }
 
@@ -103,6 +104,7 @@ impl Publisher {
             last_uses: Mutex::default(),
             current: RwLock::default(),
             generation: AtomicI64::new(0),
+            keys: Mutex::default(),
             compiled: Mutex::default(),
         }
     }
@@ -144,8 +146,59 @@ impl Publisher {
     /// # Errors
     /// See [`PublishError`]; the old one stays in force.
     pub async fn advance(&self) -> Result<Arc<CatalogSnapshot>, PublishError> {
+        if self.generation() > 0
+            && let Some(changes) = self.catalog.changes_since(self.generation()).await?
+        {
+            return self.apply(&changes).await;
+        }
         let everything = self.catalog.everything().await?;
         self.put_in_force(&everything).await
+    }
+
+    /// Puts a snapshot in force that has `changes` beside the current one. What it costs is what changed, not what there is,
+    /// but for copying two maps.
+    async fn apply(&self, changes: &Changes) -> Result<Arc<CatalogSnapshot>, PublishError> {
+        let current = self.current();
+        let mut schemas = HashMap::new();
+        let mut newer = false;
+        for version in &changes.schemas {
+            let known = self.compiled_before(version.schema);
+            newer |= known.is_some_and(|known| known.version != version.version);
+            schemas.insert(version.schema, self.compiled(version).await?);
+        }
+        let mut entries = self.entries(&changes.streams, &schemas)?;
+        if newer {
+            // Every stream of a schema that has a newer version.
+            let of_newer = |entry: &&Arc<StreamEntry>| schemas.contains_key(&entry.schema.id);
+            let changed: HashSet<StreamId> = entries.iter().map(|entry| entry.id).collect();
+            let others = current.streams().filter(of_newer).filter(|entry| !changed.contains(&entry.id));
+            entries.extend(
+                others.map(|entry| StreamEntry { schema: Arc::clone(&schemas[&entry.schema.id]), ..(**entry).clone() }),
+            );
+        }
+        let access = {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            changes.keys_gone.iter().for_each(|id| drop(keys.remove(id)));
+            keys.extend(changes.keys.iter().map(|key| (key.id.clone(), key.clone())));
+            self.access(&keys)
+        };
+        let rates = *self.rates.read().unwrap_or_else(PoisonError::into_inner);
+        let next = current.advanced(access, entries, &changes.streams_gone).with_rates(rates);
+        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        compiled.extend(schemas);
+        if !changes.streams_gone.is_empty() {
+            let used: HashSet<SchemaId> = next.streams().map(|stream| stream.schema.id).collect();
+            compiled.retain(|id, _| used.contains(id));
+        }
+        drop(compiled);
+        Ok(self.set_current(next, changes.generation))
+    }
+
+    fn set_current(&self, next: CatalogSnapshot, generation: i64) -> Arc<CatalogSnapshot> {
+        let next = Arc::new(next);
+        self.generation.store(generation, Relaxed);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        next
     }
 
     /// Puts a snapshot of `everything` in force. Calls must not overlap.
@@ -159,17 +212,20 @@ impl Publisher {
         }
         let version = self.current().version + 1;
         let rates = *self.rates.read().unwrap_or_else(PoisonError::into_inner);
-        let entries = self.entries(everything, &schemas)?;
-        let next = Arc::new(CatalogSnapshot::new(version, self.access(everything), entries).with_rates(rates));
-        self.generation.store(everything.generation, Relaxed);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        let entries = self.entries(&everything.streams, &schemas)?;
+        let keys = everything.keys.iter().map(|key| (key.id.clone(), key.clone())).collect();
+        let next = CatalogSnapshot::new(version, self.access(&keys), entries).with_rates(rates);
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys;
         *self.compiled.lock().unwrap_or_else(PoisonError::into_inner) = schemas;
-        Ok(next)
+        Ok(self.set_current(next, everything.generation))
+    }
+
+    fn compiled_before(&self, schema: SchemaId) -> Option<Arc<CompiledSchema>> {
+        self.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&schema).cloned()
     }
 
     async fn compiled(&self, version: &SchemaVersion) -> Result<Arc<CompiledSchema>, PublishError> {
-        let known = self.compiled.lock().unwrap_or_else(PoisonError::into_inner).get(&version.schema).cloned();
-        if let Some(known) = known.filter(|known| known.version == version.version) {
+        if let Some(known) = self.compiled_before(version.schema).filter(|known| known.version == version.version) {
             return Ok(known);
         }
         let (id, number, definition) = (version.schema, version.version, version.definition.clone());
@@ -177,21 +233,21 @@ impl Publisher {
         compiled.map(Arc::new).map_err(|source| PublishError::Schema { schema: id, version: number, source })
     }
 
-    fn access(&self, everything: &Everything) -> Access {
+    fn access(&self, keys: &BTreeMap<String, ApiKey>) -> Access {
         match self.auth {
             AuthMode::Off => Access::Open,
-            AuthMode::Keys => Access::Checked(self.credentials(everything)),
+            AuthMode::Keys => Access::Checked(self.credentials(keys)),
         }
     }
 
-    fn credentials(&self, everything: &Everything) -> Credentials {
+    fn credentials(&self, keys: &BTreeMap<String, ApiKey>) -> Credentials {
         let mut uses = self.last_uses.lock().unwrap_or_else(PoisonError::into_inner);
         // What was counted of a key that is still there goes on being counted.
-        *uses = everything.keys.iter().map(|key| (key.id.clone(), uses.remove(&key.id).unwrap_or_default())).collect();
+        *uses = keys.values().map(|key| (key.id.clone(), uses.remove(&key.id).unwrap_or_default())).collect();
         let entry = |key: &ApiKey| (access::uuid_of(key).to_owned(), access::entry_of(key, Arc::clone(&uses[&key.id])));
         let checks = self.checks.read().unwrap_or_else(PoisonError::into_inner).clone();
         Credentials {
-            keys: everything.keys.iter().map(entry).collect(),
+            keys: keys.values().map(entry).collect(),
             tokens: checks.tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
             certificates: checks.certificates,
             failures: Arc::clone(&self.failures),
@@ -200,10 +256,10 @@ impl Publisher {
 
     fn entries(
         &self,
-        everything: &Everything,
+        streams: &[Stream],
         schemas: &HashMap<SchemaId, Arc<CompiledSchema>>,
     ) -> Result<Vec<StreamEntry>, CatalogError> {
-        let entry = |stream: &crate::catalog::Stream| {
+        let entry = |stream: &Stream| {
             let schema = schemas
                 .get(&stream.schema)
                 .ok_or_else(|| CatalogError::Corrupt(format!("stream {} has no schema version", stream.id)))?;
@@ -216,6 +272,6 @@ impl Publisher {
                 home: self.homes.of(stream.id, &stream.name),
             }))
         };
-        everything.streams.iter().filter_map(|stream| entry(stream).transpose()).collect()
+        streams.iter().filter_map(|stream| entry(stream).transpose()).collect()
     }
 }

@@ -2,6 +2,8 @@
 
 #[path = "catalog/audit.rs"]
 mod audit;
+#[path = "catalog/changes.rs"]
+mod changes;
 #[path = "catalog/files.rs"]
 mod files;
 #[path = "catalog/keys.rs"]
@@ -72,6 +74,9 @@ suite! {
         the_first_answer_to_a_request_is_the_one_that_is_remembered,
         old_answers_are_forgotten,
         the_log_only_grows;
+    changes:
+        what_changed_is_the_difference_of_what_there_is,
+        what_is_too_long_ago_is_not_remembered;
     migrations:
         a_plan_changes_nothing_and_a_second_run_has_nothing_to_do,
         a_catalog_of_a_newer_program_is_refused,

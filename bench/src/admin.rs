@@ -5,8 +5,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    io,
-    thread,
+    io, thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 

@@ -160,12 +160,7 @@ impl Connection {
     ///
     /// # Errors
     /// What the system said.
-    pub fn exchange(
-        &mut self,
-        method: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> io::Result<Option<(u16, Vec<u8>)>> {
+    pub fn exchange(&mut self, method: &str, path: &str, body: Option<&Value>) -> io::Result<Option<(u16, Vec<u8>)>> {
         let body = body.map_or_else(String::new, Value::to_string);
         let request =
             format!("{method} {path} HTTP/1.1\r\n{}content-length: {}\r\n\r\n{body}", self.headers, body.len());

@@ -45,7 +45,7 @@ pub struct CatalogSnapshot {
     /// How much each may do.
     pub rates: RateLimits,
     by_id: HashMap<StreamId, Arc<StreamEntry>, ahash::RandomState>,
-    by_name: HashMap<String, Arc<StreamEntry>, ahash::RandomState>,
+    by_name: HashMap<Arc<str>, Arc<StreamEntry>, ahash::RandomState>,
 }
 
 impl CatalogSnapshot {
@@ -53,12 +53,33 @@ impl CatalogSnapshot {
     #[must_use]
     pub fn new(version: u64, access: Access, streams: Vec<StreamEntry>) -> Self {
         let mut snapshot = Self { version, access, ..Self::default() };
-        for stream in streams {
-            let stream = Arc::new(stream);
-            snapshot.by_name.insert(stream.name.clone(), Arc::clone(&stream));
-            snapshot.by_id.insert(stream.id, stream);
-        }
+        streams.into_iter().for_each(|stream| snapshot.insert(stream));
         snapshot
+    }
+
+    /// The next version of this one: `changed` streams in the place of what they were, `gone` ones left out.
+    #[must_use]
+    pub fn advanced(&self, access: Access, changed: Vec<StreamEntry>, gone: &[StreamId]) -> Self {
+        let mut next = Self {
+            version: self.version + 1,
+            access,
+            rates: self.rates,
+            by_id: self.by_id.clone(),
+            by_name: self.by_name.clone(),
+        };
+        for id in gone {
+            if let Some(stream) = next.by_id.remove(id) {
+                next.by_name.remove(stream.name.as_str());
+            }
+        }
+        changed.into_iter().for_each(|stream| next.insert(stream));
+        next
+    }
+
+    fn insert(&mut self, stream: StreamEntry) {
+        let stream = Arc::new(stream);
+        self.by_name.insert(stream.name.as_str().into(), Arc::clone(&stream));
+        self.by_id.insert(stream.id, stream);
     }
 
     /// The same with these limits.

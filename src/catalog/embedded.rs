@@ -4,6 +4,7 @@
 //! the sync of a change. Callers wait on a bounded queue; a full queue is `Unavailable`.
 
 mod audit;
+mod changes;
 mod copy;
 mod files;
 mod keys;
@@ -22,8 +23,8 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Commit, Everything, FileTotals, Page, RememberedRequest, Result,
-    Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, Page, RememberedRequest,
+    Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -76,6 +77,10 @@ impl Embedded {
         self.run(move |c| copy::replace(c, &everything)).await
     }
 
+    pub(super) async fn advance(&self, from: i64, changes: Changes) -> Result<bool> {
+        self.run(move |c| copy::advance(c, from, &changes)).await
+    }
+
     pub(super) async fn flushed(&self, stream: StreamId, through: i64) -> Result<()> {
         self.run(move |c| copy::flushed(c, stream, through)).await
     }
@@ -111,6 +116,10 @@ impl Embedded {
             copy::everything(&transaction)
         })
         .await
+    }
+
+    pub(super) async fn changes_since(&self, generation: i64) -> Result<Option<Changes>> {
+        self.read(move |c| changes::since(c, generation)).await
     }
 
     pub(super) async fn create_schema(&self, schema: Schema, first: SchemaVersion, audit: AuditEntry) -> Result<()> {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ttdust_shards::ids::StreamId;
 
-use super::{CatalogError, Everything, Result, embedded::Embedded};
+use super::{CatalogError, Changes, Everything, Result, embedded::Embedded};
 
 /// A handle, cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,6 +28,11 @@ impl Mirror {
     /// Keeps what was read from Postgres.
     pub(super) async fn save(&self, everything: Everything) -> Result<()> {
         self.0.replace(everything).await.map_err(of_mirror)
+    }
+
+    /// Keeps what changed in Postgres since generation `from`. `false`: it holds another generation, and nothing was done.
+    pub(super) async fn advance(&self, from: i64, changes: Changes) -> Result<bool> {
+        self.0.advance(from, changes).await.map_err(of_mirror)
     }
 
     /// Keeps where the files of a stream end.

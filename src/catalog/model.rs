@@ -1,6 +1,6 @@
 //! What the catalog holds, as plain values: the same for every store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use ttdust_shards::{
     snapshot::StreamState,
 };
 
+use super::CatalogError;
 use crate::calendar::now_unix_micros;
 
 /// A schema of the registry.
@@ -369,6 +370,75 @@ pub struct Everything {
     pub schemas: Vec<SchemaVersion>,
     /// All keys.
     pub keys: Vec<ApiKey>,
+}
+
+/// What changed of [`Everything`] since a generation: each object as it is now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// The generation that it is known of now.
+    pub generation: i64,
+    /// Streams that the shards know, new or changed.
+    pub streams: Vec<Stream>,
+    /// Streams that the shards do not know, or no longer.
+    pub streams_gone: Vec<StreamId>,
+    /// The version in force of each schema that changed or whose streams did, if a stream that the shards know uses it.
+    pub schemas: Vec<SchemaVersion>,
+    /// Keys, new or changed.
+    pub keys: Vec<ApiKey>,
+    /// Keys that are gone.
+    pub keys_gone: Vec<String>,
+}
+
+/// The object that a change is of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Changed<'a> {
+    Schema(SchemaId),
+    Stream(StreamId),
+    Key(&'a str),
+}
+
+impl Changed<'_> {
+    /// Generations that are remembered with what they changed. Whoever is further behind reads everything anew, which then
+    /// costs less.
+    pub(super) const LINES_MAX: i64 = 1000;
+
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Self::Schema(_) => "schema",
+            Self::Stream(_) => "stream",
+            Self::Key(_) => "key",
+        }
+    }
+
+    pub(super) fn id(self) -> String {
+        match self {
+            Self::Schema(id) => id.to_string(),
+            Self::Stream(id) => id.to_string(),
+            Self::Key(id) => id.to_owned(),
+        }
+    }
+}
+
+/// The objects that changed since a generation.
+#[derive(Debug, Default)]
+pub(super) struct ChangedIds {
+    pub(super) streams: BTreeSet<StreamId>,
+    pub(super) schemas: BTreeSet<SchemaId>,
+    pub(super) keys: BTreeSet<String>,
+}
+
+impl ChangedIds {
+    /// Takes an object, by its kind and id.
+    pub(super) fn add(&mut self, kind: &str, id: String) -> Result<(), CatalogError> {
+        let unknown = || CatalogError::Corrupt(format!("it says that {kind} {id} changed, which is no id of ours"));
+        match kind {
+            "stream" => drop(self.streams.insert(id.parse().map_err(|_| unknown())?)),
+            "schema" => drop(self.schemas.insert(id.parse().map_err(|_| unknown())?)),
+            "key" => drop(self.keys.insert(id)),
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
 }
 
 /// A part of a list: entries after `after`, in order, at most `limit`.

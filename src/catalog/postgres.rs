@@ -4,6 +4,7 @@
 //! the commit, and `meta` last, for the generation. Whatever else Postgres says is told as `Unavailable`, and worth another try.
 
 mod audit;
+mod changes;
 mod files;
 mod keys;
 mod migrations;
@@ -19,7 +20,7 @@ use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState, types::FromSq
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Commit, Everything, FileTotals, MigrationPlan, Page,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, MigrationPlan, Page,
     RememberedRequest, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange,
     StreamFilter,
 };
@@ -90,6 +91,14 @@ impl Postgres {
         let read = on_pool!(self, everything)?;
         self.mirror.save(read.clone()).await?;
         Ok(read)
+    }
+
+    pub(super) async fn changes_since(&self, generation: i64) -> Result<Option<Changes>> {
+        let read = on_pool!(self, changes::since, generation)?;
+        match read {
+            Some(changes) if self.mirror.advance(generation, changes.clone()).await? => Ok(Some(changes)),
+            _ => Ok(None),
+        }
     }
 
     pub(super) async fn create_schema(&self, schema: Schema, first: SchemaVersion, audit: AuditEntry) -> Result<()> {

@@ -3,12 +3,18 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{AuditEntry, AuditFilter, Page, RememberedRequest, Result, failure, json_or_none, json_text, unique};
+use crate::catalog::model::Changed;
 
 /// What every change of a schema, version, stream or key does besides, in its transaction.
-pub(super) fn note(transaction: &Connection, audit: &AuditEntry) -> Result<()> {
+pub(super) fn note(transaction: &Connection, audit: &AuditEntry, changed: Changed<'_>) -> Result<()> {
     transaction
         .execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'", [])
         .map_err(failure)?;
+    let generation = generation(transaction)?;
+    let line = "INSERT INTO changes (generation, object_kind, object_id) VALUES (?1, ?2, ?3)";
+    transaction.execute(line, params![generation, changed.kind(), changed.id()]).map_err(failure)?;
+    let old = "DELETE FROM changes WHERE generation <= ?1";
+    transaction.execute(old, [generation - Changed::LINES_MAX]).map_err(failure)?;
     transaction
         .execute(
             "INSERT INTO audit_log (id, at, actor, role, action, object_kind, object_id, trace_id, before, after) \

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension, params};
 use ttdust_shards::ids::StreamId;
 
-use super::{Everything, Result, audit, failure, keys, schemas, streams};
+use super::{Changes, Everything, Result, audit, failure, keys, schemas, streams};
 
 /// Puts `everything` in the place of what is there. Where files end never moves backward.
 pub(super) fn replace(connection: &mut Connection, everything: &Everything) -> Result<()> {
@@ -27,10 +27,49 @@ pub(super) fn replace(connection: &mut Connection, everything: &Everything) -> R
     for key in &everything.keys {
         keys::insert(&transaction, key).map_err(failure)?;
     }
-    let generation = "INSERT INTO meta VALUES ('generation', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1";
-    transaction.execute(generation, [everything.generation.to_string()]).map_err(failure)?;
+    set_generation(&transaction, everything.generation)?;
     transaction.execute("INSERT INTO meta VALUES ('copied', '') ON CONFLICT DO NOTHING", []).map_err(failure)?;
     transaction.commit().map_err(failure)
+}
+
+/// Puts `changes` since generation `from` in; `false`: another generation is there.
+pub(super) fn advance(connection: &mut Connection, from: i64, changes: &Changes) -> Result<bool> {
+    connection.pragma_update(None, "foreign_keys", false).map_err(failure)?;
+    let transaction = connection.transaction().map_err(failure)?;
+    if !is_one(&transaction)? || audit::generation(&transaction)? != from {
+        return Ok(false);
+    }
+    if changes.generation == from {
+        return Ok(true);
+    }
+    let remove = |sql: &str, id: &str| transaction.execute(sql, [id]).map(drop).map_err(failure);
+    for stream in &changes.streams {
+        let known = streams::get(&transaction, stream.id).map_or(0, |known| known.flushed_through);
+        remove("DELETE FROM streams WHERE id = ?1", &stream.id.to_string())?;
+        streams::insert(&transaction, stream, stream.flushed_through.max(known)).map_err(failure)?;
+    }
+    for stream in &changes.streams_gone {
+        remove("DELETE FROM streams WHERE id = ?1", &stream.to_string())?;
+    }
+    for version in &changes.schemas {
+        remove("DELETE FROM schema_versions WHERE schema_id = ?1", &version.schema.to_string())?;
+        schemas::insert_version(&transaction, version)?;
+    }
+    for key in &changes.keys {
+        remove("DELETE FROM api_keys WHERE id = ?1", &key.id)?;
+        keys::insert(&transaction, key).map_err(failure)?;
+    }
+    for key in &changes.keys_gone {
+        remove("DELETE FROM api_keys WHERE id = ?1", key)?;
+    }
+    set_generation(&transaction, changes.generation)?;
+    transaction.commit().map_err(failure)?;
+    Ok(true)
+}
+
+fn set_generation(connection: &Connection, generation: i64) -> Result<()> {
+    let sql = "INSERT INTO meta VALUES ('generation', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1";
+    connection.execute(sql, [generation.to_string()]).map(drop).map_err(failure)
 }
 
 /// Notes where the files of a stream end.

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row, params};
 use super::{
     ApiKey, AuditEntry, CatalogError, Page, Result, audit::note, column, failure, found, json, json_text, unique,
 };
+use crate::catalog::model::Changed;
 use ttdust_shards::access::Role;
 
 const COLUMNS: &str = "SELECT id, name, role, streams, sha256, created_at, expires_at, last_used_at FROM api_keys";
@@ -25,7 +26,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<ApiKey> {
 pub(super) fn create(connection: &mut Connection, key: &ApiKey, audit: AuditEntry) -> Result<()> {
     let transaction = connection.transaction().map_err(failure)?;
     insert(&transaction, key).map_err(|e| unique(e, || format!("key {}", key.id)))?;
-    note(&transaction, &audit.with(None, Some(key.audited())))?;
+    note(&transaction, &audit.with(None, Some(key.audited())), Changed::Key(&key.id))?;
     transaction.commit().map_err(failure)
 }
 
@@ -73,7 +74,7 @@ pub(super) fn delete(connection: &mut Connection, id: &str, audit: AuditEntry) -
     if deleted == 0 {
         return Err(CatalogError::NotFound(format!("key {id}")));
     }
-    note(&transaction, &audit.with(Some(before.audited()), None))?;
+    note(&transaction, &audit.with(Some(before.audited()), None), Changed::Key(id))?;
     transaction.commit().map_err(failure)
 }
 

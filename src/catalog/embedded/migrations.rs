@@ -29,6 +29,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../migrations/sqlite/0002_control_plane.sql"),
         then: move_versions,
     },
+    Migration {
+        name: "0003_change_generations",
+        sql: include_str!("../../../migrations/sqlite/0003_change_generations.sql"),
+        then: |_| Ok(()),
+    },
 ];
 
 fn plan(connection: &Connection) -> Result<MigrationPlan> {

@@ -7,6 +7,7 @@ use super::{
     AuditEntry, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, audit::note, failure, found, parsed,
     unique,
 };
+use crate::catalog::model::Changed;
 use crate::catalog::rules;
 
 const COLUMNS: &str = "SELECT s.id, s.namespace, s.name, s.description, s.compatibility_mode, s.policy, s.version, \
@@ -104,7 +105,7 @@ pub(super) fn create(
         )
         .map_err(|e| unique(e, || format!("a schema {} in namespace {}", schema.name, schema.namespace)))?;
     insert_version(&transaction, first)?;
-    note(&transaction, &audit.with(None, Some(schema.audited())))?;
+    note(&transaction, &audit.with(None, Some(schema.audited())), Changed::Schema(schema.id))?;
     transaction.commit().map_err(failure)
 }
 
@@ -135,7 +136,7 @@ pub(super) fn change(
     let before = get(&transaction, id)?;
     let after = rules::changed_schema(&before, change, now)?;
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Schema(id))?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }
@@ -145,7 +146,7 @@ pub(super) fn add_version(connection: &mut Connection, version: &SchemaVersion, 
     let after = rules::with_version(&get(&transaction, version.schema)?, version)?;
     insert_version(&transaction, version)?;
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(None, Some(version.audited())))?;
+    note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema))?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }
@@ -206,7 +207,7 @@ pub(super) fn retire(
         )
         .map_err(failure)?;
     update(&transaction, &schema)?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Schema(id))?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }

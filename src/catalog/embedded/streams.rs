@@ -7,7 +7,7 @@ use super::{
     AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, audit::note, column, failure, found, json,
     json_or_none, json_text, parsed, schemas, unique,
 };
-use crate::catalog::{StreamStatus, rules};
+use crate::catalog::{StreamStatus, model::Changed, rules};
 
 const COLUMNS: &str = "SELECT id, name, description, schema_id, status, key_fields, labels, retention, \
                        partition_config, version, flushed_through, created_at, updated_at FROM streams";
@@ -36,7 +36,7 @@ pub(super) fn create(connection: &mut Connection, stream: &Stream, audit: AuditE
     rules::usable(stream.id, &schema, schemas::in_force(&transaction, schema.id)?)?;
     insert(&transaction, stream, stream.flushed_through)
         .map_err(|e| unique(e, || format!("a stream {}", stream.name)))?;
-    note(&transaction, &audit.with(None, Some(stream.audited())))?;
+    note(&transaction, &audit.with(None, Some(stream.audited())), Changed::Stream(stream.id))?;
     transaction.commit().map_err(failure)
 }
 
@@ -124,7 +124,7 @@ pub(super) fn change(
         return Ok(before);
     };
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id))?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }
@@ -135,6 +135,6 @@ pub(super) fn end_deletion(connection: &mut Connection, id: StreamId, now: i64, 
     let after = rules::deleted(&before, now)?;
     transaction.execute("DELETE FROM files WHERE stream_id = ?1", [id.to_string()]).map_err(failure)?;
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())))?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id))?;
     transaction.commit().map_err(failure)
 }

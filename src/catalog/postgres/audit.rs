@@ -3,10 +3,10 @@
 use tokio_postgres::{Client, GenericClient, Row, Transaction};
 
 use super::{all, bytes32, failure, get, json_or_none, json_text, number, unique};
-use crate::catalog::{AuditEntry, AuditFilter, CatalogError, Page, RememberedRequest, Result};
+use crate::catalog::{AuditEntry, AuditFilter, CatalogError, Page, RememberedRequest, Result, model::Changed};
 
 /// What every change of a schema, version, stream or key does besides, last of all: others wait from here to the commit.
-pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry) -> Result<()> {
+pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, changed: Changed<'_>) -> Result<()> {
     transaction
         .execute(
             "INSERT INTO audit_log (id, at, actor, role, action, object_kind, object_id, trace_id, before, after) \
@@ -26,11 +26,13 @@ pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry) -> R
         )
         .await
         .map_err(|e| unique(e, || format!("audit entry {}", audit.id)))?;
-    let raised = "UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'generation'";
-    match transaction.execute(raised, &[]).await.map_err(failure)? {
-        1 => Ok(()),
-        _ => Err(CatalogError::Corrupt("it has no generation".into())),
-    }
+    let raised = "UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'generation' RETURNING value::bigint";
+    let row = transaction.query_opt(raised, &[]).await.map_err(failure)?;
+    let generation: i64 = get(&row.ok_or_else(|| CatalogError::Corrupt("it has no generation".into()))?, 0)?;
+    let line = "INSERT INTO changes (generation, object_kind, object_id) VALUES ($1, $2, $3)";
+    transaction.execute(line, &[&generation, &changed.kind(), &changed.id()]).await.map_err(failure)?;
+    let old = "DELETE FROM changes WHERE generation <= $1";
+    transaction.execute(old, &[&(generation - Changed::LINES_MAX)]).await.map(drop).map_err(failure)
 }
 
 pub(super) async fn generation(client: &impl GenericClient) -> Result<i64> {

@@ -5,7 +5,7 @@ use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use super::{all as read_all, audit::note, bytes32, column, failure, found, get as value, json, json_text, unique};
 use ttdust_shards::access::Role;
 
-use crate::catalog::{ApiKey, AuditEntry, Page, Result};
+use crate::catalog::{ApiKey, AuditEntry, Page, Result, model::Changed};
 
 const COLUMNS: &str = "SELECT id, name, role, streams, sha256, created_at, expires_at, last_used_at FROM api_keys";
 
@@ -41,7 +41,7 @@ pub(super) async fn create(client: &mut Client, key: ApiKey, audit: AuditEntry) 
         )
         .await
         .map_err(|e| unique(e, || format!("key {}", key.id)))?;
-    note(&transaction, &audit.with(None, Some(key.audited()))).await?;
+    note(&transaction, &audit.with(None, Some(key.audited())), Changed::Key(&key.id)).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -59,13 +59,18 @@ pub(super) async fn all(client: &impl GenericClient) -> Result<Vec<ApiKey>> {
     read_all(&client.query(COLUMNS, &[]).await.map_err(failure)?, read)
 }
 
+/// Those of `ids` that there are.
+pub(super) async fn of_ids(client: &impl GenericClient, ids: Vec<String>) -> Result<Vec<ApiKey>> {
+    read_all(&client.query(&format!("{COLUMNS} WHERE id = ANY ($1)"), &[&ids]).await.map_err(failure)?, read)
+}
+
 pub(super) async fn delete(client: &mut Client, id: String, audit: AuditEntry) -> Result<()> {
     let transaction: Transaction<'_> = client.transaction().await.map_err(failure)?;
     let sql = format!("{COLUMNS} WHERE id = $1 FOR UPDATE");
     let row = transaction.query_opt(&sql, &[&id]).await.map_err(failure)?;
     let before = read(&found(row, || format!("key {id}"))?)?;
     transaction.execute("DELETE FROM api_keys WHERE id = $1", &[&id]).await.map_err(failure)?;
-    note(&transaction, &audit.with(Some(before.audited()), None)).await?;
+    note(&transaction, &audit.with(Some(before.audited()), None), Changed::Key(&id)).await?;
     transaction.commit().await.map_err(failure)
 }
 

@@ -8,7 +8,10 @@ use crate::{
     catalog::{CatalogError, MigrationPlan, Result},
 };
 
-const MIGRATIONS: &[(&str, &str)] = &[("0001_init", include_str!("../../../migrations/postgres/0001_init.sql"))];
+const MIGRATIONS: &[(&str, &str)] = &[
+    ("0001_init", include_str!("../../../migrations/postgres/0001_init.sql")),
+    ("0002_change_generations", include_str!("../../../migrations/postgres/0002_change_generations.sql")),
+];
 
 /// Of Postgres's advisory locks, the one that whoever migrates has: "ttdust" as a number.
 const LOCK: i64 = 0x7474_6475_7374;

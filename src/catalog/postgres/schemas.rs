@@ -4,7 +4,9 @@ use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use ttdust_shards::ids::SchemaId;
 
 use super::{all, audit::note, bytes32, failure, found, get as value, number, parsed, unique};
-use crate::catalog::{AuditEntry, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, rules};
+use crate::catalog::{
+    AuditEntry, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, model::Changed, rules,
+};
 
 const COLUMNS: &str = "SELECT s.id, s.namespace, s.name, s.description, s.compatibility_mode, s.policy, s.version, \
                        s.created_at, s.updated_at, \
@@ -99,7 +101,7 @@ pub(super) async fn create(client: &mut Client, schema: Schema, first: SchemaVer
         .await
         .map_err(|e| unique(e, || format!("a schema {} in namespace {}", schema.name, schema.namespace)))?;
     insert_version(&transaction, &first).await?;
-    note(&transaction, &audit.with(None, Some(schema.audited()))).await?;
+    note(&transaction, &audit.with(None, Some(schema.audited())), Changed::Schema(schema.id)).await?;
     transaction.commit().await.map_err(failure)
 }
 
@@ -148,7 +150,7 @@ pub(super) async fn change(
     let before = find_to_change(&transaction, id).await?;
     let after = rules::changed_schema(&before, change, now)?;
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited()))).await?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Schema(id)).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }
@@ -158,7 +160,7 @@ pub(super) async fn add_version(client: &mut Client, version: SchemaVersion, aud
     let after = rules::with_version(&find_to_change(&transaction, version.schema).await?, &version)?;
     insert_version(&transaction, &version).await?;
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(None, Some(version.audited()))).await?;
+    note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema)).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }
@@ -170,7 +172,7 @@ pub(super) async fn versions(client: &mut Client, id: SchemaId, after: u32, limi
     all(&rows, read_version)
 }
 
-async fn find_version(client: &impl GenericClient, id: SchemaId, number: u32) -> Result<SchemaVersion> {
+pub(super) async fn find_version(client: &impl GenericClient, id: SchemaId, number: u32) -> Result<SchemaVersion> {
     let sql = format!("{VERSION_COLUMNS} WHERE v.schema_id = $1 AND v.version = $2");
     let row = client.query_opt(&sql, &[&id.to_string(), &i64::from(number)]).await.map_err(failure)?;
     read_version(&found(row, || format!("version {number} of schema {id}"))?)
@@ -220,7 +222,7 @@ pub(super) async fn retire(
         [&id.to_string(), &i64::from(number), &after.retired_at];
     transaction.execute(retire, &parameters).await.map_err(failure)?;
     update(&transaction, &schema).await?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited()))).await?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Schema(id)).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }

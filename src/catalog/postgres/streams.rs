@@ -1,12 +1,16 @@
 //! Streams. Whoever changes a stream or its files has the row of the stream locked.
 
+use std::collections::BTreeSet;
+
 use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use ttdust_shards::ids::StreamId;
 
 use super::{
     all, audit::note, column, failure, found, get as value, json, json_or_none, json_text, parsed, schemas, unique,
 };
-use crate::catalog::{AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, StreamStatus, rules};
+use crate::catalog::{
+    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, StreamStatus, model::Changed, rules,
+};
 
 const COLUMNS: &str = "SELECT id, name, description, schema_id, status, key_fields, labels::text, retention, \
                        partition_config, version, flushed_through, created_at, updated_at FROM streams";
@@ -56,13 +60,19 @@ pub(super) async fn create(client: &mut Client, stream: Stream, audit: AuditEntr
         )
         .await
         .map_err(|e| unique(e, || format!("a stream {}", stream.name)))?;
-    note(&transaction, &audit.with(None, Some(stream.audited()))).await?;
+    note(&transaction, &audit.with(None, Some(stream.audited())), Changed::Stream(stream.id)).await?;
     transaction.commit().await.map_err(failure)
 }
 
 pub(super) async fn get(client: &mut Client, id: StreamId) -> Result<Stream> {
     let row = client.query_opt(&format!("{COLUMNS} WHERE id = $1"), &[&id.to_string()]).await.map_err(failure)?;
     read(&found(row, || format!("stream {id}"))?)
+}
+
+/// Those of `ids` that there are.
+pub(super) async fn of_ids(client: &impl GenericClient, ids: BTreeSet<StreamId>) -> Result<Vec<Stream>> {
+    let ids: Vec<String> = ids.iter().map(StreamId::to_string).collect();
+    all(&client.query(&format!("{COLUMNS} WHERE id = ANY ($1)"), &[&ids]).await.map_err(failure)?, read)
 }
 
 /// The stream, which nobody else changes until the end of the transaction.
@@ -127,7 +137,7 @@ pub(super) async fn change(
         return Ok(before);
     };
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited()))).await?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id)).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }
@@ -139,6 +149,6 @@ pub(super) async fn end_deletion(client: &mut Client, id: StreamId, now: i64, au
     let forget = "DELETE FROM files WHERE stream_id = $1";
     transaction.execute(forget, &[&id.to_string()]).await.map_err(failure)?;
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited()))).await?;
+    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id)).await?;
     transaction.commit().await.map_err(failure)
 }
