@@ -140,7 +140,7 @@ mod tests {
         )
         .expect("rows");
         drop(old);
-        assert_eq!(migration_plan(&path).expect("a plan").steps, ["0002_control_plane"]);
+        assert_eq!(migration_plan(&path).expect("a plan").steps, ["0002_control_plane", "0003_change_generations"]);
         assert_eq!(migrate(&path).expect("migrated").from, 1);
         let new = connect(&path).expect("the file");
         let text = |sql: &str| new.query_row(sql, [], |row| row.get::<_, String>(0)).expect(sql);
@@ -168,7 +168,8 @@ mod tests {
     fn a_newer_catalog_and_a_file_that_is_none_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("catalog.sqlite");
-        assert_eq!(migration_plan(&path).expect("a plan").steps, ["0001_init", "0002_control_plane"]);
+        let steps = ["0001_init", "0002_control_plane", "0003_change_generations"];
+        assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert!(!path.exists(), "a plan changes nothing");
         assert_eq!(migrate(&path).expect("migrated").from, 0);
         assert!(migration_plan(&path).expect("a plan").steps.is_empty());
