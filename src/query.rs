@@ -149,7 +149,7 @@ fn wanted(
         .into_iter()
         .filter(|file| file.first_sequence <= flushed_through && file.last_sequence > after)
         .map(|file| FileRef {
-            path: objects.path(&file.key),
+            source: objects.path(&file.key).into(),
             hour: file.hour,
             first_sequence: file.first_sequence,
             last_sequence: file.last_sequence,

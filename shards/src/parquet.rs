@@ -3,11 +3,12 @@
 //! Columns: `_seq`, `_ingest_ts`, `_record_id`, `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of
 //! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps.
 //!
-//! [`layout`] says how a file is laid out, `sink` makes its bytes durable, [`read`] reads it back.
+//! [`layout`] says how a file is laid out, `sink` makes its bytes durable, [`read`] reads it back from a [`source`].
 
 pub mod layout;
 pub mod read;
 mod sink;
+pub mod source;
 
 use std::{
     io,

@@ -7,7 +7,7 @@ pub mod cursor;
 
 pub use cursor::{CursorError, decode_cursor, encode_cursor};
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -16,6 +16,7 @@ use crate::{
     parquet::{
         ParquetFileError, PartitionHour,
         read::{FileReader, FileRow},
+        source::FileSource,
     },
     transform::decode_metadata,
     wal::batch::RowBatch,
@@ -45,10 +46,10 @@ pub struct BufferSnapshot {
 }
 
 /// A committed file, as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct FileRef {
     /// Where it lies.
-    pub path: PathBuf,
+    pub source: FileSource,
     /// The hour.
     pub hour: PartitionHour,
     /// Its first sequence number.
@@ -185,11 +186,11 @@ impl<'q> Page<'q> {
     }
 
     fn take_from_file(&mut self, file: &FileRef, flushed_through: i64) -> Result<(), QueryError> {
-        let mut reader = FileReader::open(&file.path)?;
+        let mut reader = FileReader::open(&file.source)?;
         let first = reader.first_sequence();
         if (first, reader.last_sequence()) != (file.first_sequence, file.last_sequence) {
             let reason = "it holds other rows than the catalog says".to_owned();
-            return Err(ParquetFileError::Format { path: file.path.clone(), reason }.into());
+            return Err(ParquetFileError::Format { path: file.source.name().to_owned(), reason }.into());
         }
         let mut start = row_number(self.position + 1, first);
         let mut end = reader.rows().min(row_number(flushed_through + 1, first));

@@ -6,7 +6,7 @@ mod batches;
 use batches::{MICROS_AN_HOUR, Random, Stream, file_ref, job};
 use bytes::Bytes;
 use ttdust_shards::{
-    parquet,
+    parquet::{self, source::FileSource},
     query::{ANSWER_BYTES_MAX, BufferSnapshot, FileRef, LIMIT_MAX, RecordRow, TimeRangeQuery, time_range},
     transform::{decode_metadata, encode_metadata},
     wal::batch::RowBatch,
@@ -227,7 +227,7 @@ fn only_what_is_needed_is_read() {
     assert_eq!((answer.rows_scanned, answer.partitions_scanned, answer.next_after), (0, 0, None));
 
     // All in the buffer: no file is opened, even if it is not there.
-    let files = [FileRef { path: "not-there".into(), ..history.files[0].clone() }];
+    let files = [FileRef { source: FileSource::Local("not-there".into()), ..history.files[0].clone() }];
     let answer = time_range(&query, &history.buffer(0), &files).unwrap();
     assert_eq!((answer.records.len(), answer.rows_scanned, answer.partitions_scanned), (10, 10, 1));
     assert!(time_range(&query, &history.buffer(history.last()), &files).is_err());

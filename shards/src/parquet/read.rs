@@ -1,7 +1,7 @@
 //! Reading rows back: by row number, and the row number by time. Only what is asked for is read: the footer with its page
 //! index, then the pages of the columns that hold the rows.
 
-use std::{fs::File, ops::Range, path::Path};
+use std::ops::Range;
 
 use arrow_array::{
     Array, RecordBatch,
@@ -23,6 +23,7 @@ use parquet::{
 use super::{
     ParquetFileError,
     layout::{FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, METADATA, PAYLOAD, SEQ},
+    source::{FileSource, OpenSource},
 };
 
 /// A row of a file, as a query needs it.
@@ -48,26 +49,27 @@ struct Page {
 
 /// An open file of ours.
 #[derive(Debug)]
-pub struct FileReader<'p> {
-    path: &'p Path,
-    file: File,
+pub struct FileReader<'s> {
+    source: &'s FileSource,
+    file: OpenSource,
     metadata: ArrowReaderMetadata,
     first_sequence: i64,
     rows: usize,
     rows_decoded: u64,
 }
 
-impl<'p> FileReader<'p> {
-    /// Opens the file at `path` and reads its footer.
+impl<'s> FileReader<'s> {
+    /// Opens the file and reads its footer.
     ///
     /// # Errors
     /// [`ParquetFileError`]: it cannot be read, or is not laid out as [`super::write`] does.
-    pub fn open(path: &'p Path) -> Result<Self, ParquetFileError> {
-        let file = File::open(path).map_err(|source| ParquetFileError::Io { path: path.to_owned(), source })?;
+    pub fn open(source: &'s FileSource) -> Result<Self, ParquetFileError> {
+        let path = source.name();
+        let file = source.open().map_err(|source| ParquetFileError::Io { path: path.to_owned(), source })?;
         let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
         let metadata =
             ArrowReaderMetadata::load(&file, options).map_err(|error| ParquetFileError::from_parquet(path, error))?;
-        let mut reader = Self { path, file, metadata, first_sequence: 0, rows: 0, rows_decoded: 0 };
+        let mut reader = Self { source, file, metadata, first_sequence: 0, rows: 0, rows_decoded: 0 };
         if reader.footer_value(KEY_FORMAT) != Some(FORMAT_VERSION) {
             return Err(reader.damaged(format!("its footer does not say {KEY_FORMAT} {FORMAT_VERSION}")));
         }
@@ -180,17 +182,15 @@ impl<'p> FileReader<'p> {
         columns: &[&str],
         batch_rows: usize,
     ) -> Result<ParquetRecordBatchReader, ParquetFileError> {
-        let file =
-            self.file.try_clone().map_err(|source| ParquetFileError::Io { path: self.path.to_owned(), source })?;
         let root = self.metadata.parquet_schema().root_schema().get_fields();
         let roots = root.iter().enumerate().filter(|(_, field)| columns.contains(&field.name()));
         let projection = ProjectionMask::roots(self.metadata.parquet_schema(), roots.map(|(index, _)| index));
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
             .with_projection(projection)
             .with_row_selection(RowSelection::from_consecutive_ranges([rows].into_iter(), self.rows))
             .with_batch_size(batch_rows)
             .build()
-            .map_err(|error| ParquetFileError::from_parquet(self.path, error))
+            .map_err(|error| ParquetFileError::from_parquet(self.source.name(), error))
     }
 
     /// Rows of a batch such that its payloads take a few MB.
@@ -242,6 +242,6 @@ impl<'p> FileReader<'p> {
     }
 
     fn damaged(&self, reason: String) -> ParquetFileError {
-        ParquetFileError::Format { path: self.path.to_owned(), reason }
+        ParquetFileError::Format { path: self.source.name().to_owned(), reason }
     }
 }

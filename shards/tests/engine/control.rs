@@ -181,7 +181,7 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
 
 fn file_ref(file: &FileMeta) -> FileRef {
     FileRef {
-        path: file.path.clone(),
+        source: file.path.clone().into(),
         hour: file.hour,
         first_sequence: file.first_sequence,
         last_sequence: file.last_sequence,

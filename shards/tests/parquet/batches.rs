@@ -112,7 +112,7 @@ pub fn job(definition: &str, batches: &[RowBatch], dir: &Path, name: &str) -> Wr
 /// The file as the catalog would name it.
 pub fn file_ref(meta: &FileMeta) -> FileRef {
     FileRef {
-        path: meta.path.clone(),
+        source: meta.path.clone().into(),
         hour: meta.hour,
         first_sequence: meta.first_sequence,
         last_sequence: meta.last_sequence,

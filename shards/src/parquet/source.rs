@@ -1,0 +1,140 @@
+//! Where a file's bytes come from: a local file, or an object that somebody else fetches ranges of.
+//!
+//! Reads block, so they are for workers and helper threads, never for a shard's reactor.
+
+use std::{
+    fmt, io,
+    ops::Range,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::{Buf as _, Bytes};
+use parquet::{
+    errors::ParquetError,
+    file::reader::{ChunkReader, Length},
+};
+
+/// Fetches ranges of one object.
+pub trait RangeRead: fmt::Debug + Send + Sync {
+    /// The bytes of each range, in the order of `ranges`, fetched side by side where the store can.
+    ///
+    /// # Errors
+    /// The store failed, the object is gone ([`io::ErrorKind::NotFound`]), or it is shorter than asked for
+    /// ([`io::ErrorKind::UnexpectedEof`]).
+    fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>>;
+}
+
+/// A file's bytes.
+#[derive(Debug, Clone)]
+pub enum FileSource {
+    /// A file on this machine.
+    Local(PathBuf),
+    /// An object elsewhere.
+    Object {
+        /// Its key, as messages name it.
+        key: PathBuf,
+        /// Its length in bytes.
+        bytes: u64,
+        /// Who fetches it.
+        ranges: Arc<dyn RangeRead>,
+    },
+}
+
+impl From<PathBuf> for FileSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Local(path)
+    }
+}
+
+impl FileSource {
+    /// What messages call it.
+    #[must_use]
+    pub fn name(&self) -> &Path {
+        match self {
+            Self::Local(path) | Self::Object { key: path, .. } => path,
+        }
+    }
+
+    /// Makes it ready to be read.
+    ///
+    /// # Errors
+    /// The local file cannot be opened.
+    pub fn open(&self) -> io::Result<OpenSource> {
+        Ok(match self {
+            Self::Local(path) => {
+                let file = std::fs::File::open(path)?;
+                let bytes = file.metadata()?.len();
+                OpenSource { bytes, ranges: Arc::new(LocalFile(file)) }
+            }
+            Self::Object { bytes, ranges, .. } => OpenSource { bytes: *bytes, ranges: Arc::clone(ranges) },
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LocalFile(std::fs::File);
+
+impl RangeRead for LocalFile {
+    fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+        let read = |range: &Range<u64>| {
+            let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
+            let mut buffer = vec![0; length];
+            self.0.read_exact_at(&mut buffer, range.start)?;
+            Ok(Bytes::from(buffer))
+        };
+        ranges.iter().map(read).collect()
+    }
+}
+
+/// A file that is read.
+#[derive(Debug, Clone)]
+pub struct OpenSource {
+    bytes: u64,
+    ranges: Arc<dyn RangeRead>,
+}
+
+impl OpenSource {
+    /// The bytes of each range; see [`RangeRead::read_ranges`]. A range past the end is refused before anything is allocated.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>> {
+        if let Some(range) = ranges.iter().find(|range| range.end > self.bytes || range.start > range.end) {
+            let message = format!("bytes {range:?} of a file of {} bytes", self.bytes);
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        }
+        self.ranges.read_ranges(ranges)
+    }
+
+    fn read_one(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let mut read = self.read_ranges(std::slice::from_ref(&range))?;
+        read.pop().ok_or_else(|| io::Error::other("a range has no answer"))
+    }
+}
+
+impl Length for OpenSource {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for OpenSource {
+    type T = bytes::buf::Reader<Bytes>;
+
+    /// A page's header, whose length nobody knows before it is read: what surely holds one.
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        const HEADER_BYTES: u64 = 64 * 1024;
+        let end = self.bytes.min(start.saturating_add(HEADER_BYTES));
+        Ok(self.read_one(start..end).map_err(to_parquet)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        self.read_one(start..start.saturating_add(length as u64)).map_err(to_parquet)
+    }
+}
+
+fn to_parquet(error: io::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
