@@ -12,6 +12,7 @@ const SHARD_FLOORS: &[&str] = &[
     "ids",
     "config",
     "io",
+    "filter",
     "tls",
     "rate",
     "metrics",

@@ -9,6 +9,7 @@ mod background;
 pub mod buffer;
 pub mod config;
 pub mod dedup;
+pub mod filter;
 mod grpc;
 pub mod ids;
 pub mod io;
