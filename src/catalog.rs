@@ -457,6 +457,14 @@ impl Catalog {
         on_store!(self, touch_keys(used))
     }
 
+    /// Adds a line to the audit log that no change of the catalog belongs to.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn append_audit(&self, entry: AuditEntry) -> Result<()> {
+        on_store!(self, append_audit(entry))
+    }
+
     /// Lines of the audit log, newest first.
     ///
     /// # Errors

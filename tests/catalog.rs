@@ -70,6 +70,7 @@ suite! {
         every_change_leaves_a_line_and_raises_the_generation,
         what_is_refused_leaves_no_line,
         lines_are_listed_newest_first_and_filtered,
+        a_line_of_no_change_raises_no_generation,
         what_the_caller_says_of_the_object_is_kept,
         the_first_answer_to_a_request_is_the_one_that_is_remembered,
         old_answers_are_forgotten,

@@ -1,6 +1,8 @@
 //! A server whose catalog is in Postgres, while Postgres is frozen or gone: records are acked, nothing is lost, changes are
 //! refused, and once it is back everything goes on by itself (DURABILITY 21).
 
+#[path = "server/certificates.rs"]
+mod certificates;
 #[path = "../shards/tests/engine/client.rs"]
 mod client;
 #[path = "server/gate.rs"]
@@ -277,4 +279,40 @@ fn what_another_changes_is_in_force_here_soon() {
         }
     });
     assert!(server.stop().success());
+}
+
+#[test]
+fn an_encrypted_connection_is_to_a_server_that_the_ca_vouches_for() {
+    let (dir, ca) = (tempfile::tempdir().expect("a directory"), Database::ca());
+    let start = |name: &str, database: &Database, host: &str, ca: &Path| {
+        let (home, options) = (dir.path().join(name), database.options());
+        fs::create_dir(&home).expect("a directory");
+        let (port, ca) = (options.port.to_string(), ca.to_str().expect("UTF-8"));
+        let to =
+            [("pg.host", host), ("pg.port", &port), ("pg.database", &options.database), ("pg.user", &options.user)];
+        Server::spawn(&home, &[&to[..], &[("pg.tls", "require"), ("pg.ca_path", ca)]].concat())
+    };
+    for host in ["localhost", "127.0.0.1"] {
+        let database = Database::fresh();
+        let mut server = start(host, &database, host, &ca);
+        server.wait_until_ready();
+        let schema = json!({"name": "over-tls", "definition": {}}).to_string();
+        assert_eq!(rest::call(&server.http, "POST", "/api/v1/schemas", &schema).0, 201);
+        let connections = |of: &str| {
+            format!(
+                "SELECT 1 / (SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE {of} \
+                 AND datname = current_database() AND pid <> pg_backend_pid())"
+            )
+        };
+        block_on(async {
+            database.execute(&connections("ssl")).await.expect("an encrypted connection");
+            database.execute(&connections("NOT ssl")).await.expect_err("and no other: a division by zero");
+        });
+        server.stop();
+    }
+    let other = dir.path().join("other.pem");
+    fs::write(&other, certificates::Authority::new("another").pem).expect("a file");
+    let mut refused = start("refused", &Database::fresh(), "localhost", &other);
+    assert!(!refused.wait().success());
+    assert!(refused.log().contains("certificate"), "{}", refused.log());
 }

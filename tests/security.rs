@@ -349,6 +349,11 @@ fn settings_change_while_the_server_runs_all_or_nothing() {
         let (status, problem) = patch(settings);
         assert_eq!((status, problem["errors"][0]["pointer"].as_str()), (400, Some(pointer)), "{problem}");
     }
+    let (_, lines) = house.call(&house.admin, "GET", "/api/v1/audit-log?object_id=config", &Value::Null);
+    let line = &lines["entries"][0];
+    assert_eq!(line["action"], "config.change", "{lines}");
+    assert_eq!((&line["before"]["log.level"], &line["after"]["log.level"]), (&json!("info"), &json!("debug")));
+    assert!(lines["entries"][1].is_null(), "what is refused leaves no line: {lines}");
     let (_, now) = house.call(&house.admin, "GET", "/api/v1/config", &Value::Null);
     assert_eq!(now["settings"]["log.level"]["value"], "debug", "a refused change changes nothing");
 

@@ -34,12 +34,28 @@ postgres_programs() {
     echo "$dir"
 }
 
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# certificates DIR: a CA, ca.pem, and the certificate of a server on this machine, server.pem with server.key.
+certificates() {
+    local new="openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    $new -x509 -days 30 -subj "/CN=tests of ttdust" -keyout "$1/ca.key" -out "$1/ca.pem" 2>/dev/null
+    $new -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout "$1/server.key" 2>/dev/null |
+        openssl x509 -req -CA "$1/ca.pem" -CAkey "$1/ca.key" -days 30 -copy_extensions copy -out "$1/server.pem" 2>/dev/null
+}
+
 start_postgres() {
     local programs dir
     programs=$(postgres_programs)
+    command -v openssl >/dev/null || { echo "tests/services.sh: no openssl: install Debian's package openssl" >&2; exit 1; }
     # Not under target: the path of a socket is short, and another user must be able to go there.
     dir=$(unprivileged mktemp -d "${TMPDIR:-/tmp}/ttdust-postgres.XXXXXX")
     echo "$dir" >"$state/postgres"
+    free_port >"$state/postgres.port"
+    export -f certificates
+    (cd / && unprivileged bash -c "certificates '$dir'") || { echo "tests/services.sh: no certificates" >&2; exit 1; }
     # No sync: what it holds need not outlive the machine.
     (
         cd /
@@ -56,7 +72,9 @@ resume_postgres() {
     (
         cd /
         unprivileged "$programs/pg_ctl" --pgdata "$dir/data" --log "$dir/log" --wait --timeout 60 start --options \
-            "-c listen_addresses='' -c unix_socket_directories='$dir' -c fsync=off -c max_connections=400" \
+            "-c listen_addresses=127.0.0.1 -c port=$(cat "$OLDPWD/$state/postgres.port") -c unix_socket_directories='$dir' \
+                -c ssl=on -c ssl_cert_file='$dir/server.pem' -c ssl_key_file='$dir/server.key' \
+                -c fsync=off -c max_connections=400" \
             >>"$OLDPWD/$state/postgres.log"
     ) || { cat "$state/postgres.log" "$dir/log" >&2 2>/dev/null; exit 1; }
 }
@@ -82,13 +100,11 @@ stop_postgres() {
 }
 
 start_redis() {
-    local port
     command -v redis-server >/dev/null || {
         echo "tests/services.sh: no redis-server: install Debian's package redis-server" >&2
         exit 1
     }
-    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-    echo "127.0.0.1:$port" >"$state/redis"
+    echo "127.0.0.1:$(free_port)" >"$state/redis"
     resume_redis
 }
 
@@ -122,7 +138,8 @@ case "${1:-}" in
         ;;
     env)
         postgres_runs && redis_runs || { echo "tests/services.sh: not running: tests/services.sh start" >&2; exit 1; }
-        echo "export TESTS_PG='host=$(cat "$state/postgres") port=5432 user=ttdust'"
+        echo "export TESTS_PG='host=$(cat "$state/postgres") port=$(cat "$state/postgres.port") user=ttdust'"
+        echo "export TESTS_PG_CA='$(cat "$state/postgres")/ca.pem'"
         echo "export TESTS_REDIS='$(cat "$state/redis")'"
         ;;
     halt | resume)

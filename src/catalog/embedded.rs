@@ -240,6 +240,10 @@ impl Embedded {
         self.run(move |c| keys::touch(c, &used)).await
     }
 
+    pub(super) async fn append_audit(&self, entry: AuditEntry) -> Result<()> {
+        self.run(move |c| audit::append(c, &entry)).await
+    }
+
     pub(super) async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Vec<AuditEntry>> {
         self.read(move |c| audit::list(c, &filter, &page)).await
     }

@@ -225,6 +225,10 @@ impl Postgres {
         on_pool!(self, keys::touch, used)
     }
 
+    pub(super) async fn append_audit(&self, entry: AuditEntry) -> Result<()> {
+        on_pool!(self, audit::append_alone, entry)
+    }
+
     pub(super) async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Vec<AuditEntry>> {
         on_pool!(self, audit::list, filter, page)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use serde_json::{Map, Value};
 use tokio::sync::oneshot;
 
 use super::{Actor, Control, ControlError, FieldError};
@@ -28,7 +29,8 @@ impl Control {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
-    /// Changes settings until the next start: all of them, or none.
+    /// Changes settings until the next start: all of them, or none. A line of it is in the audit log, unless the catalog is
+    /// away: limits must be changed all the same then, and the JSON log has the line.
     ///
     /// # Errors
     /// `Invalid`: no such setting, one that needs a restart, or a value that cannot be used.
@@ -52,11 +54,26 @@ impl Control {
             return Err(ControlError::Invalid { detail: "nothing was changed".into(), fields });
         }
         let keys: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
+        let before = values(&self.settings(), &keys);
         let (answer, wait) = oneshot::channel();
         let gone = || ControlError::Unavailable("the server is shutting down".into());
         self.parts.reloads.send(Reload { changes, answer }).await.map_err(|_| gone())?;
         let settings = wait.await.map_err(|_| gone())?.map_err(|reason| ControlError::field("/settings", reason))?;
-        tracing::info!(?keys, actor = %actor.caller.id, trace_id = actor.trace_id, "settings changed until the next start");
+        let after = values(&settings, &keys);
+        let (by, trace_id) = (&actor.caller.id, &actor.trace_id);
+        tracing::info!(%before, %after, actor = %by, trace_id, "settings changed until the next start");
+        let mut line = actor.did("config.change", "config", "config");
+        (line.before, line.after) = (Some(before), Some(after));
+        if let Err(error) = self.parts.catalog.append_audit(line).await {
+            tracing::error!(%error, actor = %by, trace_id, "the change of the settings above is not in the audit log");
+        }
         Ok(settings)
     }
+}
+
+/// The settings as `GET /api/v1/config` shows them, secrets hidden.
+fn values(loaded: &Loaded, keys: &[String]) -> Value {
+    let all = SETTINGS.iter().zip(&loaded.values);
+    let asked = all.filter(|(setting, _)| keys.iter().any(|key| key == setting.key));
+    asked.map(|(setting, (text, _))| (setting.key.to_owned(), Value::from(text.as_str()))).collect::<Map<_, _>>().into()
 }

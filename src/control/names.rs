@@ -35,14 +35,19 @@ pub(super) fn description(pointer: &str, text: &str) -> Result<(), ControlError>
     if text.len() > DESCRIPTION_BYTES {
         return Err(ControlError::field(pointer, format!("a description has at most {DESCRIPTION_BYTES} bytes")));
     }
+    if text.contains('\0') {
+        return Err(ControlError::field(pointer, "a description has no U+0000: not every catalog can keep it"));
+    }
     Ok(())
 }
 
 pub(super) fn labels(pointer: &str, labels: &BTreeMap<String, String>) -> Result<(), ControlError> {
-    let fits = |(k, v): (&String, &String)| !k.is_empty() && k.len() <= LABEL_BYTES && v.len() <= LABEL_BYTES;
+    let text = |text: &str| text.len() <= LABEL_BYTES && !text.contains('\0');
+    let fits = |(name, value): (&String, &String)| !name.is_empty() && text(name) && text(value);
     if labels.len() > LABELS || !labels.iter().all(fits) {
-        let detail =
-            format!("at most {LABELS} labels, each with a name, and at most {LABEL_BYTES} bytes a name or value");
+        let detail = format!(
+            "at most {LABELS} labels, each with a name, at most {LABEL_BYTES} bytes a name or value, and no U+0000 in them"
+        );
         return Err(ControlError::field(pointer, detail));
     }
     Ok(())
@@ -88,6 +93,8 @@ mod tests {
     #[test]
     fn texts_and_labels_are_bounded() {
         assert!(description("/description", &"x".repeat(4097)).is_err());
+        assert!(description("/description", "a\0b").is_err());
+        assert!(labels("/labels", &[("team".to_owned(), "\0".to_owned())].into()).is_err());
         let many: BTreeMap<_, _> = (0..65).map(|n| (n.to_string(), String::new())).collect();
         assert!(labels("/labels", &many).is_err());
         assert!(labels("/labels", &[(String::new(), "v".to_owned())].into()).is_err());

@@ -205,10 +205,10 @@ fn check(new: &NewStream) -> Result<(), ControlError> {
     if let Some(retention) = &new.retention {
         check_retention(retention)?;
     }
-    let fits = |field: &String| !field.is_empty() && field.len() <= KEY_FIELD_BYTES;
+    let fits = |field: &String| !field.is_empty() && field.len() <= KEY_FIELD_BYTES && !field.contains('\0');
     let twice = new.key_fields.iter().enumerate().any(|(at, field)| new.key_fields[..at].contains(field));
     if new.key_fields.len() > KEY_FIELDS || twice || !new.key_fields.iter().all(fits) {
-        let detail = format!("at most {KEY_FIELDS} different names of 1 to {KEY_FIELD_BYTES} bytes");
+        let detail = format!("at most {KEY_FIELDS} different names of 1 to {KEY_FIELD_BYTES} bytes, without U+0000");
         return Err(ControlError::field("/key_fields", detail));
     }
     match &new.partition_config {
@@ -254,6 +254,7 @@ mod tests {
             ("/name", NewStream { name: "A".into(), ..new() }),
             ("/key_fields", NewStream { key_fields: vec!["a".into(), "a".into()], ..new() }),
             ("/key_fields", NewStream { key_fields: vec![String::new()], ..new() }),
+            ("/key_fields", NewStream { key_fields: vec!["a\0".into()], ..new() }),
             ("/partition_config", NewStream { partition_config: Some(serde_json::json!([])), ..new() }),
             (
                 "/retention_policy/retention_days",

@@ -19,6 +19,9 @@ use super::{
     routes,
 };
 
+/// How a caller stands; see `rates`.
+pub(super) const RATE_LIMIT: [&str; 3] = ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"];
+
 /// Headers of answers, by name: what they hold, and whether they are always there.
 const HEADERS: &[(&str, &str, bool, &str)] = &[
     ("Allow", "The methods that the path takes.", true, "^[A-Z]+(, ?[A-Z]+)*$"),
@@ -26,6 +29,9 @@ const HEADERS: &[(&str, &str, bool, &str)] = &[
     ("ETag", "The version of the object, for If-Match.", true, "^\"[0-9]+\"$"),
     ("Idempotent-Replayed", "The answer is that of an earlier request with this Idempotency-Key.", false, "^true$"),
     ("Location", "The path of what was created.", true, "^/"),
+    (RATE_LIMIT[0], "What the caller may do in the time of its limit. Missing where there is none.", false, "^[0-9]+$"),
+    (RATE_LIMIT[1], "What is left of it.", false, "^[0-9]+$"),
+    (RATE_LIMIT[2], "In how many seconds all of it is there again.", false, "^[0-9]+$"),
     ("Retry-After", "In how many seconds to try again.", true, "^[0-9]+$"),
     ("WWW-Authenticate", "How to show a credential.", true, "^Bearer"),
     ("X-Request-Id", "The request's id, as it stands in the log and the audit log.", true, "^[A-Za-z0-9._-]{1,128}$"),
@@ -130,7 +136,7 @@ fn response(failure: &Failure) -> (String, Value) {
     let schema = json!({"allOf": [{"$ref": "#/components/schemas/Problem"}, of_status]});
     let response = json!({
         "description": format!("{} `code`: {}.", failure.about, failure.codes.join(", ")),
-        "headers": header_references(failure.headers),
+        "headers": header_references(&[failure.headers, &RATE_LIMIT].concat()),
         "content": {"application/problem+json": {"schema": schema}},
     });
     (failure.name.to_owned(), response)

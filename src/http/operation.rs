@@ -15,7 +15,7 @@ use axum::{
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{Shared, idempotency, problem::Problem};
+use super::{Shared, idempotency, openapi::RATE_LIMIT, problem::Problem};
 
 /// What all paths begin with but those for machines that watch the server.
 pub(super) const API: &str = "/api/v1/";
@@ -314,6 +314,11 @@ impl Route {
         let described = self.describe(schemas);
         let mut responses = Map::new();
         for (status, mut answer) in described.successes {
+            if described.secured {
+                for name in RATE_LIMIT {
+                    answer["headers"][name] = header_reference(name);
+                }
+            }
             if status.is_success() && !self.links.is_empty() {
                 answer["links"] = self.links.iter().map(Link::document).collect::<Map<_, _>>().into();
             }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::coordination::Standing;
 
+/// As [`super::openapi::RATE_LIMIT`] describes them.
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");

@@ -97,6 +97,16 @@ pub async fn lines_are_listed_newest_first_and_filtered(place: Place) {
     assert_eq!(ids(AuditFilter { since: Some(103), ..none }, all()).await, ["key_4", "key_3"]);
 }
 
+pub async fn a_line_of_no_change_raises_no_generation(place: Place) {
+    let catalog = place.open().await;
+    let generation = catalog.generation().await;
+    let entry = AuditEntry { before: Some(json!({"a": 1})), after: Some(json!({"a": 2})), ..line("config.change") };
+    catalog.append_audit(entry.clone()).await.expect("appended");
+    assert_eq!(catalog.audit(AuditFilter::default(), all()).await, Ok(vec![entry.clone()]));
+    assert_eq!(catalog.generation().await, generation);
+    assert!(matches!(catalog.append_audit(entry).await, Err(CatalogError::AlreadyExists(_))), "a line is written once");
+}
+
 pub async fn what_the_caller_says_of_the_object_is_kept(place: Place) {
     let catalog = place.open().await;
     let entry = AuditEntry { after: Some(json!({"seen": [1, null]})), ..line("x") };

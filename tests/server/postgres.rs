@@ -61,6 +61,11 @@ impl Database {
         }
     }
 
+    /// The file with the certificate that vouches for the server, which takes encrypted connections at 127.0.0.1.
+    pub fn ca() -> PathBuf {
+        std::env::var_os("TESTS_PG_CA").expect("tests/services.sh env names it").into()
+    }
+
     /// How a catalog gets there.
     pub fn options(&self) -> PgOptions {
         let (dir, port) = self.socket();

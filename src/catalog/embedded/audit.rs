@@ -15,7 +15,12 @@ pub(super) fn note(transaction: &Connection, audit: &AuditEntry, changed: Change
     transaction.execute(line, params![generation, changed.kind(), changed.id()]).map_err(failure)?;
     let old = "DELETE FROM changes WHERE generation <= ?1";
     transaction.execute(old, [generation - Changed::LINES_MAX]).map_err(failure)?;
-    transaction
+    append(transaction, audit)
+}
+
+/// A line that no change of the catalog belongs to.
+pub(super) fn append(connection: &Connection, audit: &AuditEntry) -> Result<()> {
+    connection
         .execute(
             "INSERT INTO audit_log (id, at, actor, role, action, object_kind, object_id, trace_id, before, after) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",

@@ -7,7 +7,19 @@ use crate::catalog::{AuditEntry, AuditFilter, CatalogError, Page, RememberedRequ
 
 /// What every change of a schema, version, stream or key does besides, last of all: others wait from here to the commit.
 pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, changed: Changed<'_>) -> Result<()> {
-    transaction
+    append(transaction, audit).await?;
+    let raised = "UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'generation' RETURNING value::bigint";
+    let row = transaction.query_opt(raised, &[]).await.map_err(failure)?;
+    let generation: i64 = get(&row.ok_or_else(|| CatalogError::Corrupt("it has no generation".into()))?, 0)?;
+    let line = "INSERT INTO changes (generation, object_kind, object_id) VALUES ($1, $2, $3)";
+    transaction.execute(line, &[&generation, &changed.kind(), &changed.id()]).await.map_err(failure)?;
+    let old = "DELETE FROM changes WHERE generation <= $1";
+    transaction.execute(old, &[&(generation - Changed::LINES_MAX)]).await.map(drop).map_err(failure)
+}
+
+/// A line that no change of the catalog belongs to.
+pub(super) async fn append(client: &impl GenericClient, audit: &AuditEntry) -> Result<()> {
+    client
         .execute(
             "INSERT INTO audit_log (id, at, actor, role, action, object_kind, object_id, trace_id, before, after) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -25,14 +37,12 @@ pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, chan
             ],
         )
         .await
-        .map_err(|e| unique(e, || format!("audit entry {}", audit.id)))?;
-    let raised = "UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'generation' RETURNING value::bigint";
-    let row = transaction.query_opt(raised, &[]).await.map_err(failure)?;
-    let generation: i64 = get(&row.ok_or_else(|| CatalogError::Corrupt("it has no generation".into()))?, 0)?;
-    let line = "INSERT INTO changes (generation, object_kind, object_id) VALUES ($1, $2, $3)";
-    transaction.execute(line, &[&generation, &changed.kind(), &changed.id()]).await.map_err(failure)?;
-    let old = "DELETE FROM changes WHERE generation <= $1";
-    transaction.execute(old, &[&(generation - Changed::LINES_MAX)]).await.map(drop).map_err(failure)
+        .map(drop)
+        .map_err(|e| unique(e, || format!("audit entry {}", audit.id)))
+}
+
+pub(super) async fn append_alone(client: &mut Client, audit: AuditEntry) -> Result<()> {
+    append(client, &audit).await
 }
 
 pub(super) async fn generation(client: &impl GenericClient) -> Result<i64> {
