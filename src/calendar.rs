@@ -29,7 +29,8 @@ pub fn civil_from_days(days: i64) -> (i64, u32, u32) {
 }
 
 /// The day, counted from 1970-01-01, of a date that exists.
-fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
+#[must_use]
+pub fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);

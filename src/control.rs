@@ -42,7 +42,7 @@ use crate::{
     config::{Config, Loaded},
     coordination::{Coordinator, Standing},
     link::ShardLink,
-    objects::{LocalObjects, ObjectError},
+    objects::{ObjectError, Objects},
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParameterError},
     workers::{WorkerError, Workers},
@@ -231,7 +231,7 @@ pub struct Parts {
     /// The catalog.
     pub catalog: Catalog,
     /// The objects.
-    pub objects: LocalObjects,
+    pub objects: Objects,
     /// The shards.
     pub link: ShardLink,
     /// The worker threads.

@@ -8,10 +8,7 @@ mod takeover;
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    task::{JoinError, spawn_blocking},
-    time,
-};
+use tokio::{task::spawn_blocking, time};
 use ttdust_shards::{
     ids::{ShardId, StreamId},
     message::ToShard,
@@ -23,7 +20,7 @@ use crate::{
     catalog::{Catalog, CatalogError, Commit, StoredFile},
     link::ShardLink,
     metrics::ControlMetrics,
-    objects::{LocalObjects, ObjectError, key_of},
+    objects::{ObjectError, Objects, key_of},
 };
 
 pub use takeover::{Takeover, TakeoverPending};
@@ -38,15 +35,13 @@ enum FlushError {
     Object(#[from] ObjectError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    #[error("the thread that moves objects failed: {0}")]
-    Thread(#[from] JoinError),
 }
 
 /// Commits flushes.
 #[derive(Debug, Clone)]
 pub struct Flusher {
     catalog: Catalog,
-    objects: LocalObjects,
+    objects: Objects,
     metrics: Arc<ControlMetrics>,
     takeover: Takeover,
 }
@@ -54,7 +49,7 @@ pub struct Flusher {
 impl Flusher {
     /// From these parts.
     #[must_use]
-    pub fn new(catalog: Catalog, objects: LocalObjects, metrics: Arc<ControlMetrics>, takeover: Takeover) -> Self {
+    pub fn new(catalog: Catalog, objects: Objects, metrics: Arc<ControlMetrics>, takeover: Takeover) -> Self {
         Self { catalog, objects, metrics, takeover }
     }
 
@@ -116,35 +111,26 @@ impl Flusher {
 
     async fn put(&self, file: &FileMeta) -> Result<(), FlushError> {
         let key = key_of(file);
-        let outcome = self.move_object(file, &key, LocalObjects::put).await;
-        if !matches!(outcome, Err(FlushError::Object(ObjectError::Different { .. }))) {
-            return outcome;
-        }
+        let different = match self.objects.put(&file.path, &key, file.bytes, file.checksum).await {
+            Err(different @ ObjectError::Different { .. }) => different,
+            outcome => return Ok(outcome?),
+        };
         if self.catalog.holds_file(key.clone()).await? {
-            return outcome;
+            return Err(different.into());
         }
         // A crash between put and commit left it; the same rows came back from the log and were written again, with a
         // newer schema, say. Nobody can have read it.
         tracing::warn!(%key, "replacing an object that was never committed");
-        self.move_object(file, &key, LocalObjects::replace).await
-    }
-
-    async fn move_object(
-        &self,
-        file: &FileMeta,
-        key: &str,
-        operation: fn(&LocalObjects, &std::path::Path, &str, u64, u32) -> Result<(), ObjectError>,
-    ) -> Result<(), FlushError> {
-        let (objects, file, key) = (self.objects.clone(), file.clone(), key.to_owned());
-        let moved = spawn_blocking(move || operation(&objects, &file.path, &key, file.bytes, file.checksum));
-        Ok(moved.await??)
+        Ok(self.objects.replace(&file.path, &key, file.bytes, file.checksum).await?)
     }
 
     /// The stream was deleted while its rows were flushed: what this flush put goes again, and nothing else does.
     async fn discard(&self, stream: StreamId, keys: Vec<String>) -> Result<(), FlushError> {
         tracing::info!(%stream, files = keys.len(), "discarding a flush of a deleted stream");
-        let objects = self.objects.clone();
-        Ok(spawn_blocking(move || keys.iter().try_for_each(|key| objects.remove(key))).await??)
+        for key in &keys {
+            self.objects.remove(key).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,22 +1,33 @@
-//! Where committed files lie: one object a file, by key. A local directory now; S3 later.
+//! Where committed files and what belongs to them lie: one object a key, in a local directory.
 //!
-//! A key is a function of stream, hour, sequence range and format version, so a retry writes the same name. Keys are made of
-//! ids and numbers only, never of names that a client chose.
+//! Invariants: an object appears whole or not at all; what [`Objects::put`] says is in place was read back or vouched for by the
+//! store, length and CRC32C; a key that holds something else is never overwritten but by [`Objects::replace`] and
+//! [`Objects::put_bytes`]. Every store does the same: `tests/objects.rs` holds each to it. Keys are made of ids and numbers
+//! only, never of names that a client chose ([`names`]).
 
 mod local;
+pub mod names;
 
-use std::path::PathBuf;
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
-use ttdust_shards::{ids::StreamId, parquet::FileMeta};
+use bytes::Bytes;
+use tokio::task::spawn_blocking;
+use ttdust_shards::parquet::source::FileSource;
 
-use crate::calendar::civil_from_days;
+use local::LocalObjects;
+use names::is_key;
 
-pub use local::{LocalObjects, clean_staging};
+pub use local::clean_staging;
+pub use names::{FORMAT_VERSION, FileName, hour_of, key_of, prefix_of};
 
-/// The version of the files' layout, part of each key.
-pub const FORMAT_VERSION: u32 = 1;
+/// Objects that one call of [`Objects::list`] gives at most.
+pub const LIST_MAX: usize = 10_000;
 
-/// Why an object is not in place.
+/// Why an operation on an object was not done, or is not known to be.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// The staged file is gone or is not what was written: it must be written anew from the log.
@@ -33,30 +44,242 @@ pub enum ObjectError {
         /// The key.
         key: String,
     },
-    /// The store failed; worth trying again.
+    /// There is no object with this key.
+    #[error("there is no object {key}")]
+    NotFound {
+        /// The key.
+        key: String,
+    },
+    /// The object is longer than the caller takes.
+    #[error("the object {key} has {bytes} bytes, more than {limit}")]
+    TooLong {
+        /// The key.
+        key: String,
+        /// Its length.
+        bytes: u64,
+        /// The caller's limit.
+        limit: u64,
+    },
+    /// A range past the object's end was asked for.
+    #[error("the object {key} is shorter than what is asked of it")]
+    TooShort {
+        /// The key.
+        key: String,
+    },
+    /// The system failed; worth trying again.
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
         what: String,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
-/// The key of a file: `{stream}/{yyyy}/{mm}/{dd}/{hh}/{first}-{last}.v1.parquet`.
-#[must_use]
-pub fn key_of(file: &FileMeta) -> String {
-    let (year, month, day) = civil_from_days(file.hour.0.div_euclid(24));
-    let hour = file.hour.0.rem_euclid(24);
-    format!(
-        "{}/{year:04}/{month:02}/{day:02}/{hour:02}/{:020}-{:020}.v{FORMAT_VERSION}.parquet",
-        file.stream, file.first_sequence, file.last_sequence
-    )
+impl From<ObjectError> for io::Error {
+    /// As a file's reader knows it.
+    fn from(error: ObjectError) -> Self {
+        let kind = match &error {
+            ObjectError::NotFound { .. } => io::ErrorKind::NotFound,
+            ObjectError::TooShort { .. } => io::ErrorKind::UnexpectedEof,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
 }
 
-/// What every key of a stream begins with.
-#[must_use]
-pub fn prefix_of(stream: StreamId) -> String {
-    stream.to_string()
+/// An object as a listing shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectEntry {
+    /// Its key.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// When it was put there, Unix µs, by the store's clock.
+    pub modified_unix_micros: i64,
+}
+
+/// A handle to the objects, cheap to clone.
+///
+/// Its methods are for the control runtime and wait for the store there; only a [`FileSource`] reads blocking, on other threads.
+#[derive(Debug, Clone)]
+pub struct Objects {
+    store: Store,
+}
+
+#[derive(Debug, Clone)]
+enum Store {
+    Local(LocalObjects),
+}
+
+/// Runs what blocks on a thread that may.
+async fn on_a_thread<T: Send + 'static>(
+    local: &LocalObjects,
+    run: impl FnOnce(&LocalObjects) -> Result<T, ObjectError> + Send + 'static,
+) -> Result<T, ObjectError> {
+    let local = local.clone();
+    match spawn_blocking(move || run(&local)).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(ObjectError::Io {
+            what: "a thread that works on objects failed".into(),
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+impl Objects {
+    /// The objects under the directory `root`, which is made if it is missing. Blocking.
+    ///
+    /// # Errors
+    /// It cannot be made or cleaned of what an earlier run left half done.
+    pub fn local(root: PathBuf) -> Result<Self, ObjectError> {
+        Ok(Self { store: Store::Local(LocalObjects::open(&root)?) })
+    }
+
+    /// Puts a staged file of `bytes` bytes and this CRC32C into place, verifies it there, and takes the staged one away. The
+    /// same object again is no change, also without the staged file.
+    ///
+    /// # Errors
+    /// `StagedLost`: try no more with this file. `Different`: what is there stays. Any other: it may be there or not; try
+    /// again.
+    ///
+    /// # Panics
+    /// `key` is none ([`is_key`]); so in every other method.
+    pub async fn put(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let (staged, key) = (staged.to_owned(), key.to_owned());
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.put(&staged, &key, bytes, checksum)).await,
+        }
+    }
+
+    /// As [`Objects::put`], in the place of what lies there. Only for a key that no catalog entry names.
+    ///
+    /// # Errors
+    /// As there, but for `Different`.
+    pub async fn replace(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let (staged, key) = (staged.to_owned(), key.to_owned());
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.replace(&staged, &key, bytes, checksum)).await,
+        }
+    }
+
+    /// Puts a small object, such as a manifest, into place; one that is there is replaced in one step, so that a reader sees
+    /// either.
+    ///
+    /// # Errors
+    /// The one or the other is in place.
+    pub async fn put_bytes(&self, key: &str, content: Bytes) -> Result<(), ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let key = key.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.put_bytes(&key, &content)).await,
+        }
+    }
+
+    /// A whole object of `limit` bytes at most.
+    ///
+    /// # Errors
+    /// `NotFound`; `TooLong`, before it is read; the store failed.
+    pub async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let key = key.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.get(&key, limit)).await,
+        }
+    }
+
+    /// The bytes of each range, in their order. Whoever asks bounds how much that is.
+    ///
+    /// # Errors
+    /// `NotFound`; `TooShort`; the store failed.
+    pub async fn read_ranges(&self, key: &str, ranges: Vec<Range<u64>>) -> Result<Vec<Bytes>, ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let key = key.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.read_ranges(&key, &ranges)).await,
+        }
+    }
+
+    /// The length of an object; `None`: there is none.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn size(&self, key: &str) -> Result<Option<u64>, ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let key = key.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.size(&key)).await,
+        }
+    }
+
+    /// The first `limit` objects whose keys begin with the text `prefix` (empty: all) and come after `after`, in the order of
+    /// their keys' bytes. Fewer than `limit`: there are no more. What is half done is not shown.
+    ///
+    /// # Errors
+    /// The store failed.
+    ///
+    /// # Panics
+    /// `limit` is not between 1 and [`LIST_MAX`].
+    pub async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<ObjectEntry>, ObjectError> {
+        assert!((1..=LIST_MAX).contains(&limit), "a page of {limit} objects");
+        let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.list(&prefix, after.as_deref(), limit)).await,
+        }
+    }
+
+    /// Removes an object. None is no fault.
+    ///
+    /// # Errors
+    /// It may be there still.
+    pub async fn remove(&self, key: &str) -> Result<(), ObjectError> {
+        assert!(is_key(key), "{key:?} is no key");
+        let key = key.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.remove(&key)).await,
+        }
+    }
+
+    /// Removes every object whose key begins with `folder/`. None is no fault.
+    ///
+    /// # Errors
+    /// Some may be there still.
+    pub async fn remove_prefix(&self, folder: &str) -> Result<(), ObjectError> {
+        assert!(is_key(folder), "{folder:?} is no folder");
+        let folder = folder.to_owned();
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, move |l| l.remove_prefix(&folder)).await,
+        }
+    }
+
+    /// Whether the store is there and takes objects.
+    ///
+    /// # Errors
+    /// It is not or does not.
+    pub async fn check(&self) -> Result<(), ObjectError> {
+        match &self.store {
+            Store::Local(local) => on_a_thread(local, LocalObjects::check).await,
+        }
+    }
+
+    /// Which store it is, for people.
+    #[must_use]
+    pub fn store_name(&self) -> &str {
+        match &self.store {
+            Store::Local(_) => "local directory",
+        }
+    }
+
+    /// The object of `bytes` bytes, to be read on a worker. Never on the control runtime's own thread.
+    #[must_use]
+    pub fn source(&self, key: &str, bytes: u64) -> FileSource {
+        assert!(is_key(key), "{key:?} is no key");
+        let _ = bytes;
+        match &self.store {
+            Store::Local(local) => local.path(key).into(),
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::{
     catalog::{Catalog, StoredFile},
     link::ShardLink,
     metrics::ControlMetrics,
-    objects::LocalObjects,
+    objects::Objects,
     publish::Publisher,
     workers::{WorkerError, Workers},
 };
@@ -62,7 +62,7 @@ pub fn after_cursor(text: Option<&str>) -> Result<Option<i64>, QueryParameterErr
 #[derive(Debug)]
 pub struct Queries {
     catalog: Catalog,
-    objects: LocalObjects,
+    objects: Objects,
     link: ShardLink,
     workers: Workers,
     publisher: Arc<Publisher>,
@@ -74,7 +74,7 @@ impl Queries {
     #[must_use]
     pub fn new(
         catalog: Catalog,
-        objects: LocalObjects,
+        objects: Objects,
         link: ShardLink,
         workers: Workers,
         publisher: Arc<Publisher>,
@@ -138,18 +138,13 @@ impl Queries {
 
 /// The files that an answer may be in: none that was committed after the buffer's snapshot, whose rows are in the snapshot,
 /// and none that the page before went past.
-fn wanted(
-    objects: &LocalObjects,
-    files: Vec<StoredFile>,
-    query: &TimeRangeQuery,
-    flushed_through: i64,
-) -> Vec<FileRef> {
+fn wanted(objects: &Objects, files: Vec<StoredFile>, query: &TimeRangeQuery, flushed_through: i64) -> Vec<FileRef> {
     let after = query.after_sequence.unwrap_or(0);
     files
         .into_iter()
         .filter(|file| file.first_sequence <= flushed_through && file.last_sequence > after)
         .map(|file| FileRef {
-            source: objects.path(&file.key).into(),
+            source: objects.source(&file.key, file.bytes),
             hour: file.hour,
             first_sequence: file.first_sequence,
             last_sequence: file.last_sequence,
@@ -180,7 +175,7 @@ mod tests {
     #[test]
     fn files_past_the_snapshot_or_before_the_cursor_are_left_out() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let objects = LocalObjects::open(dir.path().join("objects")).expect("opened");
+        let objects = Objects::local(dir.path().join("objects")).expect("opened");
         let file = |first, last| StoredFile {
             key: format!("{first}"),
             hour: PartitionHour(0),

@@ -40,7 +40,7 @@ use crate::{
     http::{self, App, ConnectionLimits},
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
-    objects::{LocalObjects, ObjectError, clean_staging},
+    objects::{ObjectError, Objects, clean_staging},
     publish::{Checks, PublishError, Publisher},
     query::Queries,
     telemetry::Level,
@@ -136,7 +136,7 @@ struct Server {
 /// What stands before the shards do.
 struct Base {
     catalog: Catalog,
-    objects: LocalObjects,
+    objects: Objects,
     workers: Workers,
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
@@ -152,7 +152,7 @@ impl Base {
         }
         let metrics = Arc::<ControlMetrics>::default();
         let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
-        let objects = LocalObjects::open(config.objects_dir())?;
+        let objects = Objects::local(config.objects_dir())?;
         let workers = Workers::start(settings.query_workers, settings.query_queue, &config.control_cores)
             .map_err(system("cannot start the workers"))?;
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");

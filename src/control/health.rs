@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::{task::spawn_blocking, time};
+use tokio::time;
 use ttdust_shards::ids::ShardId;
 
 use super::Control;
@@ -40,7 +40,7 @@ impl Control {
     pub async fn readiness(&self) -> Readiness {
         let (catalog, objects, shards) = tokio::join!(
             self.check_catalog(),
-            timed(self.check_objects()),
+            self.check_objects(),
             join_all(self.parts.link.shards().map(|shard| self.check_shard(shard))),
         );
         let coordination = self.parts.coordinator.state();
@@ -75,10 +75,11 @@ impl Control {
         Component { detail, ..component }
     }
 
-    async fn check_objects(&self) -> Result<(), String> {
-        let objects = self.parts.objects.clone();
-        let checked = spawn_blocking(move || objects.check().map_err(|e| e.to_string())).await;
-        checked.map_err(|e| e.to_string())?
+    async fn check_objects(&self) -> Component {
+        let objects = &self.parts.objects;
+        let component = timed(async { objects.check().await.map_err(|e| e.to_string()) }).await;
+        let detail = if component.up { objects.store_name().to_owned() } else { component.detail };
+        Component { detail, ..component }
     }
 
     async fn check_shard(&self, shard: ShardId) -> (ShardId, Component) {

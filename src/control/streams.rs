@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::task::spawn_blocking;
 use ttdust_shards::ids::{SchemaId, ShardId, StreamId};
 
 use super::{Actor, Control, ControlError, names};
@@ -185,9 +184,7 @@ impl Control {
     }
 
     async fn remove_data(&self, id: StreamId) -> Result<(), ControlError> {
-        let objects = self.parts.objects.clone();
-        let removed = spawn_blocking(move || objects.remove_prefix(&prefix_of(id))).await;
-        removed.map_err(|error| ControlError::Internal(error.to_string()))??;
+        self.parts.objects.remove_prefix(&prefix_of(id)).await?;
         let _changing = self.changing().await?;
         let audit = Actor::system().did("stream.end_deletion", "stream", &id.to_string());
         match self.parts.catalog.end_deletion(id, now_unix_micros(), audit).await {

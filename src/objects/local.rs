@@ -1,116 +1,177 @@
 //! Objects as files under one directory. Blocking.
 //!
-//! An object appears whole or not at all: it is verified and synced where it is staged, renamed into place, and every
-//! directory that changed is synced. Staging and objects are on one file system.
+//! An object appears whole or not at all: it is verified and synced where it is staged, renamed into place, and every directory
+//! that changed is synced. Staging and objects are on one file system. What begins with a dot is no object: small objects are
+//! made under `.new`.
+
+mod listing;
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, Read, Write as _},
+    ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use super::ObjectError;
+use bytes::Bytes;
+use ttdust_shards::parquet::source::FileSource;
+
+use super::{ObjectEntry, ObjectError};
 
 const READ_BYTES: usize = 1 << 20;
+/// Where small objects are made.
+const NEW: &str = ".new";
+/// How often a directory may be taken away as empty while a file is moved into it.
+const PLACE_TRIES: usize = 8;
 
 /// The objects under one directory.
 #[derive(Debug, Clone)]
-pub struct LocalObjects {
-    root: PathBuf,
+pub(super) struct LocalObjects {
+    root: Arc<Path>,
 }
 
 /// A file's length and checksum.
 type Content = (u64, u32);
 
 impl LocalObjects {
-    /// The objects under `root`, which is made if it is missing.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn open(root: PathBuf) -> Result<Self, ObjectError> {
-        create_synced(&root).map_err(io_error("cannot make the object directory", &root))?;
-        Ok(Self { root })
+    /// The objects under `root`, which is made if it is missing, and cleaned of what an earlier run left half done.
+    pub(super) fn open(root: &Path) -> Result<Self, ObjectError> {
+        create_synced(root).map_err(io_error("cannot make the object directory", root))?;
+        clean_staging(&root.join(NEW))?;
+        Ok(Self { root: root.into() })
     }
 
     /// Where the object of this key lies.
-    #[must_use]
-    pub fn path(&self, key: &str) -> PathBuf {
+    pub(super) fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }
 
-    /// Moves a staged file into place. The same object again is no change.
-    ///
-    /// # Errors
-    /// See [`ObjectError`]; the object is not in place, or what lies there is left as it is.
-    pub fn put(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
+    pub(super) fn put(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
         let target = self.path(key);
         match content_if_exists(&target).map_err(io_error("cannot read the object", &target))? {
             Some(found) if found == (bytes, checksum) => return remove_if_exists(staged),
             Some(_) => return Err(ObjectError::Different { key: key.to_owned() }),
             None => {}
         }
-        self.place(staged, &target, (bytes, checksum))
+        place(staged, &target, (bytes, checksum))
     }
 
-    /// As [`LocalObjects::put`], in the place of what lies there. Only for a key that no catalog entry names.
-    ///
-    /// # Errors
-    /// See [`ObjectError`].
-    pub fn replace(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
-        self.place(staged, &self.path(key), (bytes, checksum))
+    pub(super) fn replace(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
+        place(staged, &self.path(key), (bytes, checksum))
     }
 
-    fn place(&self, staged: &Path, target: &Path, wanted: Content) -> Result<(), ObjectError> {
-        let lost = |reason: String| ObjectError::StagedLost { path: staged.to_owned(), reason };
-        let found = content_if_exists(staged).map_err(io_error("cannot read the staged file", staged))?;
-        let found = found.ok_or_else(|| lost("it does not exist".into()))?;
-        if found != wanted {
-            return Err(lost(format!("length and CRC32C are {found:?}, not {wanted:?}")));
+    pub(super) fn put_bytes(&self, key: &str, content: &[u8]) -> Result<(), ObjectError> {
+        let made = self.root.join(NEW).join(uuid::Uuid::new_v4().simple().to_string());
+        let written = File::create_new(&made).and_then(|mut file| file.write_all(content));
+        let placed = match written {
+            Ok(()) => place(&made, &self.path(key), (content.len() as u64, crc32c::crc32c(content))),
+            Err(error) => Err(io_error("cannot write", &made)(error)),
+        };
+        if placed.is_err() {
+            // Best effort: what stays, the next start removes.
+            let _ = fs::remove_file(&made);
         }
-        File::open(staged).and_then(|f| f.sync_all()).map_err(io_error("cannot sync the staged file", staged))?;
-        let parent = target.parent().expect("a key lies below the root");
-        create_synced(parent).map_err(io_error("cannot make the directory", parent))?;
-        fs::rename(staged, target).map_err(io_error("cannot move the staged file to", target))?;
-        sync_dir(parent).map_err(io_error("cannot sync the directory", parent))
+        placed
     }
 
-    /// Removes an object, and the directories above it that are empty then. None is no fault.
-    ///
-    /// # Errors
-    /// It could not be removed.
-    pub fn remove(&self, key: &str) -> Result<(), ObjectError> {
+    pub(super) fn get(&self, key: &str, limit: u64) -> Result<Bytes, ObjectError> {
+        let path = self.path(key);
+        let failed = || reading(key, &path);
+        let file = File::open(&path).map_err(failed())?;
+        let bytes = file.metadata().map_err(failed())?.len();
+        let too_long = |bytes| ObjectError::TooLong { key: key.to_owned(), bytes, limit };
+        if bytes > limit {
+            return Err(too_long(bytes));
+        }
+        let mut content = Vec::with_capacity(usize::try_from(bytes).map_err(|_| too_long(bytes))?);
+        // One more than allowed, should it have grown meanwhile.
+        file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(failed())?;
+        if content.len() as u64 > limit {
+            return Err(too_long(content.len() as u64));
+        }
+        Ok(content.into())
+    }
+
+    pub(super) fn read_ranges(&self, key: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ObjectError> {
+        let path = self.path(key);
+        let source = FileSource::from(path.clone()).open().map_err(reading(key, &path))?;
+        source.read_ranges(ranges).map_err(reading(key, &path))
+    }
+
+    pub(super) fn size(&self, key: &str) -> Result<Option<u64>, ObjectError> {
+        let path = self.path(key);
+        match fs::metadata(&path) {
+            Ok(meta) => Ok(meta.is_file().then_some(meta.len())),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(io_error("cannot look at", &path)(error)),
+        }
+    }
+
+    pub(super) fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<ObjectEntry>, ObjectError> {
+        listing::list(&self.root, prefix, after, limit)
+    }
+
+    /// Removes an object, and the directories above it that are empty then.
+    pub(super) fn remove(&self, key: &str) -> Result<(), ObjectError> {
         let path = self.path(key);
         remove_if_exists(&path)?;
-        for dir in path.ancestors().skip(1).take_while(|dir| *dir != self.root) {
-            // The first one that holds something else, or cannot go, stays, and so do those above it.
+        self.remove_empty(path.parent());
+        Ok(())
+    }
+
+    pub(super) fn remove_prefix(&self, folder: &str) -> Result<(), ObjectError> {
+        let dir = self.path(folder);
+        match fs::remove_dir_all(&dir) {
+            Err(error) if !is_absent(&error) => return Err(io_error("cannot remove", &dir)(error)),
+            _ => self.remove_empty(dir.parent()),
+        }
+        sync_dir(&self.root).map_err(io_error("cannot sync the directory", &self.root))
+    }
+
+    /// The first directory that holds something else, or cannot go, stays, and so do those above it.
+    fn remove_empty(&self, lowest: Option<&Path>) {
+        let above = lowest.into_iter().flat_map(Path::ancestors).take_while(|dir| **dir != *self.root);
+        for dir in above {
             if fs::remove_dir(dir).is_err() {
                 break;
             }
         }
-        Ok(())
     }
 
-    /// Removes every object whose key begins with `prefix/`. None is no fault.
-    ///
-    /// # Errors
-    /// Something could not be removed; some may be gone.
-    pub fn remove_prefix(&self, prefix: &str) -> Result<(), ObjectError> {
-        assert!(!prefix.is_empty() && !prefix.contains(['/', '.']), "a prefix is one id");
-        let dir = self.path(prefix);
-        match fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", &dir)(error)),
-            _ => sync_dir(&self.root).map_err(io_error("cannot sync the directory", &self.root)),
-        }
-    }
-
-    /// Whether the directory is there and can be written to.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn check(&self) -> Result<(), ObjectError> {
-        rustix::fs::access(&self.root, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+    pub(super) fn check(&self) -> Result<(), ObjectError> {
+        rustix::fs::access(&*self.root, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
             .map_err(|e| io_error("cannot write to", &self.root)(e.into()))
     }
+}
+
+/// Moves a staged file to `target` if it holds what is wanted.
+fn place(staged: &Path, target: &Path, wanted: Content) -> Result<(), ObjectError> {
+    let lost = |reason: String| ObjectError::StagedLost { path: staged.to_owned(), reason };
+    let found = content_if_exists(staged).map_err(io_error("cannot read the staged file", staged))?;
+    let found = found.ok_or_else(|| lost("it does not exist".into()))?;
+    if found != wanted {
+        return Err(lost(format!("length and CRC32C are {found:?}, not {wanted:?}")));
+    }
+    File::open(staged).and_then(|f| f.sync_all()).map_err(io_error("cannot sync the staged file", staged))?;
+    let parent = target.parent().expect("a key lies below the root");
+    for left in (0..PLACE_TRIES).rev() {
+        create_synced(parent).map_err(io_error("cannot make the directory", parent))?;
+        match fs::rename(staged, target) {
+            // A removal next to it took the directory away as empty.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && left > 0 => {}
+            outcome => {
+                outcome.map_err(io_error("cannot move the staged file to", target))?;
+                break;
+            }
+        }
+    }
+    sync_dir(parent).map_err(io_error("cannot sync the directory", parent))
 }
 
 /// Removes what earlier runs left in the staging directory: files that were never committed, whose rows are in the log.
@@ -170,8 +231,22 @@ fn content_if_exists(path: &Path) -> io::Result<Option<Content>> {
 
 fn remove_if_exists(path: &Path) -> Result<(), ObjectError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("cannot remove", path)(error)),
+        Err(error) if !is_absent(&error) => Err(io_error("cannot remove", path)(error)),
         _ => Ok(()),
+    }
+}
+
+/// Whether nothing lies at a path: not there, or below what is no directory.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What a failure to read an object means.
+fn reading(key: &str, path: &Path) -> impl FnOnce(io::Error) -> ObjectError {
+    move |error| match error.kind() {
+        _ if is_absent(&error) => ObjectError::NotFound { key: key.to_owned() },
+        io::ErrorKind::UnexpectedEof => ObjectError::TooShort { key: key.to_owned() },
+        _ => io_error("cannot read", path)(error),
     }
 }
 
@@ -183,98 +258,33 @@ fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Object
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::objects::{key_of, prefix_of};
-    use ttdust_shards::{
-        ids::StreamId,
-        parquet::{FileMeta, PartitionHour},
-    };
 
-    fn fixture() -> (tempfile::TempDir, LocalObjects, PathBuf) {
+    #[test]
+    fn empty_directories_go_and_others_stay() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let objects = LocalObjects::open(dir.path().join("objects")).expect("opened");
-        let staged = dir.path().join("staged");
-        fs::write(&staged, b"rows").expect("written");
-        (dir, objects, staged)
-    }
-
-    const SUM: fn(&[u8]) -> u32 = crc32c::crc32c;
-
-    #[test]
-    fn a_key_says_where_and_what() {
-        let stream = StreamId::generate();
-        let file = FileMeta {
-            stream,
-            hour: PartitionHour(492_324),
-            path: PathBuf::new(),
-            first_sequence: 7,
-            last_sequence: 12,
-            rows: 6,
-            min_timestamp: 0,
-            max_timestamp: 0,
-            bytes: 0,
-            checksum: 0,
-        };
-        let wanted = format!("{stream}/2026/03/01/12/00000000000000000007-00000000000000000012.v1.parquet");
-        assert_eq!(key_of(&file), wanted);
-        assert!(key_of(&file).starts_with(&prefix_of(stream)));
-    }
-
-    #[test]
-    fn a_file_moves_into_place_once() {
-        let (_dir, objects, staged) = fixture();
-        objects.put(&staged, "s/1/a", 4, SUM(b"rows")).expect("put");
-        assert!(!staged.exists());
-        assert_eq!(fs::read(objects.path("s/1/a")).expect("there"), b"rows");
-        objects.put(&staged, "s/1/a", 4, SUM(b"rows")).expect("the same again");
-        fs::write(&staged, b"rows").expect("written");
-        objects.put(&staged, "s/1/a", 4, SUM(b"rows")).expect("the same again, staged anew");
-        assert!(!staged.exists());
-    }
-
-    #[test]
-    fn another_content_is_refused_and_only_replaced_on_demand() {
-        let (_dir, objects, staged) = fixture();
-        objects.put(&staged, "s/a", 4, SUM(b"rows")).expect("put");
-        fs::write(&staged, b"more").expect("written");
-        assert!(matches!(objects.put(&staged, "s/a", 4, SUM(b"more")), Err(ObjectError::Different { .. })));
-        assert_eq!(fs::read(objects.path("s/a")).expect("there"), b"rows");
-        objects.replace(&staged, "s/a", 4, SUM(b"more")).expect("replaced");
-        assert_eq!(fs::read(objects.path("s/a")).expect("there"), b"more");
-    }
-
-    #[test]
-    fn a_lost_cut_or_damaged_file_is_never_put() {
-        let (_dir, objects, staged) = fixture();
-        for (bytes, checksum) in [(5, SUM(b"rows")), (4, SUM(b"sowr"))] {
-            let refused = objects.put(&staged, "s/a", bytes, checksum);
-            assert!(matches!(refused, Err(ObjectError::StagedLost { .. })));
+        let objects = LocalObjects::open(&dir.path().join("objects")).expect("opened");
+        for key in ["one/1/a", "one/2/a", "two/a"] {
+            objects.put_bytes(key, b"rows").expect("put");
         }
-        let missing = staged.with_extension("missing");
-        assert!(matches!(objects.put(&missing, "s/a", 4, 0), Err(ObjectError::StagedLost { .. })));
-        assert!(!objects.path("s/a").exists());
-    }
-
-    #[test]
-    fn a_prefix_goes_and_its_neighbours_stay() {
-        let (dir, objects, staged) = fixture();
-        objects.put(&staged, "one/a", 4, SUM(b"rows")).expect("put");
-        fs::write(&staged, b"rows").expect("written");
-        objects.put(&staged, "two/a", 4, SUM(b"rows")).expect("put");
-        fs::write(&staged, b"rows").expect("written");
-        objects.put(&staged, "three/1/a", 4, SUM(b"rows")).expect("put");
-        fs::write(&staged, b"rows").expect("written");
-        objects.put(&staged, "three/2/a", 4, SUM(b"rows")).expect("put");
-        objects.remove("three/1/a").expect("removed");
-        assert!(!objects.path("three/1").exists() && objects.path("three/2/a").exists());
-        objects.remove("three/2/a").expect("removed");
-        assert!(!objects.path("three").exists() && objects.path("two/a").exists());
-        objects.remove_prefix("one").expect("removed");
-        objects.remove_prefix("one").expect("removed again");
+        objects.remove("one/1/a").expect("removed");
+        assert!(!objects.path("one/1").exists() && objects.path("one/2/a").exists());
+        objects.remove_prefix("one/2").expect("removed");
         assert!(!objects.path("one").exists() && objects.path("two/a").exists());
         objects.check().expect("writable");
+    }
+
+    #[test]
+    fn what_was_left_half_done_goes() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
         let staging = dir.path().join("staging/deep");
         assert_eq!(clean_staging(&staging).expect("made"), 0);
         fs::write(staging.join("left"), b"x").expect("written");
         assert_eq!(clean_staging(&staging).expect("cleaned"), 1);
+        let half = dir.path().join("objects").join(NEW).join("half");
+        fs::create_dir_all(half.parent().expect("one")).expect("made");
+        fs::write(&half, b"x").expect("written");
+        let objects = LocalObjects::open(&dir.path().join("objects")).expect("opened");
+        assert!(!half.exists());
+        assert_eq!(objects.list("", None, 10).expect("a listing"), []);
     }
 }
