@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{sync::oneshot, time};
 use ttdust_shards::{
+    buffer::StreamFigures,
     ids::{ShardId, StreamId},
     message::{QueryFailure, ToShard},
     query::BufferSnapshot,
@@ -124,6 +125,15 @@ impl ShardLink {
             Ok(Err(_)) => Err(QueryFailure::Internal(format!("shard {shard} gave no answer"))),
             Err(_) => Err(QueryFailure::Internal(format!("shard {shard} did not answer in {SNAPSHOT_TIMEOUT:?}"))),
         }
+    }
+
+    /// How a stream's rows stand; `None`: its shard is too busy to tell, or gone.
+    pub async fn figures(&self, shard: ShardId, stream: StreamId) -> Option<StreamFigures> {
+        let (answer, wait) = oneshot::channel();
+        if self.has_ended(shard) || self.engine.send(shard, ToShard::Figures(stream, answer)).is_err() {
+            return None;
+        }
+        time::timeout(SNAPSHOT_TIMEOUT, wait).await.ok()?.ok()
     }
 
     /// Whether a shard takes and handles messages.

@@ -376,8 +376,15 @@ fn records_are_read_from_buffer_files_and_after_a_restart() {
     assert!(part["records"].as_array().expect("records").len() < 10);
 
     let path = format!("/api/v1/streams/{id}");
+    let statistics = server.get(&path).expect(200)["statistics"].clone();
+    let rate = statistics["records_per_second"].as_f64().expect("a rate");
+    assert!(rate > 0.0 && rate <= 25.0 / 60.0 + 1e-9, "{statistics}");
+    assert!(statistics["bytes_per_second"].as_f64().expect("a rate") > rate, "{statistics}");
     wait_for("a flush of all", || (server.get(&path).expect(200)["statistics"]["flushed_through"] == 25).then_some(()));
     check(&server);
+    let statistics = server.get(&path).expect(200)["statistics"].clone();
+    assert_eq!((&statistics["buffered_records"], &statistics["buffered_bytes"]), (&json!(0), &json!(0)));
+    assert_eq!(statistics["file_records"], 25);
     assert!(server.stop().success(), "a drain ends well");
 
     let server = Server::start(dir.path(), &flags);

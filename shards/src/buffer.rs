@@ -4,9 +4,12 @@
 //! <= last_sequence`. Memory is bounded: past the configured bytes the oldest batches are spilled, that is kept in the log
 //! alone, and read back from there by whoever needs them.
 
+mod meter;
+
 use std::collections::{HashMap, VecDeque};
 
 use crate::{config::BufferConfig, ids::StreamId, parquet::PartitionHour, query::BufferSnapshot, wal::batch::RowBatch};
+use meter::Meter;
 
 /// Microseconds in an hour.
 const HOUR_MICROS: i64 = 3_600_000_000;
@@ -35,6 +38,26 @@ struct StreamRows {
     filling_since: u64,
     /// Not to be flushed before this time (monotonic µs): the last attempt failed.
     retry_at: u64,
+    /// Of all `batches`.
+    records: u64,
+    payload_bytes: u64,
+    /// What comes in.
+    meter: Meter,
+}
+
+/// How a stream's rows stand.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct StreamFigures {
+    /// The last synced sequence number; 0: none.
+    pub last_sequence: i64,
+    /// Rows in no committed file; where a file ends within a batch, all of the batch.
+    pub buffered_records: u64,
+    /// Their payloads' bytes.
+    pub buffered_bytes: u64,
+    /// Records that came in a second, over about the last minute.
+    pub records_per_second: f64,
+    /// Their payloads' bytes a second.
+    pub bytes_per_second: f64,
 }
 
 /// Rows of one hour of one stream, for the flusher.
@@ -100,6 +123,9 @@ impl Buffer {
             rows.freeze();
         }
         self.records += u64::from(header.count);
+        rows.records += u64::from(header.count);
+        rows.payload_bytes += u64::from(header.payload_bytes);
+        rows.meter.count(header.count, header.payload_bytes, now_micros);
         if batch.is_resident() {
             self.resident.push_back((header.stream, header.first_sequence, memory_bytes));
             self.resident_bytes += memory_bytes;
@@ -171,6 +197,8 @@ impl Buffer {
         rows.frozen_through = rows.frozen_through.max(through);
         while let Some(batch) = rows.batches.front().filter(|batch| batch.header().last_sequence() <= through) {
             self.records -= u64::from(batch.header().count);
+            rows.records -= u64::from(batch.header().count);
+            rows.payload_bytes -= u64::from(batch.header().payload_bytes);
             rows.batches.pop_front();
         }
         self.forget_released();
@@ -199,7 +227,7 @@ impl Buffer {
     /// Forgets a deleted stream.
     pub fn remove(&mut self, stream: StreamId) {
         if let Some(rows) = self.streams.remove(&stream) {
-            self.records -= rows.batches.iter().map(|batch| u64::from(batch.header().count)).sum::<u64>();
+            self.records -= rows.records;
             self.forget_released();
         }
         if self.flushing == Some(stream) {
@@ -234,6 +262,25 @@ impl Buffer {
             flushed_through: rows.flushed_through,
             last_sequence: rows.last_sequence,
             next_sequence: rows.last_sequence + 1,
+        }
+    }
+
+    /// What was inserted so far did not come in now: it was recovered.
+    pub fn forget_rates(&mut self) {
+        self.streams.values_mut().for_each(|rows| rows.meter = Meter::default());
+    }
+
+    /// How the rows of a stream stand at `now_micros`, monotonic.
+    #[must_use]
+    pub fn figures(&self, stream: StreamId, now_micros: u64) -> StreamFigures {
+        let Some(rows) = self.streams.get(&stream) else { return StreamFigures::default() };
+        let (records_per_second, bytes_per_second) = rows.meter.rates(now_micros);
+        StreamFigures {
+            last_sequence: rows.last_sequence,
+            buffered_records: rows.records,
+            buffered_bytes: rows.payload_bytes,
+            records_per_second,
+            bytes_per_second,
         }
     }
 

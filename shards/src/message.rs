@@ -9,6 +9,7 @@ use ttdust_proto::admin;
 
 use crate::{
     access::Principal,
+    buffer::StreamFigures,
     ids::{ShardId, StreamId},
     parquet::FileMeta,
     query::{BufferSnapshot, QueryError, TimeRangeAnswer, TimeRangeQuery},
@@ -104,6 +105,8 @@ pub enum ToShard {
     Tls(Arc<ServerConfig>),
     /// Rows of a stream that are in no committed file. Queue full: the query fails as overloaded.
     Snapshot(StreamId, oneshot::Sender<BufferSnapshot>),
+    /// How a stream stands. Queue full: nobody can tell.
+    Figures(StreamId, oneshot::Sender<StreamFigures>),
     /// Files up to this sequence number are committed: let go of the rows. Control retries while the queue is full.
     Flushed(StreamId, i64),
     /// Writing or committing a file failed: try the rows again after a pause. Control retries while the queue is full.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    buffer::{Buffer, Frozen},
+    buffer::{Buffer, Frozen, StreamFigures},
     config::EngineConfig,
     dedup::{Dedup, Seen},
     ids::{FIRST_SEQUENCE, ShardId, StreamId},
@@ -113,6 +113,7 @@ impl Shard {
             shard.remember(&batch)?;
             shard.buffer.insert(batch, 0, now);
         }
+        shard.buffer.forget_rates();
         Ok(shard)
     }
 
@@ -324,6 +325,12 @@ impl Shard {
         let snapshot = self.buffer.snapshot(stream);
         let next_sequence = self.sequencers.get(&stream).map_or(snapshot.next_sequence, |sequencer| sequencer.next);
         BufferSnapshot { next_sequence, ..snapshot }
+    }
+
+    /// See [`Buffer::figures`].
+    #[must_use]
+    pub fn figures(&self, stream: StreamId) -> StreamFigures {
+        self.buffer.figures(stream, self.clock.monotonic_micros())
     }
 
     /// The row buffer, for its figures.

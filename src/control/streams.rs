@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use ttdust_shards::ids::{SchemaId, ShardId, StreamId};
+use ttdust_shards::{
+    buffer::StreamFigures,
+    ids::{SchemaId, ShardId, StreamId},
+};
 
 use super::{Actor, Control, ControlError, names};
 use crate::{
@@ -38,12 +41,12 @@ pub struct NewStream {
 }
 
 /// How a stream stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StreamStatistics {
     /// The shard that owns it.
     pub shard: ShardId,
-    /// The sequence number of the last synced record; `None` when its shard is too busy to tell.
-    pub last_sequence: Option<i64>,
+    /// What its shard says; `None` when that is too busy to tell.
+    pub figures: Option<StreamFigures>,
     /// The last sequence number in a committed file.
     pub flushed_through: i64,
     /// Its committed files.
@@ -103,14 +106,9 @@ impl Control {
     pub async fn statistics(&self, stream: &Stream) -> Result<StreamStatistics, ControlError> {
         let shard = self.current().stream(stream.id).map(|entry| entry.home);
         let shard = shard.ok_or_else(|| ControlError::NotFound(format!("stream {}", stream.id)))?;
-        let snapshot = self.parts.link.snapshot(shard, stream.id).await;
+        let figures = self.parts.link.figures(shard, stream.id).await;
         let totals = self.parts.catalog.file_totals(stream.id).await?;
-        Ok(StreamStatistics {
-            shard,
-            last_sequence: snapshot.ok().map(|snapshot| snapshot.last_sequence),
-            flushed_through: stream.flushed_through,
-            totals,
-        })
+        Ok(StreamStatistics { shard, figures, flushed_through: stream.flushed_through, totals })
     }
 
     /// Streams, filtered by status.

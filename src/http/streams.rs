@@ -177,6 +177,14 @@ struct StreamStatistics {
     last_sequence: Option<i64>,
     /// The last sequence number in a committed file; 0: none.
     flushed_through: i64,
+    /// Records that are in no committed file yet; null, like what follows: its shard is too busy to tell.
+    buffered_records: Option<u64>,
+    /// Their bytes as they came.
+    buffered_bytes: Option<u64>,
+    /// Records that came in a second, over about the last minute.
+    records_per_second: Option<f64>,
+    /// Their bytes a second.
+    bytes_per_second: Option<f64>,
     /// Committed files.
     files: u64,
     /// Their bytes.
@@ -212,10 +220,15 @@ impl From<catalog::Stream> for Stream {
 
 impl From<control::StreamStatistics> for StreamStatistics {
     fn from(statistics: control::StreamStatistics) -> Self {
+        let figures = statistics.figures;
         Self {
             shard: statistics.shard.0,
-            last_sequence: statistics.last_sequence,
+            last_sequence: figures.map(|figures| figures.last_sequence),
             flushed_through: statistics.flushed_through,
+            buffered_records: figures.map(|figures| figures.buffered_records),
+            buffered_bytes: figures.map(|figures| figures.buffered_bytes),
+            records_per_second: figures.map(|figures| figures.records_per_second),
+            bytes_per_second: figures.map(|figures| figures.bytes_per_second),
             files: statistics.totals.files,
             file_bytes: statistics.totals.bytes,
             file_records: statistics.totals.rows,

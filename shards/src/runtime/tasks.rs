@@ -192,6 +192,9 @@ impl Loops {
             ToShard::Snapshot(stream, reply) => {
                 let _ = reply.send(reactor.shard.borrow().snapshot(stream));
             }
+            ToShard::Figures(stream, reply) => {
+                let _ = reply.send(reactor.shard.borrow().figures(stream));
+            }
             ToShard::Flushed(stream, through) => {
                 reactor.shard.borrow_mut().flushed(stream, through);
                 self.answer_flush_waits();
