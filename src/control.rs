@@ -29,8 +29,8 @@ use tokio::{
 };
 use ttdust_shards::{
     access::Principal,
-    message::{QueryFailure, ToShard},
-    query::{TimeRangeAnswer, TimeRangeQuery},
+    message::{QUERY_TIMEOUT_HINT, QueryFailure, ToShard},
+    query::{Cancel, KeyLookup, Query, QueryAnswer, TimeRangeQuery},
     rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimits},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
@@ -113,6 +113,9 @@ pub enum ControlError {
     /// The caller is over a limit.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
+    /// It took longer than it may.
+    #[error("{0}")]
+    TimedOut(&'static str),
     /// A part that is needed does not answer; try again.
     #[error("{0}")]
     Unavailable(String),
@@ -135,6 +138,7 @@ impl ControlError {
             Self::NotAvailable(_) => "UNIMPLEMENTED",
             Self::Overloaded => "RESOURCE_EXHAUSTED",
             Self::RateLimited(_) => "RATE_LIMITED",
+            Self::TimedOut(_) => "QUERY_TIMEOUT",
             Self::Unavailable(_) => "UNAVAILABLE",
             Self::Internal(_) => "INTERNAL",
         }
@@ -291,15 +295,32 @@ impl Control {
         stream.cloned().ok_or_else(|| ControlError::NotFound(format!("stream {}", names::shown(text))))
     }
 
-    /// Records of a stream.
+    /// Records of a stream. Dropped, the query is cancelled.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn records(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, ControlError> {
-        self.parts.queries.time_range(query).await.map_err(|failure| match failure {
+    pub async fn records(&self, query: TimeRangeQuery) -> Result<QueryAnswer, ControlError> {
+        self.query(Query::TimeRange(query)).await
+    }
+
+    /// The latest record of a stream with a key, or none. Dropped, the query is cancelled.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn lookup(&self, query: KeyLookup) -> Result<QueryAnswer, ControlError> {
+        self.query(Query::Lookup(query)).await
+    }
+
+    async fn query(&self, query: Query) -> Result<QueryAnswer, ControlError> {
+        let cancel = Cancel::default();
+        let _waiting = cancel.on_drop();
+        self.parts.queries.run(query, cancel).await.map_err(|failure| match failure {
             QueryFailure::Overloaded => ControlError::Overloaded,
             QueryFailure::RateLimited(over) => ControlError::RateLimited(over),
             QueryFailure::Deleting => ControlError::Conflict("the stream is being deleted".into()),
+            QueryFailure::TimedOut => ControlError::TimedOut(QUERY_TIMEOUT_HINT),
+            QueryFailure::Cancelled => ControlError::Internal("a query was cancelled, and its caller was not".into()),
+            QueryFailure::Unavailable(reason) => ControlError::Unavailable(reason),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

@@ -14,7 +14,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{query::TimeRangeAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
+use ttdust_shards::{query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::{catalog::PgFigures, link::ShardLink};
 
@@ -48,11 +48,18 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_http_connections_active", "gauge", "", "open REST connections"),
     info("ttdust_cp_requests_total", "counter", "method,route,status", "REST requests answered"),
     info("ttdust_auth_attempts_total", "counter", "result", "REST calls with authentication on"),
-    info("ttdust_query_requests_total", "counter", "status", "time-range queries"),
+    info("ttdust_query_requests_total", "counter", "status", "time-range queries and lookups"),
     info("ttdust_query_latency_seconds", "histogram", "", "a query from its arrival to its answer"),
     info("ttdust_query_execution_duration_seconds", "histogram", "", "a query's time on a worker"),
     info("ttdust_query_records_returned", "histogram", "", "records in an answer"),
     info("ttdust_query_partitions_scanned", "histogram", "", "hours looked into for an answer"),
+    info(
+        "ttdust_query_cache_hits_total",
+        "counter",
+        "cache_level",
+        "parts of files that were in a cache: memory, or redis",
+    ),
+    info("ttdust_query_cache_misses_total", "counter", "cache_level", "parts of files that were not"),
     info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
     info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
     info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
@@ -108,6 +115,8 @@ pub struct ControlMetrics {
     query_execution: Histogram,
     query_records: Histogram,
     query_partitions: Histogram,
+    cache_hits: Family<Labels, Counter>,
+    cache_misses: Family<Labels, Counter>,
     files: Counter,
     file_bytes: Counter,
     commit_retries: Counter,
@@ -129,6 +138,8 @@ impl Default for ControlMetrics {
             query_execution: Histogram::new(SECONDS),
             query_records: Histogram::new(ROWS),
             query_partitions: Histogram::new(PARTITIONS),
+            cache_hits: Family::default(),
+            cache_misses: Family::default(),
             files: Counter::default(),
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
@@ -143,22 +154,31 @@ impl Default for ControlMetrics {
             drop(metrics.auth_attempts.get_or_create(&vec![("result", result.to_owned())]));
             drop(metrics.reloads.get_or_create(&vec![("result", result.to_owned())]));
         }
-        for status in ["ok", "overloaded", "error"] {
+        for status in ["ok", "overloaded", "timeout", "cancelled", "unavailable", "error"] {
             drop(metrics.queries.get_or_create(&vec![("status", status.to_owned())]));
         }
+        metrics.cached("memory", 0, 0);
         metrics
     }
 }
 
 impl ControlMetrics {
     /// A query was answered or failed.
-    pub fn query_done(&self, status: &'static str, latency: Duration, answer: Option<&TimeRangeAnswer>) {
+    pub fn query_done(&self, status: &'static str, latency: Duration, answer: Option<&QueryAnswer>) {
         self.queries.get_or_create(&vec![("status", status.to_owned())]).inc();
         self.query_latency.observe(latency.as_secs_f64());
         if let Some(answer) = answer {
             self.query_records.observe(answer.records.len() as f64);
             self.query_partitions.observe(answer.partitions_scanned as f64);
+            self.cached("memory", answer.cache_hits, answer.cache_misses);
         }
+    }
+
+    /// So many parts of files were in the cache of this level, and so many were not.
+    pub fn cached(&self, level: &'static str, hits: u64, misses: u64) {
+        let labels = vec![("cache_level", level.to_owned())];
+        self.cache_hits.get_or_create(&labels).inc_by(hits);
+        self.cache_misses.get_or_create(&labels).inc_by(misses);
     }
 
     /// A worker was done with a query.
@@ -240,6 +260,8 @@ impl ControlMetrics {
             meaning("query_partitions_scanned"),
             self.query_partitions.clone(),
         );
+        registry.register("query_cache_hits", meaning("query_cache_hits_total"), self.cache_hits.clone());
+        registry.register("query_cache_misses", meaning("query_cache_misses_total"), self.cache_misses.clone());
         registry.register("storage_files", meaning("storage_files_total"), self.files.clone());
         registry.register("storage_bytes", meaning("storage_bytes_total"), self.file_bytes.clone());
         registry.register(
@@ -355,7 +377,7 @@ mod tests {
 
     fn exposition() -> Exposition {
         let control = ControlMetrics::default();
-        control.query_done("ok", Duration::from_millis(3), Some(&TimeRangeAnswer::default()));
+        control.query_done("ok", Duration::from_millis(3), Some(&QueryAnswer::default()));
         control.request_done("GET", "/api/v1/streams/{id}", 200);
         control.auth_attempt("ok");
         let backend = IoBackend { kind: "epoll", reason: "a \"quoted\" reason".into() };

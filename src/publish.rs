@@ -12,6 +12,7 @@ use ttdust_shards::{
     access::{Access, Credentials, Role, StreamPermissions, TokenCheck, failures::AuthFailures},
     ids::{SchemaId, StreamId},
     rate::RateLimits,
+    record::keys::KeyField,
     schema::{CompiledSchema, SchemaError},
     snapshot::{CatalogSnapshot, StreamEntry},
 };
@@ -269,6 +270,7 @@ impl Publisher {
                 name: stream.name.clone(),
                 state,
                 schema: Arc::clone(schema),
+                key_fields: stream.key_fields.iter().map(|field| KeyField::new(field)).collect(),
                 home: self.homes.of(stream.id, &stream.name),
             }))
         };

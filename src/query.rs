@@ -1,19 +1,27 @@
-//! Time-range queries: the buffer's snapshot first, then the files, merged on a worker. For REST and for the shards' gRPC.
+//! Queries: the buffer's snapshot first, then the files, merged on a worker. For REST and for the shards' gRPC.
 //!
 //! The order is what makes an answer whole: rows that move from buffer to file after the snapshot are still in it, and files
-//! committed after it are left out.
+//! committed after it are left out. A query ends at its time limit, and when its caller has gone.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use tokio::time;
 use ttdust_shards::{
     ids::StreamId,
     message::QueryFailure,
-    query::{FileRef, LIMIT_DEFAULT, LIMIT_MAX, TimeRangeAnswer, TimeRangeQuery, decode_cursor, time_range},
+    parquet::cache::FileCache,
+    query::{
+        Bounds, Cancel, FileRef, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext, TimeRangeQuery,
+        decode_cursor,
+    },
     snapshot::{StreamEntry, StreamState},
 };
 
 use crate::{
-    catalog::{Catalog, StoredFile},
+    catalog::{Catalog, CatalogError, StoredFile},
     link::ShardLink,
     metrics::ControlMetrics,
     objects::Objects,
@@ -45,15 +53,27 @@ pub fn limit(text: Option<&str>) -> Result<usize, QueryParameterError> {
     })
 }
 
-/// The sequence number that a cursor goes on after.
+/// The order that a client asks for.
 ///
 /// # Errors
-/// It is not one of ours.
-pub fn after_cursor(text: Option<&str>) -> Result<Option<i64>, QueryParameterError> {
+/// It is none.
+pub fn order(text: Option<&str>) -> Result<Order, QueryParameterError> {
+    match text {
+        None | Some("asc") => Ok(Order::Ascending),
+        Some("desc") => Ok(Order::Descending),
+        Some(_) => Err(QueryParameterError { parameter: "order", message: "order is asc or desc".to_owned() }),
+    }
+}
+
+/// The sequence number that a cursor goes on after in this order.
+///
+/// # Errors
+/// It is not one of ours, or of the other order.
+pub fn after_cursor(text: Option<&str>, order: Order) -> Result<Option<i64>, QueryParameterError> {
     let Some(text) = text else {
         return Ok(None);
     };
-    decode_cursor(text)
+    decode_cursor(text, order)
         .map(Some)
         .map_err(|error| QueryParameterError { parameter: "cursor", message: error.to_string() })
 }
@@ -67,30 +87,50 @@ pub struct Queries {
     workers: Workers,
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
+    cache: Arc<FileCache>,
+    timeout: Duration,
+}
+
+/// The parts that queries work with.
+#[derive(Debug)]
+pub struct QueryParts {
+    /// Where files are registered.
+    pub catalog: Catalog,
+    /// Where they lie.
+    pub objects: Objects,
+    /// The way to the buffers.
+    pub link: ShardLink,
+    /// Who does the work.
+    pub workers: Workers,
+    /// Which streams there are.
+    pub publisher: Arc<Publisher>,
+    /// Where it is counted.
+    pub metrics: Arc<ControlMetrics>,
 }
 
 impl Queries {
-    /// From these parts.
+    /// From these parts; a query may take `timeout`, and what is read of files is kept in `cache_bytes` of memory.
     #[must_use]
-    pub fn new(
-        catalog: Catalog,
-        objects: Objects,
-        link: ShardLink,
-        workers: Workers,
-        publisher: Arc<Publisher>,
-        metrics: Arc<ControlMetrics>,
-    ) -> Self {
-        Self { catalog, objects, link, workers, publisher, metrics }
+    pub fn new(parts: QueryParts, timeout: Duration, cache_bytes: usize) -> Self {
+        let QueryParts { catalog, objects, link, workers, publisher, metrics } = parts;
+        let cache = Arc::new(FileCache::new(cache_bytes));
+        Self { catalog, objects, link, workers, publisher, metrics, cache, timeout }
     }
 
-    /// The answer to a query.
+    /// The answer to a query. `cancel` ends it, and so does dropping this.
     ///
     /// # Errors
-    /// `Overloaded`: try again. `Deleting`. `Internal`: the log says more.
-    pub async fn time_range(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, QueryFailure> {
+    /// `Overloaded`, `Unavailable`: try again. `Deleting`. `TimedOut`. `Cancelled`. `Internal`: the log says more.
+    pub async fn run(&self, query: Query, cancel: Cancel) -> Result<QueryAnswer, QueryFailure> {
         let start = Instant::now();
-        let stream = query.stream;
-        let mut answer = self.answer(query).await;
+        let _waiting = cancel.on_drop();
+        let asked = Asked { metrics: &self.metrics, start, counted: false };
+        let stream = query.stream();
+        let bounds = Bounds { deadline: Some(start + self.timeout), cancel };
+        let mut answer = match time::timeout(self.timeout, self.answer(query, bounds)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(QueryFailure::TimedOut),
+        };
         // A deletion that began meanwhile takes files away.
         if matches!(answer, Err(QueryFailure::Internal(_))) && self.readable(stream).is_none() {
             answer = Err(QueryFailure::Deleting);
@@ -98,13 +138,16 @@ impl Queries {
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(QueryFailure::Overloaded | QueryFailure::RateLimited(_)) => "overloaded",
+            Err(QueryFailure::TimedOut) => "timeout",
+            Err(QueryFailure::Cancelled) => "cancelled",
+            Err(QueryFailure::Unavailable(_)) => "unavailable",
             Err(QueryFailure::Deleting) => "error",
             Err(QueryFailure::Internal(reason)) => {
                 tracing::error!(%reason, "a query failed");
                 "error"
             }
         };
-        self.metrics.query_done(outcome, start.elapsed(), answer.as_ref().ok());
+        asked.count(outcome, answer.as_ref().ok());
         answer
     }
 
@@ -112,19 +155,22 @@ impl Queries {
         self.publisher.current().stream(stream).filter(|stream| stream.state != StreamState::Deleting).cloned()
     }
 
-    async fn answer(&self, query: TimeRangeQuery) -> Result<TimeRangeAnswer, QueryFailure> {
-        let stream = self.readable(query.stream).ok_or(QueryFailure::Deleting)?;
+    async fn answer(&self, query: Query, bounds: Bounds) -> Result<QueryAnswer, QueryFailure> {
+        let stream = self.readable(query.stream()).ok_or(QueryFailure::Deleting)?;
         let buffer = self.link.snapshot(stream.home, stream.id).await?;
-        let files = self
-            .catalog
-            .files_in(query.stream, query.start_unix_micros, query.end_unix_micros)
-            .await
-            .map_err(|e| QueryFailure::Internal(e.to_string()))?;
+        let (start, end) = match &query {
+            Query::TimeRange(query) => (query.start_unix_micros, query.end_unix_micros),
+            Query::Lookup(_) => (i64::MIN, i64::MAX),
+        };
+        let files = self.catalog.files_in(stream.id, start, end).await.map_err(|error| match error {
+            CatalogError::Unavailable(reason) => QueryFailure::Unavailable(reason),
+            error => QueryFailure::Internal(error.to_string()),
+        })?;
         let files = wanted(&self.objects, files, &query, buffer.flushed_through);
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, cache) = (Arc::clone(&self.metrics), Arc::clone(&self.cache));
         let run = move || {
             let start = Instant::now();
-            let answer = time_range(&query, &buffer, &files);
+            let answer = query.answer(&buffer, &files, &QueryContext { cache: &cache, bounds: &bounds });
             metrics.query_executed(start.elapsed());
             answer
         };
@@ -136,13 +182,43 @@ impl Queries {
     }
 }
 
+/// A query that is counted however it ends.
+struct Asked<'m> {
+    metrics: &'m ControlMetrics,
+    start: Instant,
+    counted: bool,
+}
+
+impl Asked<'_> {
+    fn count(mut self, outcome: &'static str, answer: Option<&QueryAnswer>) {
+        self.counted = true;
+        self.metrics.query_done(outcome, self.start.elapsed(), answer);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.counted {
+            self.metrics.query_done("cancelled", self.start.elapsed(), None);
+        }
+    }
+}
+
 /// The files that an answer may be in: none that was committed after the buffer's snapshot, whose rows are in the snapshot,
 /// and none that the page before went past.
-fn wanted(objects: &Objects, files: Vec<StoredFile>, query: &TimeRangeQuery, flushed_through: i64) -> Vec<FileRef> {
-    let after = query.after_sequence.unwrap_or(0);
+fn wanted(objects: &Objects, files: Vec<StoredFile>, query: &Query, flushed_through: i64) -> Vec<FileRef> {
+    let sequences = match query {
+        Query::TimeRange(TimeRangeQuery { after_sequence: Some(after), order: Order::Ascending, .. }) => {
+            after.saturating_add(1)..=flushed_through
+        }
+        Query::TimeRange(TimeRangeQuery { after_sequence: Some(before), order: Order::Descending, .. }) => {
+            0..=flushed_through.min(before.saturating_sub(1))
+        }
+        _ => 0..=flushed_through,
+    };
     files
         .into_iter()
-        .filter(|file| file.first_sequence <= flushed_through && file.last_sequence > after)
+        .filter(|file| file.first_sequence <= *sequences.end() && file.last_sequence >= *sequences.start())
         .map(|file| FileRef {
             source: objects.source(&file.key, file.bytes),
             hour: file.hour,
@@ -168,8 +244,13 @@ mod tests {
         for text in ["0", "10001", "-1", "x", ""] {
             assert!(limit(Some(text)).is_err(), "{text}");
         }
-        assert_eq!(after_cursor(Some(&encode_cursor(42))), Ok(Some(42)));
-        assert!(after_cursor(Some("-1")).is_err() && after_cursor(Some("abc")).is_err());
+        for order in [Order::Ascending, Order::Descending] {
+            assert_eq!(after_cursor(Some(&encode_cursor(42, order)), order), Ok(Some(42)));
+            assert!(after_cursor(Some("-1"), order).is_err() && after_cursor(Some("abc"), order).is_err());
+        }
+        assert_eq!(order(None), Ok(Order::Ascending));
+        assert_eq!(order(Some("desc")), Ok(Order::Descending));
+        assert!(order(Some("DESC")).is_err());
     }
 
     #[test]
@@ -186,14 +267,21 @@ mod tests {
             bytes: 0,
             checksum: 0,
         };
-        let query = TimeRangeQuery {
-            stream: StreamId::generate(),
-            start_unix_micros: 0,
-            end_unix_micros: 1,
-            limit: 1,
-            after_sequence: Some(10),
+        let chosen = |order, after_sequence| {
+            let query = Query::TimeRange(TimeRangeQuery {
+                stream: StreamId::generate(),
+                start_unix_micros: 0,
+                end_unix_micros: 1,
+                limit: 1,
+                order,
+                after_sequence,
+            });
+            let chosen = wanted(&objects, vec![file(1, 10), file(11, 20), file(21, 30)], &query, 20);
+            chosen.iter().map(|f| f.first_sequence).collect::<Vec<_>>()
         };
-        let chosen = wanted(&objects, vec![file(1, 10), file(11, 20), file(21, 30)], &query, 20);
-        assert_eq!(chosen.iter().map(|f| f.first_sequence).collect::<Vec<_>>(), [11]);
+        assert_eq!(chosen(Order::Ascending, Some(10)), [11]);
+        assert_eq!(chosen(Order::Descending, Some(11)), [1]);
+        assert_eq!(chosen(Order::Descending, Some(12)), [1, 11]);
+        assert_eq!(chosen(Order::Descending, None), [1, 11]);
     }
 }

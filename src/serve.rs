@@ -42,7 +42,7 @@ use crate::{
     metrics::{ControlMetrics, Exposition},
     objects::{ObjectError, Objects, clean_staging},
     publish::{Checks, PublishError, Publisher},
-    query::Queries,
+    query::{Queries, QueryParts},
     telemetry::Level,
     tls::{Identity, TlsError},
     workers::{Workers, pin},
@@ -212,14 +212,16 @@ impl Server {
         let link = ShardLink::new(Arc::clone(&engine));
         log_start(&config, &engine, rest);
 
-        let queries = Arc::new(Queries::new(
-            base.catalog.clone(),
-            base.objects.clone(),
-            link.clone(),
-            base.workers.clone(),
-            Arc::clone(&base.publisher),
-            Arc::clone(&base.metrics),
-        ));
+        let parts = QueryParts {
+            catalog: base.catalog.clone(),
+            objects: base.objects.clone(),
+            link: link.clone(),
+            workers: base.workers.clone(),
+            publisher: Arc::clone(&base.publisher),
+            metrics: Arc::clone(&base.metrics),
+        };
+        let cache_bytes = usize::try_from(config.settings().query_cache_bytes).unwrap_or(usize::MAX);
+        let queries = Arc::new(Queries::new(parts, config.settings().query_timeout, cache_bytes));
         let coordinator = coordinator(&config, &base.metrics).await?;
         let (takeover, pending) = match &base.known {
             Known { mirrored: false, .. } => (Takeover::not_needed(), None),

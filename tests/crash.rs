@@ -133,7 +133,8 @@ async fn produce(address: SocketAddr, journal: &std::cell::RefCell<Journal>) {
 async fn read(address: SocketAddr, after: i64) -> Vec<(i64, Bytes)> {
     let mut client = Client::connect(address).await;
     let mut rows: Vec<(i64, Bytes)> = Vec::new();
-    let mut cursor = (after > 0).then(|| ttdust_shards::query::encode_cursor(after));
+    let mut cursor =
+        (after > 0).then(|| ttdust_shards::query::encode_cursor(after, ttdust_shards::query::Order::Ascending));
     loop {
         let request = TimeRangeQueryRequest {
             stream_id: "crash".to_owned(),
@@ -141,6 +142,7 @@ async fn read(address: SocketAddr, after: i64) -> Vec<(i64, Bytes)> {
             end_time_unix_micros: i64::MAX,
             limit: Some(5000),
             cursor: cursor.take(),
+            order: None,
         };
         let answer: TimeRangeQueryResponse = client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");
         rows.extend(answer.records.into_iter().map(|record| (record.sequence_number, record.payload)));

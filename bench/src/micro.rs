@@ -50,6 +50,9 @@ enum Part {
         /// Records of a file; those of the payload, over and over
         #[arg(long, value_name = "N", default_value_t = 200_000)]
         rows: usize,
+        /// A key field to index; may be given many times
+        #[arg(long, value_name = "FIELD")]
+        key: Vec<String>,
     },
 }
 
@@ -72,12 +75,12 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
             }
             Ok(())
         }
-        &Part::Parquet { rounds, rows } => {
+        Part::Parquet { rounds, rows, key } => {
             for kind in &kinds {
                 let definition = payload::schema(kind, args.schema.as_deref())?.to_string();
-                let records: Vec<Bytes> = records(kind)?.into_iter().cycle().take(rows).collect();
+                let records: Vec<Bytes> = records(kind)?.into_iter().cycle().take(*rows).collect();
                 println!("parquet {kind}:");
-                parquet::run(&definition, &records, rounds)?;
+                parquet::run(&definition, &records, key, *rounds)?;
             }
             Ok(())
         }

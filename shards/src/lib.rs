@@ -20,6 +20,7 @@ pub mod parquet;
 pub mod query;
 pub mod rate;
 mod reactor;
+pub mod record;
 pub mod runtime;
 pub mod schema;
 pub mod shard;

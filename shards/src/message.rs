@@ -12,7 +12,7 @@ use crate::{
     buffer::StreamFigures,
     ids::{ShardId, StreamId},
     parquet::FileMeta,
-    query::{BufferSnapshot, QueryError, TimeRangeAnswer, TimeRangeQuery},
+    query::{BufferSnapshot, Cancel, Query, QueryAnswer, QueryError},
     rate::{LeaseAsk, LeaseGrant, RateLimited},
     snapshot::CatalogSnapshot,
 };
@@ -114,7 +114,7 @@ pub enum ToShard {
     /// Freeze and flush all rows now; answered when every file of them is committed. Control retries while the queue is full.
     FlushAll(oneshot::Sender<()>),
     /// The answer to a call's query. Never refused: bounded by the calls.
-    Answer(u64, Result<TimeRangeAnswer, QueryFailure>),
+    Answer(u64, Result<QueryAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
     Admin(u64, Box<Result<AdminReply, AdminFailure>>),
     /// The answer to a batch of asks. Never refused: one batch is under way at a time.
@@ -146,7 +146,9 @@ pub enum ToControl {
         /// Who asks, for its limits.
         client: Arc<str>,
         /// For what.
-        query: TimeRangeQuery,
+        query: Query,
+        /// Tells that the caller waits no more.
+        cancel: Cancel,
         /// Where the answer goes.
         reply: ReplyTo,
     },
@@ -216,6 +218,11 @@ pub enum FailureKind {
     Internal,
 }
 
+/// What a client whose query took too long is told.
+pub const QUERY_TIMEOUT_HINT: &str = "the query did not end within query.timeout_ms: ask for less at once, a shorter time \
+                                      range or a smaller limit; a key in a field that was declared after the files were \
+                                      written is looked for in all of their records";
+
 /// A query that failed, in a form that crosses threads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueryFailure {
@@ -225,12 +232,22 @@ pub enum QueryFailure {
     RateLimited(RateLimited),
     /// The stream is being deleted.
     Deleting,
+    /// It took longer than a query may.
+    TimedOut,
+    /// Nobody waits for it any more.
+    Cancelled,
+    /// What it needs cannot be reached now; try again.
+    Unavailable(String),
     /// Files or log could not be read.
     Internal(String),
 }
 
 impl From<QueryError> for QueryFailure {
     fn from(error: QueryError) -> Self {
-        Self::Internal(error.to_string())
+        match error {
+            QueryError::TimedOut => Self::TimedOut,
+            QueryError::Cancelled => Self::Cancelled,
+            QueryError::File(_) | QueryError::Log(_) => Self::Internal(error.to_string()),
+        }
     }
 }

@@ -3,8 +3,13 @@
 //! Columns: `_seq`, `_ingest_ts`, `_record_id`, `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of
 //! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps.
 //!
-//! [`layout`] says how a file is laid out, `sink` makes its bytes durable, [`read`] reads it back from a [`source`].
+//! Between the last row group and the footer lies a key index, which other readers pass by.
+//!
+//! [`layout`] says how a file is laid out, `index` what its key index is, `sink` makes its bytes durable, [`read`] reads it
+//! back from a [`source`] and keeps what is worth it in a [`cache`].
 
+pub mod cache;
+mod index;
 pub mod layout;
 pub mod read;
 mod sink;
@@ -24,14 +29,17 @@ use arrow_schema::SchemaRef;
 use parquet::{
     arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
     errors::ParquetError,
+    file::metadata::KeyValue,
 };
 
 use crate::{
     ids::{RecordId, StreamId},
+    record::{Parser, keys::KeyField},
     schema::CompiledSchema,
     transform::{columns, decode_metadata, rows, rows::RowBuilder},
     wal::batch::RowBatch,
 };
+use index::IndexBuilder;
 use sink::Sink;
 
 /// An hour of a stream: where its files lie.
@@ -52,6 +60,8 @@ pub struct WriteJob {
     pub hour: PartitionHour,
     /// The rows, in order of their sequence numbers, without gaps.
     pub batches: Vec<RowBatch>,
+    /// The fields whose keys are indexed.
+    pub key_fields: Arc<[KeyField]>,
     /// Where to write it; replaced if it exists.
     pub path: PathBuf,
 }
@@ -146,7 +156,8 @@ impl WriteJob {
     }
 }
 
-/// Writes and syncs a file. Runs on the flusher's thread. Takes the memory of about one row group.
+/// Writes and syncs a file. Runs on the flusher's thread. Takes the memory of about one row group, and 16 bytes a row and key
+/// field.
 ///
 /// # Errors
 /// [`ParquetFileError`]; what was written is removed.
@@ -184,6 +195,8 @@ struct Encoder<'j> {
     schema: SchemaRef,
     columns: Vec<columns::Column>,
     typed: RowBuilder,
+    parser: Parser,
+    index: IndexBuilder,
     sequences: Int64Builder,
     times: TimestampMicrosecondBuilder,
     record_ids: StringBuilder,
@@ -215,6 +228,8 @@ impl<'j> Encoder<'j> {
             schema: layout::file_schema(typed.fields()),
             columns,
             typed,
+            parser: Parser::default(),
+            index: IndexBuilder::new(&job.key_fields),
             sequences: Int64Builder::new(),
             times: TimestampMicrosecondBuilder::new(),
             record_ids: StringBuilder::new(),
@@ -244,7 +259,7 @@ impl<'j> Encoder<'j> {
             write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
             self.schema_versions.append_value(header.schema_version as i32);
             self.metadata.append_option(metadata.as_deref());
-            self.typed.append(payload);
+            self.look_at(payload);
             self.payloads.append_value(text);
             self.step_rows += 1;
             self.step_bytes += text.len();
@@ -253,6 +268,22 @@ impl<'j> Encoder<'j> {
             }
         }
         Ok(())
+    }
+
+    /// What is inside the record: typed columns and keys, in one look.
+    fn look_at(&mut self, payload: &[u8]) {
+        let Self { parser, typed, index, .. } = self;
+        match (typed.is_empty(), index.is_empty()) {
+            (true, true) => {}
+            (typed_is_empty, index_is_empty) => parser.with_nodes(payload, |nodes| {
+                if !typed_is_empty {
+                    typed.append(nodes);
+                }
+                if !index_is_empty {
+                    index.append(nodes);
+                }
+            }),
+        }
     }
 
     fn step(&mut self) -> Result<(), ParquetFileError> {
@@ -289,8 +320,17 @@ impl<'j> Encoder<'j> {
         if self.step_rows > 0 {
             self.step()?;
         }
-        let FileState::Open(writer) = self.file else { unreachable!("a batch has at least one row") };
-        writer.into_inner().map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))
+        let FileState::Open(mut writer) = self.file else { unreachable!("a batch has at least one row") };
+        let path = &self.job.path;
+        if !self.index.is_empty() {
+            // Only whole row groups have their place in the file.
+            writer.flush().map_err(|error| ParquetFileError::from_parquet(path, error))?;
+            let (index, footer) = self.index.finish(writer.bytes_written() as u64);
+            let io_error = |source| ParquetFileError::Io { path: path.clone(), source };
+            writer.write_all(&index).map_err(io_error)?;
+            writer.append_key_value_metadata(KeyValue::new(index::FOOTER_KEY.to_owned(), footer));
+        }
+        writer.into_inner().map_err(|error| ParquetFileError::from_parquet(path, error))
     }
 }
 

@@ -3,11 +3,15 @@
 //! The buffer's snapshot carries `flushed_through`, taken in one step with its rows: rows up to it come from the files, rows
 //! past it from the buffer. Runs on workers, never on a shard's reactor.
 
+mod bounds;
 pub mod cursor;
+mod lookup;
+mod range;
 
-pub use cursor::{CursorError, decode_cursor, encode_cursor};
-
-use std::collections::BTreeSet;
+pub use bounds::{Bounds, Cancel, CancelOnDrop};
+pub use cursor::{CursorError, Order, decode_cursor, encode_cursor};
+pub use lookup::{KeyLookup, LookupError, RECORD_ID_FIELD, Wanted, lookup};
+pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range};
 
 use bytes::Bytes;
 
@@ -15,10 +19,10 @@ use crate::{
     ids::StreamId,
     parquet::{
         ParquetFileError, PartitionHour,
-        read::{FileReader, FileRow},
+        cache::FileCache,
+        read::{FileReader, FileRow, ReadCounts},
         source::FileSource,
     },
-    transform::decode_metadata,
     wal::batch::RowBatch,
 };
 
@@ -26,9 +30,6 @@ use crate::{
 pub const LIMIT_MAX: usize = 10_000;
 /// The rows of an answer when the client names no number.
 pub const LIMIT_DEFAULT: usize = 1000;
-
-/// An answer ends early when its payloads come to this many bytes.
-pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A stream's rows that are not in a committed file, and where the files end.
 #[derive(Debug, Clone)]
@@ -64,21 +65,6 @@ pub struct FileRef {
     pub bytes: u64,
 }
 
-/// Records of one stream ingested in [`start`, `end`), oldest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TimeRangeQuery {
-    /// The stream.
-    pub stream: StreamId,
-    /// Unix µs, inclusive.
-    pub start_unix_micros: i64,
-    /// Unix µs, exclusive.
-    pub end_unix_micros: i64,
-    /// 1 to [`LIMIT_MAX`].
-    pub limit: usize,
-    /// Only rows past this sequence number: where the page before ended.
-    pub after_sequence: Option<i64>,
-}
-
 /// A record of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordRow {
@@ -92,9 +78,9 @@ pub struct RecordRow {
     pub metadata: Vec<(String, String)>,
 }
 
-/// An answer.
+/// An answer: of a time range the records of a page, of a lookup one record or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TimeRangeAnswer {
+pub struct QueryAnswer {
     /// At most `limit` records, and fewer when they are large: see [`ANSWER_BYTES_MAX`].
     pub records: Vec<RecordRow>,
     /// More may follow: ask again with this as `after_sequence`.
@@ -103,6 +89,66 @@ pub struct TimeRangeAnswer {
     pub rows_scanned: u64,
     /// Hours looked into: files' partitions, and one for the buffer if it had rows.
     pub partitions_scanned: u64,
+    /// Parts of files that were in the cache.
+    pub cache_hits: u64,
+    /// Parts of files that were not, and had to be read.
+    pub cache_misses: u64,
+}
+
+impl QueryAnswer {
+    fn count(&mut self, counts: ReadCounts) {
+        self.rows_scanned += counts.rows;
+        self.cache_hits += counts.cache_hits;
+        self.cache_misses += counts.cache_misses;
+    }
+}
+
+/// A query of either kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    /// Records of a time range.
+    TimeRange(TimeRangeQuery),
+    /// The latest record with a key.
+    Lookup(KeyLookup),
+}
+
+impl Query {
+    /// The stream.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::TimeRange(query) => query.stream,
+            Self::Lookup(query) => query.stream,
+        }
+    }
+
+    /// Answers it.
+    ///
+    /// # Errors
+    /// See [`QueryError`].
+    ///
+    /// # Panics
+    /// As [`time_range`] and [`lookup`].
+    pub fn answer(
+        &self,
+        buffer: &BufferSnapshot,
+        files: &[FileRef],
+        context: &QueryContext<'_>,
+    ) -> Result<QueryAnswer, QueryError> {
+        match self {
+            Self::TimeRange(query) => time_range(query, buffer, files, context),
+            Self::Lookup(query) => lookup(query, buffer, files, context),
+        }
+    }
+}
+
+/// What a query runs with.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryContext<'c> {
+    /// What was read of files before.
+    pub cache: &'c FileCache,
+    /// When it ends.
+    pub bounds: &'c Bounds,
 }
 
 /// Why a query has no answer.
@@ -114,162 +160,28 @@ pub enum QueryError {
     /// Rows that are only in the log cannot be read.
     #[error("cannot read buffered rows from the log: {0}")]
     Log(#[source] std::io::Error),
+    /// Its deadline passed.
+    #[error("the query did not end within its time limit")]
+    TimedOut,
+    /// Nobody waits for it.
+    #[error("the query was cancelled")]
+    Cancelled,
 }
 
-/// Answers a time-range query. `files` may be in any order and may be more than are needed.
-///
-/// # Errors
-/// See [`QueryError`].
-///
-/// # Panics
-/// The limit is 0, or the buffer is another stream's.
-pub fn time_range(
-    query: &TimeRangeQuery,
-    buffer: &BufferSnapshot,
-    files: &[FileRef],
-) -> Result<TimeRangeAnswer, QueryError> {
-    assert!(query.limit > 0, "a query wants at least one record");
-    assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
-    let mut page = Page::new(query);
-    let mut files: Vec<&FileRef> = files.iter().filter(|file| may_hold(query, buffer, file)).collect();
-    files.sort_unstable_by_key(|file| file.first_sequence);
-    let mut hours = BTreeSet::new();
-    for file in files {
-        // A file that another one covers has nothing new; with a full page this one may.
-        if file.last_sequence <= page.position {
-            continue;
-        }
-        if page.is_full() {
-            page.more = true;
-            break;
-        }
-        hours.insert(file.hour);
-        page.take_from_file(file, buffer.flushed_through)?;
+/// Opens a file that the catalog names.
+fn open<'f>(file: &'f FileRef, context: &QueryContext<'f>) -> Result<FileReader<'f>, QueryError> {
+    let reader = FileReader::open(&file.source, context.cache)?;
+    if (reader.first_sequence(), reader.last_sequence()) != (file.first_sequence, file.last_sequence) {
+        let reason = "it holds other rows than the catalog says".to_owned();
+        return Err(ParquetFileError::Format { path: file.source.name().to_owned(), reason }.into());
     }
-    page.answer.partitions_scanned = hours.len() as u64;
-    page.take_from_buffer(buffer)?;
-    Ok(page.finish())
-}
-
-/// Whether the file can hold a row that the answer needs.
-fn may_hold(query: &TimeRangeQuery, buffer: &BufferSnapshot, file: &FileRef) -> bool {
-    file.first_sequence <= buffer.flushed_through
-        && file.last_sequence > query.after_sequence.unwrap_or(0)
-        && file.max_timestamp >= query.start_unix_micros
-        && file.min_timestamp < query.end_unix_micros
-}
-
-/// An answer as it fills.
-struct Page<'q> {
-    query: &'q TimeRangeQuery,
-    answer: TimeRangeAnswer,
-    /// Rows up to this one are in the answer or not wanted.
-    position: i64,
-    bytes: usize,
-    more: bool,
-}
-
-impl<'q> Page<'q> {
-    fn new(query: &'q TimeRangeQuery) -> Self {
-        let position = query.after_sequence.unwrap_or(0);
-        Self { query, answer: TimeRangeAnswer::default(), position, bytes: 0, more: false }
-    }
-
-    fn is_full(&self) -> bool {
-        self.answer.records.len() >= self.query.limit || self.bytes >= ANSWER_BYTES_MAX
-    }
-
-    fn push(&mut self, record: RecordRow) {
-        self.position = record.sequence;
-        self.bytes += record.payload.len();
-        self.answer.records.push(record);
-    }
-
-    fn take_from_file(&mut self, file: &FileRef, flushed_through: i64) -> Result<(), QueryError> {
-        let mut reader = FileReader::open(&file.source)?;
-        let first = reader.first_sequence();
-        if (first, reader.last_sequence()) != (file.first_sequence, file.last_sequence) {
-            let reason = "it holds other rows than the catalog says".to_owned();
-            return Err(ParquetFileError::Format { path: file.source.name().to_owned(), reason }.into());
-        }
-        let mut start = row_number(self.position + 1, first);
-        let mut end = reader.rows().min(row_number(flushed_through + 1, first));
-        if file.min_timestamp < self.query.start_unix_micros {
-            start = start.max(reader.first_row_at(self.query.start_unix_micros)?);
-        }
-        if file.max_timestamp >= self.query.end_unix_micros {
-            end = end.min(reader.first_row_at(self.query.end_unix_micros)?);
-        }
-        if start < end {
-            let wanted = end.min(start + (self.query.limit - self.answer.records.len()));
-            reader.read(start..wanted, |row| {
-                self.push(record_of(row));
-                !self.is_full()
-            })?;
-            self.more |= self.position < first + end as i64 - 1;
-        }
-        self.answer.rows_scanned += reader.rows_decoded();
-        Ok(())
-    }
-
-    fn take_from_buffer(&mut self, buffer: &BufferSnapshot) -> Result<(), QueryError> {
-        let after = self.position.max(buffer.flushed_through);
-        let batches = &buffer.batches;
-        let time = |batch: &RowBatch| batch.header().timestamp_unix_micros;
-        let start = batches.partition_point(|batch| time(batch) < self.query.start_unix_micros);
-        let end = batches.partition_point(|batch| time(batch) < self.query.end_unix_micros);
-        let in_range = batches.get(start..end).unwrap_or_default();
-        let in_range = &in_range[in_range.partition_point(|batch| batch.header().last_sequence() <= after)..];
-        if self.is_full() {
-            self.more |= !in_range.is_empty();
-            return Ok(());
-        }
-        self.answer.partitions_scanned += u64::from(buffer.last_batch_sequence() > buffer.flushed_through);
-        for batch in in_range {
-            if self.is_full() {
-                self.more = true;
-                break;
-            }
-            self.take_from_batch(batch, after)?;
-        }
-        Ok(())
-    }
-
-    fn take_from_batch(&mut self, batch: &RowBatch, after: i64) -> Result<(), QueryError> {
-        let header = batch.header();
-        let rows = batch.rows().map_err(QueryError::Log)?;
-        let metadata = decode_metadata(&rows.metadata());
-        for index in row_number(after + 1, header.first_sequence)..header.count as usize {
-            if self.is_full() {
-                self.more = true;
-                break;
-            }
-            self.answer.rows_scanned += 1;
-            self.push(RecordRow {
-                sequence: header.first_sequence + index as i64,
-                timestamp_unix_micros: header.timestamp_unix_micros,
-                payload: rows.payload(index),
-                metadata: metadata.clone(),
-            });
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> TimeRangeAnswer {
-        self.answer.next_after = self.more.then_some(self.position);
-        self.answer
-    }
+    Ok(reader)
 }
 
 impl BufferSnapshot {
     fn last_batch_sequence(&self) -> i64 {
         self.batches.last().map_or(0, |batch| batch.header().last_sequence())
     }
-}
-
-/// The index, from 0, of `sequence` in rows that begin with `first`; 0 for one before them.
-fn row_number(sequence: i64, first: i64) -> usize {
-    usize::try_from(sequence.saturating_sub(first)).unwrap_or(0)
 }
 
 fn record_of(row: FileRow) -> RecordRow {

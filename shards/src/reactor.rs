@@ -24,7 +24,7 @@ use crate::{
         ToControl, ToShard,
     },
     metrics::ShardMetrics,
-    query::{TimeRangeAnswer, TimeRangeQuery},
+    query::{Cancel, Query, QueryAnswer},
     rate::{LeaseGrant, budget::Budgets},
     shard::{Shard, Submitted},
     snapshot::CatalogSnapshot,
@@ -74,7 +74,7 @@ pub enum Reply {
     /// Of a submission.
     Outcome(Outcome),
     /// Of a query.
-    Answer(Result<TimeRangeAnswer, QueryFailure>),
+    Answer(Result<QueryAnswer, QueryFailure>),
     /// Of an admin call.
     Admin(Result<AdminReply, AdminFailure>),
 }
@@ -240,11 +240,11 @@ impl Reactor {
         }
     }
 
-    /// Asks control; the answer arrives in the slot.
-    pub fn query(&self, client: Arc<str>, query: TimeRangeQuery, waiter: &Rc<Bell>) -> Rc<Slot> {
+    /// Asks control; the answer arrives in the slot. `cancel` tells that nobody waits for it.
+    pub fn query(&self, client: Arc<str>, query: Query, cancel: Cancel, waiter: &Rc<Bell>) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::Query { client, query, reply }).is_err() {
+        if self.to_control.try_send(ToControl::Query { client, query, cancel, reply }).is_err() {
             self.fill(token, Reply::Answer(Err(QueryFailure::Overloaded)));
         }
         slot

@@ -6,6 +6,7 @@ use crate::{
     access::Access,
     ids::{SchemaId, ShardId, StreamId},
     rate::RateLimits,
+    record::keys::KeyField,
     schema::CompiledSchema,
 };
 
@@ -31,6 +32,8 @@ pub struct StreamEntry {
     pub state: StreamState,
     /// The schema that its records are checked against: the newest version.
     pub schema: Arc<CompiledSchema>,
+    /// Where its records have keys to be looked up by.
+    pub key_fields: Arc<[KeyField]>,
     /// The shard that owns it.
     pub home: ShardId,
 }

@@ -54,6 +54,7 @@ async fn read_all(client: &mut Client) -> Vec<(i64, Bytes)> {
             end_time_unix_micros: i64::MAX,
             limit: Some(700),
             cursor,
+            order: None,
         };
         let answer: TimeRangeQueryResponse = client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");
         rows.extend(answer.records.into_iter().map(|record| (record.sequence_number, record.payload)));

@@ -15,11 +15,11 @@ use arrow_array::{
     types::TimestampMicrosecondType,
 };
 use arrow_schema::DataType;
-use batches::{MICROS_AN_HOUR, Random, Stream, job};
+use batches::{MICROS_AN_HOUR, Random, Stream, job, read_all};
 use bytes::Bytes;
 use ttdust_shards::{
     ids::RecordId,
-    parquet::{self, FileMeta, ParquetFileError, layout, read::FileReader},
+    parquet::{self, FileMeta, ParquetFileError, cache::FileCache, layout, read::FileReader},
     transform::encode_metadata,
     wal::batch::RowBatch,
 };
@@ -255,18 +255,11 @@ fn records_of_any_size_go_in() {
     let definition = r#"{"properties":{"a":{"type":"string"}}}"#;
     let meta = parquet::write(&job(definition, &batches, dir.path(), "file")).unwrap();
     assert!(metadata(&meta.path).num_row_groups() > 1);
-    let source = meta.path.clone().into();
-    let mut reader = FileReader::open(&source).unwrap();
-    let mut seen = 0;
-    reader
-        .read(0..60, |row| {
-            seen += 1;
-            assert_eq!(row.sequence, seen);
-            assert_eq!(row.payload, if seen % 2 == 1 { &small } else { &large });
-            true
-        })
-        .unwrap();
-    assert_eq!(seen, 60);
+    for backward in [false, true] {
+        let rows = read_all(&meta.path.clone().into(), backward);
+        assert!(rows.iter().map(|row| row.sequence).eq(1..=60));
+        assert!(rows.iter().all(|row| row.payload == if row.sequence % 2 == 1 { &small } else { &large }));
+    }
 }
 
 #[test]
@@ -290,18 +283,19 @@ fn what_is_not_ours_is_refused() {
     let meta = parquet::write(&job("{}", &batches, dir.path(), "file")).unwrap();
     let whole = fs::read(&meta.path).unwrap();
     let source = meta.path.clone().into();
-    assert!(FileReader::open(&source).is_ok());
+    let cache = FileCache::new(0);
+    assert!(FileReader::open(&source, &cache).is_ok());
     for cut in [0, 1, 8, whole.len() / 2, whole.len() - 1] {
         fs::write(&meta.path, &whole[..cut]).unwrap();
-        assert!(FileReader::open(&source).is_err(), "cut at {cut}");
+        assert!(FileReader::open(&source, &cache).is_err(), "cut at {cut}");
     }
     let at = whole.windows(14).position(|window| window == b"format_version").unwrap();
     let mut other = whole;
     other[at] = b'F';
     fs::write(&meta.path, &other).unwrap();
-    assert!(matches!(FileReader::open(&source), Err(ParquetFileError::Format { .. })));
+    assert!(matches!(FileReader::open(&source, &cache), Err(ParquetFileError::Format { .. })));
     fs::remove_file(&meta.path).unwrap();
-    assert!(matches!(FileReader::open(&source), Err(ParquetFileError::Io { .. })));
+    assert!(matches!(FileReader::open(&source, &cache), Err(ParquetFileError::Io { .. })));
 }
 
 #[test]

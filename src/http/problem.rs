@@ -61,6 +61,7 @@ pub(super) const FAILURES: &[Failure] = &[
     failure_of(500, "InternalServerError", &["INTERNAL"], &[], "A fault in the server or its data; the log says more."),
     failure_of(501, "NotImplemented", &["UNIMPLEMENTED"], &[], "This version of the server cannot do it yet."),
     failure_of(503, "ServiceUnavailable", &["UNAVAILABLE"], &["Retry-After"], "A part that is needed does not answer."),
+    failure_of(504, "GatewayTimeout", &["QUERY_TIMEOUT"], &[], "It took longer than it may."),
 ];
 
 /// What a status means.
@@ -100,10 +101,6 @@ impl Problem {
         ControlError::field(pointer, detail).into()
     }
 
-    pub(super) fn not_available(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "UNIMPLEMENTED", detail)
-    }
-
     pub(super) fn json(&self, trace_id: &str) -> String {
         let mut body = json!({
             "type": format!("urn:ttdust:error:{}", self.code.to_ascii_lowercase().replace('_', "-")),
@@ -141,6 +138,7 @@ impl From<ControlError> for Problem {
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
             ControlError::Overloaded | ControlError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut problem = Self::new(status, error.code(), error.to_string());

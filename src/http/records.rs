@@ -1,6 +1,9 @@
 //! `/api/v1/streams/{id}/records`: reading.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use axum::{extract::State, http::StatusCode};
 use schemars::JsonSchema;
@@ -9,7 +12,7 @@ use serde_json::Value;
 use ttdust_shards::{
     access::Action,
     ids::{RecordId, StreamId},
-    query::{LIMIT_MAX, RecordRow, TimeRangeAnswer, TimeRangeQuery, encode_cursor},
+    query::{KeyLookup, LIMIT_MAX, Order, QueryAnswer, RecordRow, TimeRangeQuery, encode_cursor},
 };
 
 use super::{
@@ -21,14 +24,19 @@ use super::{
 };
 use crate::{
     calendar::{parse_time, rfc3339},
-    query::{after_cursor, limit},
+    query::{after_cursor, limit, order},
 };
 
 pub(super) fn routes() -> Vec<Route> {
     let path = "/api/v1/streams/{id}/records";
     vec![
-        Route::get(path, "listRecords", "Read records in the order of their times of ingestion", get)
-            .fails(&[StatusCode::CONFLICT, StatusCode::NOT_IMPLEMENTED]),
+        Route::get(
+            path,
+            "listRecords",
+            "Read records in the order of their times of ingestion, or the latest with a key",
+            get,
+        )
+        .fails(&[StatusCode::CONFLICT, StatusCode::GATEWAY_TIMEOUT]),
     ]
 }
 
@@ -42,15 +50,47 @@ struct ReadRecords {
     /// At most this many records; 1000 where it is missing.
     #[schemars(with = "Option<u32>", range(min = 1, max = LIMIT_MAX))]
     limit: Option<String>,
-    /// The next_cursor of the answer before.
+    /// The next_cursor of the answer before, in the same order.
     cursor: Option<String>,
-    /// Look up a key in this field. This version answers 501.
+    /// Oldest (asc) or newest (desc) first; asc where it is missing.
+    #[schemars(with = "Option<OrderName>")]
+    order: Option<String>,
+    /// Look up the latest record with a key: one of the stream's key_fields, as it was declared, or _record_id. Goes with
+    /// key_value alone.
     key_field: Option<String>,
-    /// The key to look up. This version answers 501.
+    /// The key: a string as it is, an integer in decimal digits, true or false.
     key_value: Option<String>,
 }
 
-/// The form of the answer, which [`body`] writes as text.
+/// What `order` takes.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "the document is made from it")]
+enum OrderName {
+    Asc,
+    Desc,
+}
+
+/// The form of the answer, which [`page_body`] and [`lookup_body`] write as text.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "the document is made from it")]
+enum Answer {
+    Page(Records),
+    Lookup(Lookup),
+}
+
+/// The latest record with a key.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Lookup {
+    found: bool,
+    /// Null: there is none.
+    record: Option<Record>,
+    metadata: QueryMetadata,
+}
+
+/// Records of a time range.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Records {
@@ -89,17 +129,41 @@ async fn get(
     Caller(caller): Caller,
     Id(id): Id,
     Parameters(asked): Parameters<ReadRecords>,
-) -> Result<Written<Records>, Problem> {
+) -> Result<Written<Answer>, Problem> {
     caller.require(Action::ReadRecords)?;
-    let stream = app.control.resolve_stream(&caller, &id)?.id;
-    if asked.key_field.is_some() || asked.key_value.is_some() {
-        return Err(Problem::not_available("key lookup is not available in this version: read by start and end"));
+    let stream = app.control.resolve_stream(&caller, &id)?;
+    let start = Instant::now();
+    if let Some((field, value)) = key(&asked)? {
+        let query =
+            KeyLookup::plan(&stream, field, value).map_err(|error| Problem::invalid(error.parameter, error.message))?;
+        let answer = app.control.lookup(query).await?;
+        return Ok(Written::new(lookup_body(stream.id, &answer, start.elapsed())));
     }
-    let query = time_range(stream, &asked)?;
-    let start = std::time::Instant::now();
+    let query = time_range(stream.id, &asked)?;
+    let order = query.order;
     let answer = app.control.records(query).await?;
-    let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-    Ok(Written::new(body(stream, &answer, micros)))
+    Ok(Written::new(page_body(stream.id, &answer, order, start.elapsed())))
+}
+
+/// The key to look up, if that is what was asked for.
+fn key(asked: &ReadRecords) -> Result<Option<(&str, &str)>, Problem> {
+    let (field, value) = match (&asked.key_field, &asked.key_value) {
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(Problem::invalid("key_value", "key_field goes with key_value")),
+        (None, Some(_)) => return Err(Problem::invalid("key_field", "key_value goes with key_field")),
+        (Some(field), Some(value)) => (field, value),
+    };
+    let others = [
+        ("start", &asked.start),
+        ("end", &asked.end),
+        ("limit", &asked.limit),
+        ("cursor", &asked.cursor),
+        ("order", &asked.order),
+    ];
+    match others.into_iter().find(|(_, value)| value.is_some()) {
+        Some((name, _)) => Err(Problem::invalid(name, format!("a key lookup takes no {name}: it is of all records"))),
+        None => Ok(Some((field, value))),
+    }
 }
 
 fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, Problem> {
@@ -112,17 +176,19 @@ fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, P
     if start_unix_micros >= end_unix_micros {
         return Err(Problem::invalid("end", "end must be after start"));
     }
+    let order = order(asked.order.as_deref())?;
     Ok(TimeRangeQuery {
         stream,
         start_unix_micros,
         end_unix_micros,
         limit: limit(asked.limit.as_deref())?,
-        after_sequence: after_cursor(asked.cursor.as_deref())?,
+        order,
+        after_sequence: after_cursor(asked.cursor.as_deref(), order)?,
     })
 }
 
 /// The answer as JSON. Payloads go in byte for byte: they are JSON already, and reading them again could change a number.
-fn body(stream: StreamId, answer: &TimeRangeAnswer, micros: u64) -> Vec<u8> {
+fn page_body(stream: StreamId, answer: &QueryAnswer, order: Order, took: Duration) -> Vec<u8> {
     let payloads: usize = answer.records.iter().map(|record| record.payload.len()).sum();
     let mut text = Vec::with_capacity(payloads + 256 * answer.records.len() + 256);
     text.extend_from_slice(b"{\"records\":[");
@@ -132,17 +198,39 @@ fn body(stream: StreamId, answer: &TimeRangeAnswer, micros: u64) -> Vec<u8> {
         }
         record_json(&mut text, stream, record);
     }
-    let next =
-        answer.next_after.map_or_else(|| "null".to_owned(), |sequence| format!("\"{}\"", encode_cursor(sequence)));
+    let next = answer.next_after.map(|sequence| format!("\"{}\"", encode_cursor(sequence, order)));
+    text.extend_from_slice(format!("],\"next_cursor\":{}", next.as_deref().unwrap_or("null")).as_bytes());
+    metadata_json(&mut text, answer, took);
+    text
+}
+
+/// The answer to a lookup, likewise.
+fn lookup_body(stream: StreamId, answer: &QueryAnswer, took: Duration) -> Vec<u8> {
+    let mut text = Vec::new();
+    match answer.records.first() {
+        Some(record) => {
+            text.extend_from_slice(b"{\"found\":true,\"record\":");
+            record_json(&mut text, stream, record);
+        }
+        None => text.extend_from_slice(b"{\"found\":false,\"record\":null"),
+    }
+    metadata_json(&mut text, answer, took);
+    text
+}
+
+/// The answer's last member and its end.
+fn metadata_json(text: &mut Vec<u8>, answer: &QueryAnswer, took: Duration) {
     text.extend_from_slice(
         format!(
-            "],\"next_cursor\":{next},\"metadata\":{{\"total_records_scanned\":{},\"partitions_scanned\":{},\
-             \"cache_hits\":0,\"execution_time_micros\":{micros}}}}}",
-            answer.rows_scanned, answer.partitions_scanned
+            ",\"metadata\":{{\"total_records_scanned\":{},\"partitions_scanned\":{},\"cache_hits\":{},\
+             \"execution_time_micros\":{}}}}}",
+            answer.rows_scanned,
+            answer.partitions_scanned,
+            answer.cache_hits,
+            took.as_micros()
         )
         .as_bytes(),
     );
-    text
 }
 
 fn record_json(text: &mut Vec<u8>, stream: StreamId, record: &RecordRow) {
@@ -187,22 +275,32 @@ mod tests {
             metadata: vec![("a\"b".into(), "x\n".into()), ("c".into(), String::new())],
         };
         let second = RecordRow { sequence: 8, metadata: vec![], payload: "1".into(), ..record.clone() };
-        let answer = TimeRangeAnswer {
+        let answer = QueryAnswer {
             records: vec![record, second],
             next_after: Some(8),
             rows_scanned: 9,
             partitions_scanned: 2,
+            cache_hits: 3,
+            cache_misses: 1,
         };
-        let text = String::from_utf8(body(stream, &answer, 5)).expect("UTF-8");
+        let took = Duration::from_micros(5);
+        let text = String::from_utf8(page_body(stream, &answer, Order::Descending, took)).expect("UTF-8");
         assert!(text.contains(&format!("\"payload\":{payload},")), "{text}");
         let _of_the_form: Records = serde_json::from_str(&text).expect("what the document says");
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(parsed["records"][0]["metadata"]["a\"b"], "x\n");
         assert_eq!(parsed["records"][1]["record_id"], RecordId::of(stream, 8).to_string());
-        assert_eq!(parsed["next_cursor"], encode_cursor(8));
+        assert_eq!(parsed["next_cursor"], encode_cursor(8, Order::Descending));
         assert_eq!(parsed["metadata"]["total_records_scanned"], 9);
-        let empty = String::from_utf8(body(stream, &TimeRangeAnswer::default(), 0)).expect("UTF-8");
+        assert_eq!(parsed["metadata"]["cache_hits"], 3);
+        let none = QueryAnswer::default();
+        let empty = String::from_utf8(page_body(stream, &none, Order::Ascending, took)).expect("UTF-8");
         assert!(serde_json::from_str::<serde_json::Value>(&empty).expect("JSON")["next_cursor"].is_null());
+        for (answer, found) in [(&answer, true), (&none, false)] {
+            let text = String::from_utf8(lookup_body(stream, answer, took)).expect("UTF-8");
+            let lookup: Lookup = serde_json::from_str(&text).expect("what the document says");
+            assert_eq!((lookup.found, lookup.record.is_some()), (found, found), "{text}");
+        }
     }
 
     #[test]
@@ -212,6 +310,7 @@ mod tests {
             end: Some(end.into()),
             limit: None,
             cursor: None,
+            order: None,
             key_field: None,
             key_value: None,
         };
@@ -222,5 +321,20 @@ mod tests {
         assert!(time_range(stream, &asked("yesterday", "5")).is_err());
         assert!(time_range(stream, &ReadRecords { limit: Some("0".into()), ..asked("1", "2") }).is_err());
         assert!(time_range(stream, &ReadRecords { cursor: Some("x".into()), ..asked("1", "2") }).is_err());
+        assert!(time_range(stream, &ReadRecords { order: Some("up".into()), ..asked("1", "2") }).is_err());
+    }
+
+    #[test]
+    fn a_lookup_takes_a_field_and_a_value_and_nothing_else() {
+        let asked = |field: Option<&str>, value: Option<&str>, limit: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let (key_field, key_value, limit) = (owned(field), owned(value), owned(limit));
+            ReadRecords { start: None, end: None, cursor: None, order: None, limit, key_field, key_value }
+        };
+        assert!(matches!(key(&asked(None, None, Some("1"))), Ok(None)));
+        assert!(matches!(key(&asked(Some("id"), Some(""), None)), Ok(Some(("id", "")))));
+        assert!(key(&asked(Some("id"), None, None)).is_err());
+        assert!(key(&asked(None, Some("1"), None)).is_err());
+        assert!(key(&asked(Some("id"), Some("1"), Some("1"))).is_err());
     }
 }

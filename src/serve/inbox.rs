@@ -51,12 +51,12 @@ impl Inbox {
                     let (flusher, link) = (self.flusher.clone(), self.link.clone());
                     tokio::spawn(async move { flusher.flush(&link, shard, stream, files, through).await });
                 }
-                ToControl::Query { client, query, reply } => {
+                ToControl::Query { client, query, cancel, reply } => {
                     let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
                     let control = Arc::clone(&self.control);
                     tokio::spawn(async move {
                         let answer = match control.admit(Category::Query, &client).await {
-                            Ok(_) => queries.time_range(query).await,
+                            Ok(_) => queries.run(query, cancel).await,
                             Err(over) => Err(QueryFailure::RateLimited(over)),
                         };
                         let answer = ToShard::Answer(reply.token, answer);

@@ -48,6 +48,8 @@ class Client:
         self.append = self.channel.stream_stream(INGESTION + "Append", to_bytes, parse(contract.AppendResponse))
         self.query_time_range = self.channel.unary_unary(
             QUERY + "QueryTimeRange", to_bytes, parse(contract.TimeRangeQueryResponse))
+        self.lookup_by_key = self.channel.unary_unary(
+            QUERY + "LookupByKey", to_bytes, parse(contract.KeyLookupResponse))
 
     def read_all(self, stream, limit):
         """All records of a stream, page by page, and how many pages there were."""

@@ -99,6 +99,7 @@ impl Producer {
                 end_time_unix_micros: i64::MAX,
                 limit: Some(1000),
                 cursor,
+                order: None,
             };
             let answer: TimeRangeQueryResponse =
                 self.client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");

@@ -177,6 +177,7 @@ async fn read_back(
         end_time_unix_micros: to + 1,
         limit: Some(PAGE_RECORDS),
         cursor: None,
+        order: None,
     };
     loop {
         let page: TimeRangeQueryResponse = unary(send, target, ttdust_proto::path::QUERY_TIME_RANGE, &request).await?;

@@ -14,6 +14,7 @@ use ttdust_shards::{
     ids::{SchemaId, ShardId, StreamId},
     io::DiskFile,
     parquet::{PartitionHour, WriteJob, write},
+    record::keys::KeyField,
     schema::CompiledSchema,
     wal::{
         Wal,
@@ -27,12 +28,12 @@ use ttdust_shards::{
 /// Records of an append.
 const BATCH_ROWS: usize = 100;
 
-/// Writes `payloads`, which follow the schema `definition`, to a file in a temporary directory, `rounds` times, and prints
+/// Writes `payloads`, which follow the schema `definition`, with an index of `key_fields`, to a file in a temporary directory, `rounds` times, and prints
 /// records and MB of JSON a second of each round. Once is a warm-up more.
 ///
 /// # Errors
 /// The schema is none, or the file cannot be written.
-pub fn run(definition: &str, payloads: &[Bytes], rounds: u32) -> io::Result<()> {
+pub fn run(definition: &str, payloads: &[Bytes], key_fields: &[String], rounds: u32) -> io::Result<()> {
     let dir = tempfile::tempdir()?;
     let stream = StreamId::generate();
     let schema = CompiledSchema::compile(SchemaId::generate(), 1, definition).map_err(io::Error::other)?;
@@ -41,6 +42,7 @@ pub fn run(definition: &str, payloads: &[Bytes], rounds: u32) -> io::Result<()> 
         schema: Arc::new(schema),
         hour: PartitionHour(0),
         batches: batches(stream, payloads),
+        key_fields: key_fields.iter().map(|field| KeyField::new(field)).collect(),
         path: dir.path().join("bench.parquet"),
     };
     let json_bytes: usize = payloads.iter().map(Bytes::len).sum();

@@ -1,10 +1,13 @@
-//! `QueryTimeRange`: asked of control's workers, so that no shard waits for a file.
+//! `QueryTimeRange` and `LookupByKey`: asked of control's workers, so that no shard waits for a file.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
-use ttdust_proto::query::{QueryMetadata, Record, TimeRangeQueryRequest, TimeRangeQueryResponse};
+use ttdust_proto::query::{
+    KeyLookupRequest, KeyLookupResponse, Order as WireOrder, QueryMetadata, Record, TimeRangeQueryRequest,
+    TimeRangeQueryResponse,
+};
 
 use super::{
     access::permitted,
@@ -12,13 +15,15 @@ use super::{
 };
 use crate::{
     access::{Action, Principal},
-    ids::RecordId,
-    message::QueryFailure,
-    query::{LIMIT_DEFAULT, LIMIT_MAX, TimeRangeQuery, decode_cursor, encode_cursor},
+    ids::{RecordId, StreamId},
+    query::{
+        Cancel, KeyLookup, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, RecordRow, TimeRangeQuery,
+        decode_cursor, encode_cursor,
+    },
     reactor::{Bell, Reactor, Reply},
 };
 
-/// One `QueryTimeRange` call.
+/// One `QueryTimeRange` call. Dropped, it is cancelled.
 ///
 /// # Errors
 /// How the call ends.
@@ -28,11 +33,49 @@ pub async fn time_range(
     bell: &Rc<Bell>,
     message: Bytes,
 ) -> Result<TimeRangeQueryResponse, Status> {
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
     let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
-    let slot = reactor.query(Arc::clone(&caller.id), plan(stream, &request)?, bell);
+    let query = plan(stream, &request)?;
+    let order = query.order;
+    let answer = ask(reactor, caller, bell, Query::TimeRange(query)).await?;
+    let metadata = QueryMetadata {
+        total_records_scanned: answer.rows_scanned as i64,
+        partitions_scanned: answer.partitions_scanned as i64,
+        cache_hits: answer.cache_hits as i64,
+        execution_time_micros: started.elapsed().as_micros() as i64,
+    };
+    let next_cursor = answer.next_after.map(|after| encode_cursor(after, order));
+    let records = answer.records.into_iter().map(|row| record(stream, row)).collect();
+    Ok(TimeRangeQueryResponse { records, next_cursor, metadata: Some(metadata) })
+}
+
+/// One `LookupByKey` call. Dropped, it is cancelled.
+///
+/// # Errors
+/// How the call ends.
+pub async fn lookup(
+    reactor: &Reactor,
+    caller: &Principal,
+    bell: &Rc<Bell>,
+    message: Bytes,
+) -> Result<KeyLookupResponse, Status> {
+    let request = KeyLookupRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
+    let catalog = reactor.catalog();
+    let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?;
+    let query = KeyLookup::plan(stream, &request.key_field, &request.key_value)
+        .map_err(|error| Status::new(Code::InvalidArgument, error.reason, error.message))?;
+    let id = stream.id;
+    let mut answer = ask(reactor, caller, bell, Query::Lookup(query)).await?;
+    let record = answer.records.pop().map(|row| record(id, row));
+    Ok(KeyLookupResponse { found: record.is_some(), record })
+}
+
+async fn ask(reactor: &Reactor, caller: &Principal, bell: &Rc<Bell>, query: Query) -> Result<QueryAnswer, Status> {
+    let cancel = Cancel::default();
+    let _waiting = cancel.on_drop();
+    let slot = reactor.query(Arc::clone(&caller.id), query, cancel, bell);
     let reply = loop {
         match slot.take() {
             Some(reply) => break reply,
@@ -40,39 +83,21 @@ pub async fn time_range(
         }
     };
     let Reply::Answer(answer) = reply else { unreachable!("a query's slot gets an answer") };
-    let answer = answer.map_err(|failure| match failure {
-        QueryFailure::Overloaded => Status {
-            retry_after: Some(std::time::Duration::from_millis(100)),
-            ..Status::new(Code::ResourceExhausted, "QUERIES_OVERLOADED", "too many queries wait: try again")
-        },
-        QueryFailure::RateLimited(over) => Status::rate_limited(over),
-        QueryFailure::Deleting => {
-            Status::new(Code::FailedPrecondition, "STREAM_DELETING", "the stream is being deleted")
-        }
-        QueryFailure::Internal(message) => Status::new(Code::Internal, "QUERY_FAILED", message),
-    })?;
-    let metadata = QueryMetadata {
-        total_records_scanned: answer.rows_scanned as i64,
-        partitions_scanned: answer.partitions_scanned as i64,
-        cache_hits: 0,
-        execution_time_micros: started.elapsed().as_micros() as i64,
-    };
-    let records = answer
-        .records
-        .into_iter()
-        .map(|row| Record {
-            record_id: RecordId::of(stream, row.sequence).to_string(),
-            stream_id: stream.to_string(),
-            sequence_number: row.sequence,
-            timestamp_unix_micros: row.timestamp_unix_micros,
-            payload: row.payload,
-            metadata: row.metadata.into_iter().collect(),
-        })
-        .collect();
-    Ok(TimeRangeQueryResponse { records, next_cursor: answer.next_after.map(encode_cursor), metadata: Some(metadata) })
+    answer.map_err(Status::query)
 }
 
-fn plan(stream: crate::ids::StreamId, request: &TimeRangeQueryRequest) -> Result<TimeRangeQuery, Status> {
+fn record(stream: StreamId, row: RecordRow) -> Record {
+    Record {
+        record_id: RecordId::of(stream, row.sequence).to_string(),
+        stream_id: stream.to_string(),
+        sequence_number: row.sequence,
+        timestamp_unix_micros: row.timestamp_unix_micros,
+        payload: row.payload,
+        metadata: row.metadata.into_iter().collect(),
+    }
+}
+
+fn plan(stream: StreamId, request: &TimeRangeQueryRequest) -> Result<TimeRangeQuery, Status> {
     let invalid = |reason, message: String| Status::new(Code::InvalidArgument, reason, message);
     let (start, end) = (request.start_time_unix_micros, request.end_time_unix_micros);
     if start >= end {
@@ -87,9 +112,14 @@ fn plan(stream: crate::ids::StreamId, request: &TimeRangeQueryRequest) -> Result
             .filter(|limit| (1..=LIMIT_MAX).contains(limit))
             .ok_or_else(|| invalid("BAD_LIMIT", format!("limit {limit} is not 1 to {LIMIT_MAX}")))?,
     };
+    let order = match request.order.map(WireOrder::try_from) {
+        None | Some(Ok(WireOrder::Unspecified | WireOrder::Asc)) => Order::Ascending,
+        Some(Ok(WireOrder::Desc)) => Order::Descending,
+        Some(Err(unknown)) => return Err(invalid("BAD_ORDER", format!("order {unknown} is neither ASC nor DESC"))),
+    };
     let after_sequence = match &request.cursor {
         None => None,
-        Some(cursor) => Some(decode_cursor(cursor).map_err(|error| invalid("BAD_CURSOR", error.to_string()))?),
+        Some(cursor) => Some(decode_cursor(cursor, order).map_err(|error| invalid("BAD_CURSOR", error.to_string()))?),
     };
-    Ok(TimeRangeQuery { stream, start_unix_micros: start, end_unix_micros: end, limit, after_sequence })
+    Ok(TimeRangeQuery { stream, start_unix_micros: start, end_unix_micros: end, limit, order, after_sequence })
 }

@@ -329,7 +329,15 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            respond_message(respond, &query::time_range(&reactor, &caller, &bell, message).await?)
+            let answer = while_wanted(respond, query::time_range(&reactor, &caller, &bell, message)).await?;
+            respond_message(respond, &answer)
+        }
+        path::LOOKUP_BY_KEY => {
+            let _call = reactor.calls.enter(&bell);
+            let caller = caller()?;
+            let message = only_message(reader).await?;
+            let answer = while_wanted(respond, query::lookup(&reactor, &caller, &bell, message)).await?;
+            respond_message(respond, &answer)
         }
         path::HEALTH_CHECK => {
             let message = only_message(reader).await?;
@@ -355,7 +363,7 @@ async fn dispatch(
 
 /// Methods of the contract that come later are told apart from those that never were.
 fn unimplemented_method(path: &str) -> Status {
-    const LATER: [&str; 4] = [path::INGEST_BATCH, path::GET_BATCH_JOB, path::LOOKUP_BY_KEY, path::STREAMING_READ];
+    const LATER: [&str; 3] = [path::INGEST_BATCH, path::GET_BATCH_JOB, path::STREAMING_READ];
     if LATER.contains(&path) {
         let message = format!("{path} is not available in this version");
         return Status::new(Code::Unimplemented, "NOT_AVAILABLE", message);
@@ -385,6 +393,21 @@ async fn only_message(mut reader: MessageReader) -> Result<Bytes, Status> {
         }
         Err(_) => Err(deadline_exceeded()),
     }
+}
+
+/// Does `work` for as long as the client wants its answer: it is dropped when the call is reset or its connection ends.
+async fn while_wanted<T>(
+    respond: &mut SendResponse<Bytes>,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let mut work = std::pin::pin!(work);
+    future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Pending => {
+            respond.poll_reset(cx).map(|_| Err(Status::new(Code::Cancelled, "CANCELLED", "the client gave up")))
+        }
+        done => done,
+    })
+    .await
 }
 
 fn grpc_response() -> Response<()> {

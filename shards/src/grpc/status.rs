@@ -8,13 +8,15 @@ use ttdust_proto::{ingestion, rpc};
 
 use crate::{
     access::{Forbidden, NotLetIn, Unauthenticated},
-    message::{AdminFailure, FailureKind, Refusal},
+    message::{AdminFailure, FailureKind, QUERY_TIMEOUT_HINT, QueryFailure, Refusal},
     rate::RateLimited,
     validate::Invalid,
 };
 
 /// When an admin call that met a busy or missing part may come again.
 const ADMIN_RETRY: Duration = Duration::from_secs(1);
+/// When a query that found no worker or no catalog may come again.
+const QUERY_RETRY: Duration = Duration::from_millis(100);
 
 /// gRPC status codes that this server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,25 @@ impl Status {
         let shown: String = text.chars().take(128).collect();
         let message = format!("no stream {shown:?}: create it with POST /api/v1/streams, or check the id");
         Self::new(Code::NotFound, "STREAM_NOT_FOUND", message)
+    }
+
+    /// A query that has no answer.
+    #[must_use]
+    pub fn query(failure: QueryFailure) -> Self {
+        let again = |status| Self { retry_after: Some(QUERY_RETRY), ..status };
+        match failure {
+            QueryFailure::Overloaded => {
+                again(Self::new(Code::ResourceExhausted, "QUERIES_OVERLOADED", "too many queries wait: try again"))
+            }
+            QueryFailure::RateLimited(over) => Self::rate_limited(over),
+            QueryFailure::Deleting => {
+                Self::new(Code::FailedPrecondition, "STREAM_DELETING", "the stream is being deleted")
+            }
+            QueryFailure::TimedOut => Self::new(Code::DeadlineExceeded, "QUERY_TIMEOUT", QUERY_TIMEOUT_HINT),
+            QueryFailure::Cancelled => Self::new(Code::Cancelled, "CANCELLED", "nobody waited for the answer"),
+            QueryFailure::Unavailable(message) => again(Self::new(Code::Unavailable, "CATALOG_UNAVAILABLE", message)),
+            QueryFailure::Internal(message) => Self::new(Code::Internal, "QUERY_FAILED", message),
+        }
     }
 
     /// An admin call that was not done.

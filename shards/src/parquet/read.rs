@@ -1,30 +1,46 @@
-//! Reading rows back: by row number, and the row number by time. Only what is asked for is read: the footer with its page
-//! index, then the pages of the columns that hold the rows.
+//! Reading rows back: by row number, the row number by time, and the row numbers by key. Only what is asked for is read: the
+//! footer with its page index, then the pages of the columns that hold the rows, all that one step needs at once.
+//!
+//! Memory is bounded by steps: see [`FileReader::step`].
 
-use std::ops::Range;
+use std::{ops::Range, path::Path, sync::Arc};
 
 use arrow_array::{
-    Array, RecordBatch,
+    Array, RecordBatch, StringArray,
     cast::AsArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
 use bytes::Bytes;
 use parquet::{
+    DecodeResult,
     arrow::{
         ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-            RowSelection,
-        },
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowGroupSelection, RowSelection, RowSelector},
+        push_decoder::ParquetPushDecoderBuilder,
     },
-    file::{metadata::PageIndexPolicy, page_index::column_index::ColumnIndexMetaData},
+    errors::ParquetError,
+    file::metadata::{PageIndexPolicy, ParquetMetaDataPushDecoder},
 };
 
 use super::{
     ParquetFileError,
-    layout::{FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, METADATA, PAYLOAD, SEQ},
+    cache::{FileCache, Part, Value},
+    index::{Head, hash_of},
+    layout::{INGEST_TS, METADATA, PAYLOAD, SEQ},
     source::{FileSource, OpenSource},
 };
+use crate::record::keys::KeySearch;
+
+mod facts;
+
+pub(super) use facts::Facts;
+
+/// Bytes at a file's end that are read at once: the whole footer of most files.
+const TAIL_BYTES: u64 = 128 * 1024;
+/// Bytes of payload that one step reads, about.
+const STEP_BYTES: u64 = 8 * 1024 * 1024;
+/// Rows that one step reads at least, if there are as many, and at most.
+const STEP_ROWS: Range<usize> = 16..16 * 1024;
 
 /// A row of a file, as a query needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,75 +55,169 @@ pub struct FileRow {
     pub payload: Bytes,
 }
 
-/// A page of `_ingest_ts`.
-#[derive(Debug, Clone)]
-struct Page {
-    rows: Range<usize>,
-    min: i64,
-    max: i64,
+/// Which rows of a file have a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRows {
+    /// The file has no index of the field: any row may.
+    NotIndexed,
+    /// One of these may, the last first, and no other row does; but if none of these has it, then any row may.
+    Among(Vec<usize>),
+    /// None has.
+    None,
+}
+
+/// What reading took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadCounts {
+    /// Rows of which any column was decoded.
+    pub rows: u64,
+    /// What was there in the cache.
+    pub cache_hits: u64,
+    /// What was not, and had to be read.
+    pub cache_misses: u64,
 }
 
 /// An open file of ours.
 #[derive(Debug)]
 pub struct FileReader<'s> {
+    fetcher: Fetcher<'s>,
+    facts: Arc<Facts>,
+}
+
+/// Gets bytes of one file.
+#[derive(Debug)]
+struct Fetcher<'s> {
     source: &'s FileSource,
-    file: OpenSource,
-    metadata: ArrowReaderMetadata,
-    first_sequence: i64,
-    rows: usize,
-    rows_decoded: u64,
+    cache: &'s FileCache,
+    /// Opened when it is first needed: what the cache can answer needs no file.
+    file: Option<OpenSource>,
+    counts: ReadCounts,
+}
+
+impl Fetcher<'_> {
+    fn name(&self) -> &Path {
+        self.source.name()
+    }
+
+    fn damaged(&self, reason: impl Into<String>) -> ParquetFileError {
+        ParquetFileError::Format { path: self.name().to_owned(), reason: reason.into() }
+    }
+
+    fn from_parquet(&self, error: ParquetError) -> ParquetFileError {
+        ParquetFileError::from_parquet(self.name(), error)
+    }
+
+    fn open(&mut self) -> Result<&OpenSource, ParquetFileError> {
+        let io = |source| ParquetFileError::Io { path: self.source.name().to_owned(), source };
+        if self.file.is_none() {
+            self.file = Some(self.source.open().map_err(io)?);
+        }
+        Ok(self.file.as_ref().expect("opened above"))
+    }
+
+    /// The bytes of `ranges`, read now.
+    fn read(&mut self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ParquetFileError> {
+        let path = self.name().to_owned();
+        let read = self.open()?.read_ranges(ranges).map_err(|source| ParquetFileError::Io { path, source })?;
+        if read.len() != ranges.len() {
+            return Err(self.damaged("its store gave another number of ranges than it was asked for"));
+        }
+        Ok(read)
+    }
+
+    /// The bytes of `ranges`, from the cache if they lie elsewhere and were read before.
+    fn fetch(&mut self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ParquetFileError> {
+        if matches!(self.source, FileSource::Local(_)) {
+            return self.read(ranges);
+        }
+        let known = |range: &Range<u64>| match self.cache.get(self.source.name(), Part::Range(range.clone())) {
+            Some(Value::Range(bytes)) => Some(bytes),
+            _ => None,
+        };
+        let mut found: Vec<Option<Bytes>> = ranges.iter().map(known).collect();
+        let missing: Vec<Range<u64>> =
+            ranges.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(range, _)| range.clone()).collect();
+        self.counts.cache_hits += (ranges.len() - missing.len()) as u64;
+        self.counts.cache_misses += missing.len() as u64;
+        if !missing.is_empty() {
+            let mut read = missing.iter().zip(self.read(&missing)?);
+            for place in found.iter_mut().filter(|place| place.is_none()) {
+                let (range, bytes) = read.next().expect("as many as are missing");
+                self.cache.put(self.source.name(), Part::Range(range.clone()), Value::Range(bytes.clone()));
+                *place = Some(bytes);
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// What the footer says.
+    fn facts(&mut self) -> Result<Arc<Facts>, ParquetFileError> {
+        if let Some(Value::Footer(facts)) = self.cache.get(self.source.name(), Part::Footer) {
+            self.counts.cache_hits += 1;
+            return Ok(facts);
+        }
+        self.counts.cache_misses += 1;
+        let metadata = self.footer()?;
+        let facts = Arc::new(Facts::new(metadata).map_err(|reason| self.damaged(reason))?);
+        self.cache.put(self.source.name(), Part::Footer, Value::Footer(Arc::clone(&facts)));
+        Ok(facts)
+    }
+
+    fn footer(&mut self) -> Result<ArrowReaderMetadata, ParquetFileError> {
+        let bytes = self.open()?.bytes();
+        let mut decoder = ParquetMetaDataPushDecoder::try_new(bytes)
+            .map_err(|error| self.from_parquet(error))?
+            .with_page_index_policy(PageIndexPolicy::Required);
+        let mut wanted = vec![bytes.saturating_sub(TAIL_BYTES)..bytes];
+        loop {
+            let read = self.read(&wanted)?;
+            decoder.push_ranges(wanted, read).map_err(|error| self.from_parquet(error))?;
+            match decoder.try_decode().map_err(|error| self.from_parquet(error))? {
+                DecodeResult::NeedsData(ranges) => wanted = ranges,
+                DecodeResult::Data(metadata) => {
+                    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+                    let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options);
+                    return metadata.map_err(|error| self.from_parquet(error));
+                }
+                DecodeResult::Finished => return Err(self.damaged("it has no footer")),
+            }
+        }
+    }
 }
 
 impl<'s> FileReader<'s> {
-    /// Opens the file and reads its footer.
+    /// Opens the file and reads its footer, unless `cache` knows it.
     ///
     /// # Errors
     /// [`ParquetFileError`]: it cannot be read, or is not laid out as [`super::write`] does.
-    pub fn open(source: &'s FileSource) -> Result<Self, ParquetFileError> {
-        let path = source.name();
-        let file = source.open().map_err(|source| ParquetFileError::Io { path: path.to_owned(), source })?;
-        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
-        let metadata =
-            ArrowReaderMetadata::load(&file, options).map_err(|error| ParquetFileError::from_parquet(path, error))?;
-        let mut reader = Self { source, file, metadata, first_sequence: 0, rows: 0, rows_decoded: 0 };
-        if reader.footer_value(KEY_FORMAT) != Some(FORMAT_VERSION) {
-            return Err(reader.damaged(format!("its footer does not say {KEY_FORMAT} {FORMAT_VERSION}")));
-        }
-        let sequence = |key| reader.footer_value(key).and_then(|text| text.parse::<i64>().ok());
-        let (first, last) = (sequence(KEY_FIRST_SEQUENCE), sequence(KEY_LAST_SEQUENCE));
-        let rows = reader.metadata.metadata().file_metadata().num_rows();
-        match (first, last) {
-            (Some(first), Some(last)) if last.checked_sub(first) == Some(rows - 1) && rows > 0 => {
-                reader.first_sequence = first;
-                reader.rows = usize::try_from(rows).map_err(|_| reader.damaged("too many rows".to_owned()))?;
-                Ok(reader)
-            }
-            _ => Err(reader.damaged("its footer's sequence range does not fit its rows".to_owned())),
-        }
+    pub fn open(source: &'s FileSource, cache: &'s FileCache) -> Result<Self, ParquetFileError> {
+        let mut fetcher = Fetcher { source, cache, file: None, counts: ReadCounts::default() };
+        let facts = fetcher.facts()?;
+        Ok(Self { fetcher, facts })
     }
 
     /// The sequence number of its first row; the others follow without gaps.
     #[must_use]
     pub fn first_sequence(&self) -> i64 {
-        self.first_sequence
+        self.facts.first_sequence
     }
 
     /// The sequence number of its last row.
     #[must_use]
     pub fn last_sequence(&self) -> i64 {
-        self.first_sequence + (self.rows as i64 - 1)
+        self.facts.first_sequence + (self.facts.rows as i64 - 1)
     }
 
     /// How many rows it has.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows
+        self.facts.rows
     }
 
-    /// Rows of which any column was decoded so far.
+    /// What reading took so far.
     #[must_use]
-    pub fn rows_decoded(&self) -> u64 {
-        self.rows_decoded
+    pub fn counts(&self) -> ReadCounts {
+        self.fetcher.counts
     }
 
     /// The first row ingested at or after `unix_micros`; [`FileReader::rows`] if there is none.
@@ -115,133 +225,206 @@ impl<'s> FileReader<'s> {
     /// # Errors
     /// [`ParquetFileError`].
     pub fn first_row_at(&mut self, unix_micros: i64) -> Result<usize, ParquetFileError> {
-        let pages = self.time_pages()?;
-        let page = pages.partition_point(|page| page.max < unix_micros);
-        let Some(page) = pages.get(page) else { return Ok(self.rows) };
+        let facts = Arc::clone(&self.facts);
+        let page = facts.time_pages.partition_point(|page| page.max < unix_micros);
+        let Some(page) = facts.time_pages.get(page) else { return Ok(facts.rows) };
         if page.min >= unix_micros {
             return Ok(page.rows.start);
         }
         let mut before = 0;
-        for batch in self.batches(page.rows.clone(), &[INGEST_TS], page.rows.len())? {
-            let batch = batch.map_err(|error| self.damaged(error.to_string()))?;
-            let times = self.column(&batch, INGEST_TS)?;
-            let times = times.as_primitive_opt::<TimestampMicrosecondType>();
-            let times = times.ok_or_else(|| self.damaged(format!("{INGEST_TS} is of another type")))?;
+        self.decode(page.rows.clone(), &facts.time_column, |fetcher, batch| {
+            let times = column(fetcher, batch, INGEST_TS)?.as_primitive_opt::<TimestampMicrosecondType>();
+            let times = times.ok_or_else(|| fetcher.damaged(format!("{INGEST_TS} is of another type")))?;
             before += times.values().partition_point(|time| *time < unix_micros);
-        }
-        self.rows_decoded += page.rows.len() as u64;
+            Ok(())
+        })?;
         Ok(page.rows.start + before)
     }
 
-    /// Hands the rows numbered `rows` to `take`, in order, until it returns `false`.
+    /// The part of `rows` to read in one go, at its end if `backward`: within one row group, and a few MB of payload, if
+    /// records are about as large as their neighbours. A row group that is read whole takes 64 MB and a record at most.
+    #[must_use]
+    pub fn step(&self, rows: &Range<usize>, backward: bool) -> Range<usize> {
+        if rows.is_empty() {
+            return rows.clone();
+        }
+        let group = self.facts.group_of(if backward { rows.end - 1 } else { rows.start });
+        let of_group = self.facts.group_rows(group);
+        let bytes = self.facts.payload_bytes(group) / of_group.len() as u64 + 1;
+        let most = usize::try_from(STEP_BYTES / bytes).unwrap_or(usize::MAX).clamp(STEP_ROWS.start, STEP_ROWS.end);
+        if backward {
+            rows.start.max(of_group.start).max(rows.end.saturating_sub(most))..rows.end
+        } else {
+            rows.start..rows.end.min(of_group.end).min(rows.start + most)
+        }
+    }
+
+    /// The rows numbered `rows`, which are within one row group.
     ///
     /// # Errors
     /// [`ParquetFileError`].
-    pub fn read(&mut self, rows: Range<usize>, mut take: impl FnMut(FileRow) -> bool) -> Result<(), ParquetFileError> {
-        let mut sequence = self.first_sequence + rows.start as i64;
-        for batch in self.batches(rows.clone(), &[SEQ, INGEST_TS, METADATA, PAYLOAD], self.batch_rows())? {
-            let batch = batch.map_err(|error| self.damaged(error.to_string()))?;
-            self.rows_decoded += batch.num_rows() as u64;
-            let other_type = || self.damaged("its own columns are of other types".to_owned());
-            let sequences = self.column(&batch, SEQ)?.as_primitive_opt::<Int64Type>().ok_or_else(other_type)?;
-            let times = self.column(&batch, INGEST_TS)?.as_primitive_opt::<TimestampMicrosecondType>();
-            let times = times.ok_or_else(other_type)?;
-            let metadata = self.column(&batch, METADATA)?.as_string_opt::<i32>().ok_or_else(other_type)?;
-            let payloads = self.column(&batch, PAYLOAD)?.as_string_opt::<i32>().ok_or_else(other_type)?;
-            // One copy a batch; the rows share it.
-            let (start, end) = match payloads.value_offsets() {
-                [start, .., end] => (*start as usize, *end as usize),
-                _ => continue,
-            };
-            let data = Bytes::copy_from_slice(&payloads.value_data()[start..end]);
-            for (row, offsets) in payloads.value_offsets().windows(2).enumerate() {
-                if sequences.value(row) != sequence {
-                    return Err(self.damaged(format!("row {sequence} says that it is {}", sequences.value(row))));
+    ///
+    /// # Panics
+    /// They are not.
+    pub fn read(&mut self, rows: Range<usize>) -> Result<Vec<FileRow>, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        let mut read = Vec::with_capacity(rows.len());
+        let first = facts.first_sequence + rows.start as i64;
+        self.decode(rows, &facts.row_columns, |fetcher, batch| take_rows(fetcher, batch, first, &mut read))?;
+        Ok(read)
+    }
+
+    /// The last of the rows numbered `rows`, which are within one row group, that `search` looks for.
+    ///
+    /// # Errors
+    /// [`ParquetFileError`].
+    ///
+    /// # Panics
+    /// They are not.
+    pub fn last_match(
+        &mut self,
+        rows: Range<usize>,
+        search: &mut KeySearch,
+    ) -> Result<Option<usize>, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        let mut found = None;
+        let mut start = rows.start;
+        self.decode(rows, &facts.payload_column, |fetcher, batch| {
+            let payloads = texts(fetcher, batch, PAYLOAD)?;
+            let (text, offsets) = (text_of(payloads), payloads.value_offsets());
+            let base = offsets.first().map_or(0, |offset| *offset as usize);
+            let payload = |row: usize| &text[offsets[row] as usize - base..offsets[row + 1] as usize - base];
+            let last = search.last_match(text, payloads.len(), payload);
+            found = last.map(|row| start + row).or(found);
+            start += batch.num_rows();
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// The rows whose key in `field` may be `key`, as the file's index knows them.
+    ///
+    /// # Errors
+    /// [`ParquetFileError`].
+    pub fn rows_with_key(&mut self, field: &str, key: &str) -> Result<KeyRows, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        let Some((number, index)) = facts.index.as_ref().and_then(|index| index.field(field)) else {
+            return Ok(KeyRows::NotIndexed);
+        };
+        let damaged = |fetcher: &Fetcher<'_>| fetcher.damaged(format!("its index of {field} is damaged"));
+        let name = self.fetcher.source.name();
+        let head = match self.fetcher.cache.get(name, Part::Head(number)) {
+            Some(Value::Head(head)) => {
+                self.fetcher.counts.cache_hits += 1;
+                head
+            }
+            _ => {
+                self.fetcher.counts.cache_misses += 1;
+                let bytes = self.fetcher.read(&[index.head_range()])?.pop().unwrap_or_default();
+                let head = Arc::new(Head::new(index, bytes).ok_or_else(|| damaged(&self.fetcher))?);
+                self.fetcher.cache.put(name, Part::Head(number), Value::Head(Arc::clone(&head)));
+                head
+            }
+        };
+        let hash = hash_of(key);
+        let Some(bucket) = head.bucket_of(hash) else { return Ok(KeyRows::None) };
+        let bytes = self.fetcher.fetch(&[bucket])?.pop().unwrap_or_default();
+        let rows = head.rows(hash, &bytes).ok_or_else(|| damaged(&self.fetcher))?;
+        let rows: Vec<usize> = rows.into_iter().map(|row| row as usize).collect();
+        if rows.iter().any(|row| *row >= facts.rows) {
+            return Err(damaged(&self.fetcher));
+        }
+        Ok(if rows.is_empty() { KeyRows::None } else { KeyRows::Among(rows) })
+    }
+
+    /// Decodes these columns of the rows numbered `rows`, which are within one row group, and hands them to `take`.
+    fn decode(
+        &mut self,
+        rows: Range<usize>,
+        columns: &ProjectionMask,
+        mut take: impl FnMut(&Fetcher<'_>, &RecordBatch) -> Result<(), ParquetFileError>,
+    ) -> Result<(), ParquetFileError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let group = self.facts.group_of(rows.start);
+        let of_group = self.facts.group_rows(group);
+        assert!(rows.end <= of_group.end, "rows {rows:?} of more than one row group");
+        let selection =
+            RowSelection::from(vec![RowSelector::skip(rows.start - of_group.start), RowSelector::select(rows.len())]);
+        let mut decoder = ParquetPushDecoderBuilder::new_with_metadata(self.facts.metadata.clone())
+            .with_projection(columns.clone())
+            .with_row_group_selections(vec![RowGroupSelection::new(group, Some(selection))])
+            .with_batch_size(rows.len())
+            .build()
+            .map_err(|error| self.fetcher.from_parquet(error))?;
+        let mut decoded = 0;
+        loop {
+            match decoder.try_decode().map_err(|error| self.fetcher.from_parquet(error))? {
+                DecodeResult::NeedsData(ranges) => {
+                    let read = self.fetcher.fetch(&ranges)?;
+                    decoder.push_ranges(ranges, read).map_err(|error| self.fetcher.from_parquet(error))?;
                 }
-                let goes_on = take(FileRow {
-                    sequence,
-                    timestamp_unix_micros: times.value(row),
-                    metadata_json: metadata.is_valid(row).then(|| metadata.value(row).to_owned()),
-                    payload: data.slice(offsets[0] as usize - start..offsets[1] as usize - start),
-                });
-                sequence += 1;
-                if !goes_on {
-                    return Ok(());
+                DecodeResult::Data(batch) => {
+                    decoded += batch.num_rows();
+                    take(&self.fetcher, &batch)?;
                 }
+                DecodeResult::Finished => break,
             }
         }
-        if sequence != self.first_sequence + rows.end as i64 {
-            return Err(self.damaged(format!("it ends at row {}", sequence - 1)));
+        self.fetcher.counts.rows += decoded as u64;
+        if decoded != rows.len() {
+            return Err(self.fetcher.damaged(format!("it has {decoded} rows where {} should be", rows.len())));
         }
         Ok(())
     }
+}
 
-    fn batches(
-        &self,
-        rows: Range<usize>,
-        columns: &[&str],
-        batch_rows: usize,
-    ) -> Result<ParquetRecordBatchReader, ParquetFileError> {
-        let root = self.metadata.parquet_schema().root_schema().get_fields();
-        let roots = root.iter().enumerate().filter(|(_, field)| columns.contains(&field.name()));
-        let projection = ProjectionMask::roots(self.metadata.parquet_schema(), roots.map(|(index, _)| index));
-        ParquetRecordBatchReaderBuilder::new_with_metadata(self.file.clone(), self.metadata.clone())
-            .with_projection(projection)
-            .with_row_selection(RowSelection::from_consecutive_ranges([rows].into_iter(), self.rows))
-            .with_batch_size(batch_rows)
-            .build()
-            .map_err(|error| ParquetFileError::from_parquet(self.source.name(), error))
-    }
-
-    /// Rows of a batch such that its payloads take a few MB.
-    fn batch_rows(&self) -> usize {
-        const BATCH_BYTES: u64 = 4 * 1024 * 1024;
-        let groups = self.metadata.metadata().row_groups();
-        let bytes: i64 = groups.iter().filter_map(|group| Some(group.columns().last()?.uncompressed_size())).sum();
-        let average = u64::try_from(bytes).unwrap_or(0) / self.rows as u64 + 1;
-        usize::try_from(BATCH_BYTES / average).unwrap_or(0).clamp(16, 1024)
-    }
-
-    fn time_pages(&self) -> Result<Vec<Page>, ParquetFileError> {
-        let metadata = self.metadata.metadata();
-        let missing = || self.damaged(format!("it has no page index of {INGEST_TS}"));
-        let index = metadata.page_index().ok_or_else(missing)?;
-        let columns = self.metadata.parquet_schema().columns();
-        let column = columns.iter().position(|column| column.path().parts() == [INGEST_TS]).ok_or_else(missing)?;
-        let mut pages: Vec<Page> = Vec::new();
-        let mut group_start = 0;
-        for (group, of_group) in metadata.row_groups().iter().enumerate() {
-            let group_end = group_start + usize::try_from(of_group.num_rows()).map_err(|_| missing())?;
-            let Some(ColumnIndexMetaData::INT64(values)) = index.column_index(group, column) else {
-                return Err(missing());
-            };
-            let locations = index.offset_index(group, column).ok_or_else(missing)?.page_locations();
-            for (page, location) in locations.iter().enumerate() {
-                let start = group_start + usize::try_from(location.first_row_index).map_err(|_| missing())?;
-                if let Some(last) = pages.last_mut()
-                    && page > 0
-                {
-                    last.rows.end = start;
-                }
-                let bounds = (values.min_values().get(page), values.max_values().get(page));
-                let (Some(&min), Some(&max)) = bounds else { return Err(missing()) };
-                pages.push(Page { rows: start..group_end, min, max });
-            }
-            group_start = group_end;
+/// Appends the rows of `batch` to `read`, whose first is `first`.
+fn take_rows(
+    fetcher: &Fetcher<'_>,
+    batch: &RecordBatch,
+    first: i64,
+    read: &mut Vec<FileRow>,
+) -> Result<(), ParquetFileError> {
+    let other_type = || fetcher.damaged("its own columns are of other types");
+    let sequences = column(fetcher, batch, SEQ)?.as_primitive_opt::<Int64Type>().ok_or_else(other_type)?;
+    let times = column(fetcher, batch, INGEST_TS)?.as_primitive_opt::<TimestampMicrosecondType>();
+    let times = times.ok_or_else(other_type)?;
+    let metadata = texts(fetcher, batch, METADATA)?;
+    let payloads = texts(fetcher, batch, PAYLOAD)?;
+    // One copy a batch; the rows share it.
+    let data = Bytes::copy_from_slice(text_of(payloads));
+    let base = payloads.value_offsets().first().map_or(0, |offset| *offset as usize);
+    for (row, offsets) in payloads.value_offsets().windows(2).enumerate() {
+        let sequence = first + read.len() as i64;
+        if sequences.value(row) != sequence {
+            return Err(fetcher.damaged(format!("row {sequence} says that it is {}", sequences.value(row))));
         }
-        Ok(pages)
+        read.push(FileRow {
+            sequence,
+            timestamp_unix_micros: times.value(row),
+            metadata_json: metadata.is_valid(row).then(|| metadata.value(row).to_owned()),
+            payload: data.slice(offsets[0] as usize - base..offsets[1] as usize - base),
+        });
     }
+    Ok(())
+}
 
-    fn column<'b>(&self, batch: &'b RecordBatch, name: &str) -> Result<&'b dyn Array, ParquetFileError> {
-        batch.column_by_name(name).map(AsRef::as_ref).ok_or_else(|| self.damaged(format!("it has no column {name}")))
-    }
+fn column<'b>(fetcher: &Fetcher<'_>, batch: &'b RecordBatch, name: &str) -> Result<&'b dyn Array, ParquetFileError> {
+    let column = batch.column_by_name(name).map(AsRef::as_ref);
+    column.ok_or_else(|| fetcher.damaged(format!("it has no column {name}")))
+}
 
-    fn footer_value(&self, key: &str) -> Option<&str> {
-        let pairs = self.metadata.metadata().file_metadata().key_value_metadata()?;
-        pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
-    }
+fn texts<'b>(fetcher: &Fetcher<'_>, batch: &'b RecordBatch, name: &str) -> Result<&'b StringArray, ParquetFileError> {
+    let texts = column(fetcher, batch, name)?.as_string_opt::<i32>();
+    texts.ok_or_else(|| fetcher.damaged(format!("{name} is of another type")))
+}
 
-    fn damaged(&self, reason: String) -> ParquetFileError {
-        ParquetFileError::Format { path: self.source.name().to_owned(), reason }
+/// The bytes of all values, one after the other.
+fn text_of(values: &StringArray) -> &[u8] {
+    match values.value_offsets() {
+        [start, .., end] => &values.value_data()[*start as usize..*end as usize],
+        _ => &[],
     }
 }

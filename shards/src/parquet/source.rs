@@ -10,11 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Buf as _, Bytes};
-use parquet::{
-    errors::ParquetError,
-    file::reader::{ChunkReader, Length},
-};
+use bytes::Bytes;
 
 /// Fetches ranges of one object.
 pub trait RangeRead: fmt::Debug + Send + Sync {
@@ -108,33 +104,9 @@ impl OpenSource {
         self.ranges.read_ranges(ranges)
     }
 
-    fn read_one(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let mut read = self.read_ranges(std::slice::from_ref(&range))?;
-        read.pop().ok_or_else(|| io::Error::other("a range has no answer"))
-    }
-}
-
-impl Length for OpenSource {
-    fn len(&self) -> u64 {
+    /// Its length in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
-}
-
-impl ChunkReader for OpenSource {
-    type T = bytes::buf::Reader<Bytes>;
-
-    /// A page's header, whose length nobody knows before it is read: what surely holds one.
-    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        const HEADER_BYTES: u64 = 64 * 1024;
-        let end = self.bytes.min(start.saturating_add(HEADER_BYTES));
-        Ok(self.read_one(start..end).map_err(to_parquet)?.reader())
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
-        self.read_one(start..start.saturating_add(length as u64)).map_err(to_parquet)
-    }
-}
-
-fn to_parquet(error: io::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
 }

@@ -248,6 +248,7 @@ impl Loops {
             schema: Arc::clone(&stream.schema),
             hour: frozen.hour,
             batches: frozen.batches,
+            key_fields: Arc::clone(&stream.key_fields),
             path: staging_path(&self.parts.staging_dir, frozen.stream, first, frozen.through),
         };
         let sent = self.parts.flusher.give(FlushJob { job, through: frozen.through });

@@ -3,7 +3,7 @@
 //! A number column takes `1.0` and `1e2` as the integers that they are; a value that is not of its column's type is null. Of
 //! two members with the same name the last counts, as for `serde_json`.
 
-use std::{fmt::Write as _, mem, sync::Arc};
+use std::{fmt::Write as _, sync::Arc};
 
 use ahash::AHashMap;
 use arrow_array::{
@@ -13,20 +13,15 @@ use arrow_array::{
     },
 };
 use arrow_schema::{DataType, FieldRef, Fields};
-use simd_json::{Buffers, INPUT_PADDING, Node, StaticNode, Tape};
+use simd_json::{Node, StaticNode};
 
 use super::columns::{Column, Kind, fields};
-
-/// Nesting past this is not looked into: the row is null in every typed column. Admission refuses it long before.
-const MAX_JSON_DEPTH: usize = 128;
+use crate::record::{integer, span};
 
 /// Fills typed columns, row by row.
 pub struct RowBuilder {
     root: Members,
     fields: Fields,
-    scratch: Vec<u8>,
-    buffers: Buffers,
-    tape: Tape<'static>,
 }
 
 impl RowBuilder {
@@ -34,13 +29,7 @@ impl RowBuilder {
     #[must_use]
     pub fn new(columns: &[Column]) -> Self {
         let fields = fields(columns);
-        Self {
-            root: Members::new(columns, &fields),
-            fields,
-            scratch: Vec::new(),
-            buffers: Buffers::with_max_depth(1024, MAX_JSON_DEPTH),
-            tape: Tape(Vec::new()),
-        }
+        Self { root: Members::new(columns, &fields), fields }
     }
 
     /// The fields, in order of the columns.
@@ -49,74 +38,20 @@ impl RowBuilder {
         &self.fields
     }
 
-    /// Adds the row of a record. What is no JSON object adds nulls.
-    pub fn append(&mut self, payload: &[u8]) {
-        if self.root.columns.is_empty() {
-            return;
-        }
-        // The parser rewrites what it reads, so it gets a copy.
-        self.scratch.clear();
-        self.scratch.extend_from_slice(payload);
-        self.scratch.resize(payload.len() + INPUT_PADDING, 0);
-        let mut tape = mem::replace(&mut self.tape, Tape(Vec::new())).reset();
-        let parsed =
-            simd_json::fill_tape_padded(&mut self.scratch, payload.len(), &mut self.buffers, &mut tape).is_ok();
-        if parsed {
-            self.root.append(&tape.0, 0);
-        }
-        self.tape = tape.reset();
-        if !parsed {
-            self.append_slowly(payload);
-        }
+    /// Whether there are no columns, and so nothing to add.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.root.columns.is_empty()
     }
 
-    /// The rare record that simd-json refuses and `serde_json` takes, such as one with an integer past 64 bits.
-    #[cold]
-    fn append_slowly(&mut self, payload: &[u8]) {
-        let value = serde_json::from_slice::<serde_json::Value>(payload).unwrap_or_default();
-        let mut nodes = Vec::new();
-        push_nodes(&value, &mut nodes);
-        self.root.append(&nodes, 0);
+    /// Adds the row of a record, as [`crate::record::Parser`] lays it out. What is no JSON object adds nulls.
+    pub fn append(&mut self, nodes: &[Node<'_>]) {
+        self.root.append(nodes, 0);
     }
 
     /// The columns of the rows since the last call.
     pub fn finish(&mut self) -> Vec<ArrayRef> {
         self.root.finish()
-    }
-}
-
-/// Lays `value` out as simd-json's tape does.
-fn push_nodes<'v>(value: &'v serde_json::Value, nodes: &mut Vec<Node<'v>>) {
-    let at = nodes.len();
-    match value {
-        serde_json::Value::Null => nodes.push(Node::Static(StaticNode::Null)),
-        serde_json::Value::Bool(value) => nodes.push(Node::Static(StaticNode::Bool(*value))),
-        serde_json::Value::Number(number) => {
-            let int = number.as_i64().map(StaticNode::I64).or_else(|| number.as_u64().map(StaticNode::U64));
-            nodes.push(Node::Static(int.or_else(|| number.as_f64().map(StaticNode::F64)).unwrap_or_default()));
-        }
-        serde_json::Value::String(text) => nodes.push(Node::String(text)),
-        serde_json::Value::Array(elements) => {
-            nodes.push(Node::Array { len: elements.len(), count: 0 });
-            elements.iter().for_each(|element| push_nodes(element, nodes));
-            nodes[at] = Node::Array { len: elements.len(), count: nodes.len() - at - 1 };
-        }
-        serde_json::Value::Object(members) => {
-            nodes.push(Node::Object { len: members.len(), count: 0 });
-            for (key, member) in members {
-                nodes.push(Node::String(key));
-                push_nodes(member, nodes);
-            }
-            nodes[at] = Node::Object { len: members.len(), count: nodes.len() - at - 1 };
-        }
-    }
-}
-
-/// How many nodes the value at a node takes, with the node itself.
-fn span(node: &Node<'_>) -> usize {
-    match node {
-        Node::Object { count, .. } | Node::Array { count, .. } => count + 1,
-        _ => 1,
     }
 }
 
@@ -292,20 +227,6 @@ impl Values {
     }
 }
 
-/// The node as an integer, if it is one and 64 bits hold it.
-fn integer(node: &Node<'_>) -> Option<i64> {
-    // 2^63: the first double past i64; −2^63 is still within.
-    const END: f64 = 9_223_372_036_854_775_808.0;
-    match node {
-        Node::Static(StaticNode::I64(value)) => Some(*value),
-        Node::Static(StaticNode::U64(value)) => i64::try_from(*value).ok(),
-        Node::Static(StaticNode::F64(value)) if value.fract() == 0.0 && *value >= -END && *value < END => {
-            Some(*value as i64)
-        }
-        _ => None,
-    }
-}
-
 /// The node as a double: the nearest one.
 fn double(node: &Node<'_>) -> Option<f64> {
     match node {
@@ -391,14 +312,18 @@ pub(crate) fn write_json_string(value: &str, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transform::columns::typed_columns;
+    use crate::{record::Parser, transform::columns::typed_columns};
     use arrow_array::{Array, cast::AsArray, types::Float64Type, types::Int64Type};
+
+    fn append(builder: &mut RowBuilder, payload: &[u8]) {
+        Parser::default().with_nodes(payload, |nodes| builder.append(nodes));
+    }
 
     /// The rows of one column `a` that follows `schema`, each as text.
     fn column(schema: &str, payloads: &[&str]) -> Vec<Option<String>> {
         let columns = typed_columns(&format!(r#"{{"properties":{{"a":{schema}}}}}"#), &[]);
         let mut builder = RowBuilder::new(&columns);
-        payloads.iter().for_each(|payload| builder.append(payload.as_bytes()));
+        payloads.iter().for_each(|payload| append(&mut builder, payload.as_bytes()));
         let array = builder.finish().remove(0);
         assert_eq!(array.len(), payloads.len());
         (0..array.len()).map(|row| text(&array, row)).collect()
@@ -580,7 +505,7 @@ mod tests {
             }
         }
         let mut builder = RowBuilder::new(&typed_columns(r#"{"properties":{"a":{}}}"#, &[]));
-        builder.append(b"{\"a\":\"\xff\"}");
+        append(&mut builder, b"{\"a\":\"\xff\"}");
         assert_eq!(builder.finish()[0].null_count(), 1);
     }
 
@@ -590,7 +515,7 @@ mod tests {
         let mut builder = RowBuilder::new(&columns);
         for round in 1..4 {
             for row in 0..round {
-                builder.append(format!(r#"{{"l":[{row}]}}"#).as_bytes());
+                append(&mut builder, format!(r#"{{"l":[{row}]}}"#).as_bytes());
             }
             let array = builder.finish().remove(0);
             assert_eq!(array.len(), round);

@@ -139,6 +139,12 @@ impl Rows {
         &self.entry[self.layout.payload(&self.entry, index)]
     }
 
+    /// The payloads of all records, one after the other.
+    #[must_use]
+    pub fn payloads(&self) -> &[u8] {
+        &self.entry[self.layout.payloads()]
+    }
+
     /// Its idempotency key; empty: none.
     #[must_use]
     pub fn key(&self, index: usize) -> &[u8] {

@@ -234,6 +234,12 @@ impl Layout {
         self.part(entry, index, HEADER_BYTES, self.payloads_at)
     }
 
+    /// Where all payloads stand.
+    pub(super) fn payloads(&self) -> Range<usize> {
+        let start = self.payloads_at as usize;
+        start..start + self.header.payload_bytes as usize
+    }
+
     /// Where the key of record `index` stands; an empty range if it has none.
     pub(super) fn key(&self, entry: &[u8], index: usize) -> Range<usize> {
         assert!(index < self.header.count as usize, "record {index} of {}", self.header.count);

@@ -15,9 +15,10 @@ use ttdust_shards::{
     config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
     ids::{SchemaId, ShardId, StreamId},
     message::{AdminFailure, AdminReply, AdminRequest, FailureKind, ToControl, ToShard},
-    parquet::FileMeta,
-    query::{self, FileRef},
+    parquet::{FileMeta, cache::FileCache},
+    query::{Bounds, FileRef, QueryContext},
     rate::{LeaseAsk, LeaseGrant, RateLimits},
+    record::keys::KeyField,
     runtime::{Engine, EngineStart},
     schema::CompiledSchema,
     snapshot::{CatalogSnapshot, StreamEntry, StreamState, home_shard},
@@ -129,7 +130,8 @@ fn catalog(
 ) -> Arc<CatalogSnapshot> {
     let schema = Arc::new(CompiledSchema::compile(schema, 1, SCHEMA).expect("compiles"));
     let home = home_shard(stream, shards);
-    let entry = StreamEntry { id: stream, name: "events".to_owned(), state, schema, home };
+    let key_fields = ["id", "/name"].map(KeyField::new).into();
+    let entry = StreamEntry { id: stream, name: "events".to_owned(), state, schema, key_fields, home };
     Arc::new(CatalogSnapshot::new(version, access, vec![entry]).with_rates(rates))
 }
 
@@ -143,11 +145,12 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
             }
             ToControl::Query { query, reply, .. } => {
                 let (sent, snapshot) = oneshot::channel();
-                let home = home_shard(query.stream, engine.shards());
-                engine.send(home, ToShard::Snapshot(query.stream, sent)).expect("room");
+                let home = home_shard(query.stream(), engine.shards());
+                engine.send(home, ToShard::Snapshot(query.stream(), sent)).expect("room");
                 let snapshot = snapshot.blocking_recv().expect("a snapshot");
                 let files: Vec<_> = store.files.lock().expect("not poisoned").iter().map(file_ref).collect();
-                let answer = query::time_range(&query, &snapshot, &files).map_err(Into::into);
+                let context = QueryContext { cache: &FileCache::new(0), bounds: &Bounds::default() };
+                let answer = query.answer(&snapshot, &files, &context).map_err(Into::into);
                 engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
             }
             ToControl::Leases(shard, asks) => {

@@ -15,8 +15,13 @@ use ttdust_shards::{
     config::WalConfig,
     ids::{SchemaId, ShardId, StreamId},
     io::DiskFile,
-    parquet::{FileMeta, PartitionHour, WriteJob},
-    query::FileRef,
+    parquet::{
+        FileMeta, PartitionHour, WriteJob,
+        cache::FileCache,
+        read::{FileReader, FileRow},
+        source::FileSource,
+    },
+    query::{Bounds, FileRef, QueryContext},
     schema::CompiledSchema,
     wal::{
         Wal,
@@ -26,6 +31,19 @@ use ttdust_shards::{
         segment::{PreparedSegment, Segment},
     },
 };
+
+/// What queries read with, without an end.
+pub struct Reading(FileCache, Bounds);
+
+impl Reading {
+    pub fn new(cache_bytes: usize) -> Self {
+        Self(FileCache::new(cache_bytes), Bounds::default())
+    }
+
+    pub fn context(&self) -> QueryContext<'_> {
+        QueryContext { cache: &self.0, bounds: &self.1 }
+    }
+}
 
 pub const MICROS_AN_HOUR: i64 = 3_600_000_000;
 
@@ -105,6 +123,7 @@ pub fn job(definition: &str, batches: &[RowBatch], dir: &Path, name: &str) -> Wr
         schema: Arc::new(schema),
         hour: PartitionHour(header.timestamp_unix_micros.div_euclid(MICROS_AN_HOUR)),
         batches: batches.to_vec(),
+        key_fields: Arc::default(),
         path: dir.join(name),
     }
 }
@@ -120,6 +139,27 @@ pub fn file_ref(meta: &FileMeta) -> FileRef {
         max_timestamp: meta.max_timestamp,
         bytes: meta.bytes,
     }
+}
+
+/// All rows of a file, step by step from one end or the other.
+pub fn read_all(source: &FileSource, backward: bool) -> Vec<FileRow> {
+    let cache = FileCache::new(0);
+    let mut reader = FileReader::open(source, &cache).unwrap();
+    let mut rest = 0..reader.rows();
+    let mut rows = Vec::new();
+    while !rest.is_empty() {
+        let step = reader.step(&rest, backward);
+        let read = reader.read(step.clone()).unwrap();
+        assert_eq!(read.len(), step.len());
+        if backward {
+            rows.splice(0..0, read);
+            rest.end = step.start;
+        } else {
+            rows.extend(read);
+            rest.start = step.end;
+        }
+    }
+    rows
 }
 
 /// Random numbers from a seed (SplitMix64).

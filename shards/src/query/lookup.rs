@@ -1,0 +1,238 @@
+//! The latest record with a key: the buffer first, from the newest row to the oldest, then the files, likewise. The first that
+//! has the key is the answer.
+//!
+//! Where a file has no index of the field (it was written before the field was declared), its rows are looked through; what
+//! that may take is for the query's bounds to say.
+
+use super::{BufferSnapshot, FileRef, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
+use crate::{
+    ids::{RecordId, StreamId},
+    parquet::read::{FileReader, KeyRows},
+    record::keys::{KeyField, KeySearch},
+    snapshot::StreamEntry,
+    transform::decode_metadata,
+    wal::batch::RowBatch,
+};
+
+/// The name under which a record is looked up by its own id, on every stream.
+pub const RECORD_ID_FIELD: &str = "_record_id";
+
+/// A lookup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyLookup {
+    /// The stream.
+    pub stream: StreamId,
+    /// What to look for.
+    pub wanted: Wanted,
+}
+
+/// What to look for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// The record with this sequence number. 0: no record has it.
+    Sequence(i64),
+    /// The latest record with this key.
+    Key {
+        /// Where.
+        field: KeyField,
+        /// The key.
+        key: String,
+    },
+}
+
+/// Why a lookup makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct LookupError {
+    /// `key_field` or `key_value`: which is at fault.
+    pub parameter: &'static str,
+    /// For programs.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl KeyLookup {
+    /// The lookup that a client asks for.
+    ///
+    /// # Errors
+    /// The field is none of the stream's key fields, or the value cannot be a key of it.
+    pub fn plan(stream: &StreamEntry, field: &str, value: &str) -> Result<Self, LookupError> {
+        let wanted = if field == RECORD_ID_FIELD {
+            let id: RecordId = value.parse().map_err(|error: crate::ids::ParseIdError| LookupError {
+                parameter: "key_value",
+                reason: "BAD_RECORD_ID",
+                message: error.to_string(),
+            })?;
+            let sequence = id.sequence();
+            Wanted::Sequence(if RecordId::of(stream.id, sequence) == id { sequence } else { 0 })
+        } else {
+            let declared = stream.key_fields.iter().find(|declared| declared.name() == field);
+            let field = declared.cloned().ok_or_else(|| not_declared(stream, field))?;
+            Wanted::Key { field, key: value.to_owned() }
+        };
+        Ok(Self { stream: stream.id, wanted })
+    }
+}
+
+fn not_declared(stream: &StreamEntry, field: &str) -> LookupError {
+    let shown: String = field.chars().take(64).collect();
+    let names: Vec<String> = stream
+        .key_fields
+        .iter()
+        .map(|field| format!("{:?}", field.name()))
+        .chain([format!("{RECORD_ID_FIELD:?}")])
+        .collect();
+    LookupError {
+        parameter: "key_field",
+        reason: "UNKNOWN_KEY_FIELD",
+        message: format!("{shown:?} is no key field of this stream: it has {}", names.join(", ")),
+    }
+}
+
+/// Answers a lookup, with one record or none. `files` may be in any order.
+///
+/// # Errors
+/// See [`QueryError`].
+///
+/// # Panics
+/// The buffer is another stream's.
+pub fn lookup(
+    query: &KeyLookup,
+    buffer: &BufferSnapshot,
+    files: &[FileRef],
+    context: &QueryContext<'_>,
+) -> Result<QueryAnswer, QueryError> {
+    assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
+    let mut answer = QueryAnswer::default();
+    let found = match &query.wanted {
+        Wanted::Sequence(sequence) => by_sequence(*sequence, buffer, files, context, &mut answer)?,
+        Wanted::Key { field, key } => {
+            let mut search = KeySearch::new(field.clone(), key);
+            match in_buffer(&mut search, buffer, context, &mut answer)? {
+                Some(record) => Some(record),
+                None => in_files(&mut search, buffer.flushed_through, files, context, &mut answer)?,
+            }
+        }
+    };
+    answer.records.extend(found);
+    Ok(answer)
+}
+
+fn by_sequence(
+    sequence: i64,
+    buffer: &BufferSnapshot,
+    files: &[FileRef],
+    context: &QueryContext<'_>,
+    answer: &mut QueryAnswer,
+) -> Result<Option<RecordRow>, QueryError> {
+    context.bounds.check()?;
+    if sequence > buffer.flushed_through {
+        let at = buffer.batches.partition_point(|batch| batch.header().last_sequence() < sequence);
+        let Some(batch) = buffer.batches.get(at).filter(|batch| batch.header().first_sequence <= sequence) else {
+            return Ok(None);
+        };
+        answer.partitions_scanned += 1;
+        answer.rows_scanned += 1;
+        return row_of(batch, (sequence - batch.header().first_sequence) as usize).map(Some);
+    }
+    let holds = |file: &&FileRef| (file.first_sequence..=file.last_sequence).contains(&sequence);
+    let Some(file) = files.iter().find(holds) else { return Ok(None) };
+    answer.partitions_scanned += 1;
+    let mut reader = open(file, context)?;
+    let row = (sequence - reader.first_sequence()) as usize;
+    let read = reader.read(row..row + 1);
+    answer.count(reader.counts());
+    Ok(read?.pop().map(record_of))
+}
+
+fn in_buffer(
+    search: &mut KeySearch,
+    buffer: &BufferSnapshot,
+    context: &QueryContext<'_>,
+    answer: &mut QueryAnswer,
+) -> Result<Option<RecordRow>, QueryError> {
+    answer.partitions_scanned += u64::from(!buffer.batches.is_empty());
+    for batch in buffer.batches.iter().rev() {
+        context.bounds.check()?;
+        let header = batch.header();
+        if header.last_sequence() <= buffer.flushed_through {
+            break;
+        }
+        let rows = batch.rows().map_err(QueryError::Log)?;
+        answer.rows_scanned += rows.count() as u64;
+        let found = search.last_match(rows.payloads(), rows.count(), |index| rows.payload_bytes(index));
+        if let Some(index) = found {
+            // An earlier row of a batch that is half in files is found there, as it is here.
+            return row_of(batch, index).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn row_of(batch: &RowBatch, index: usize) -> Result<RecordRow, QueryError> {
+    let header = batch.header();
+    let rows = batch.rows().map_err(QueryError::Log)?;
+    Ok(RecordRow {
+        sequence: header.first_sequence + index as i64,
+        timestamp_unix_micros: header.timestamp_unix_micros,
+        payload: rows.payload(index),
+        metadata: decode_metadata(&rows.metadata()),
+    })
+}
+
+/// Rows past `flushed_through` of a file that a compaction made after the snapshot are no fault: they are later ones.
+fn in_files(
+    search: &mut KeySearch,
+    flushed_through: i64,
+    files: &[FileRef],
+    context: &QueryContext<'_>,
+    answer: &mut QueryAnswer,
+) -> Result<Option<RecordRow>, QueryError> {
+    let mut files: Vec<&FileRef> = files.iter().filter(|file| file.first_sequence <= flushed_through).collect();
+    files.sort_unstable_by_key(|file| std::cmp::Reverse(file.last_sequence));
+    let mut hours = std::collections::BTreeSet::new();
+    for file in files {
+        context.bounds.check()?;
+        let mut reader = open(file, context)?;
+        let found = in_file(search, &mut reader, context);
+        // A file whose index says that it has no such row was not looked into.
+        if reader.counts().rows > 0 && hours.insert(file.hour) {
+            answer.partitions_scanned += 1;
+        }
+        answer.count(reader.counts());
+        if let Some(record) = found? {
+            return Ok(Some(record));
+        }
+    }
+    Ok(None)
+}
+
+fn in_file(
+    search: &mut KeySearch,
+    reader: &mut FileReader<'_>,
+    context: &QueryContext<'_>,
+) -> Result<Option<RecordRow>, QueryError> {
+    match reader.rows_with_key(search.field().name(), search.key())? {
+        KeyRows::None => return Ok(None),
+        KeyRows::Among(rows) => {
+            for row in rows {
+                context.bounds.check()?;
+                if let Some(found) = reader.read(row..row + 1)?.pop().filter(|found| search.matches(&found.payload)) {
+                    return Ok(Some(record_of(found)));
+                }
+            }
+        }
+        KeyRows::NotIndexed => {}
+    }
+    let mut rest = 0..reader.rows();
+    while !rest.is_empty() {
+        context.bounds.check()?;
+        let step = reader.step(&rest, true);
+        if let Some(row) = reader.last_match(step.clone(), search)? {
+            return Ok(reader.read(row..row + 1)?.pop().map(record_of));
+        }
+        rest.end = step.start;
+    }
+    Ok(None)
+}

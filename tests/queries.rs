@@ -1,0 +1,169 @@
+//! Queries against a whole server: key lookups and both orders, over REST and from Python, while rows move to files and over
+//! a restart; what ends a query early.
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/python.rs"]
+mod python;
+#[path = "server/rest.rs"]
+mod rest;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use process::{Server, wait_for};
+use producer::{Producer, block_on};
+use serde_json::{Value, json};
+
+const SMALL: (&str, &str) = ("wal.quota_bytes", "256MiB");
+
+/// Creates a stream with these key fields; returns its id.
+fn create_stream(server: &Server, name: &str, key_fields: &[&str]) -> String {
+    let schema =
+        json!({"name": name, "namespace": "tests", "compatibility_mode": "none", "definition": {"type": "object"}});
+    let (status, schema) = rest::call(&server.http, "POST", "/api/v1/schemas", &schema.to_string());
+    assert_eq!(status, 201, "{schema}");
+    let stream = json!({"name": name, "schema_id": schema["id"], "key_fields": key_fields});
+    let (status, stream) = rest::call(&server.http, "POST", "/api/v1/streams", &stream.to_string());
+    assert_eq!(status, 201, "{stream}");
+    stream["id"].as_str().expect("an id").to_owned()
+}
+
+fn get(server: &Server, stream: &str, query: &str) -> (u16, Value) {
+    rest::call(&server.http, "GET", &format!("/api/v1/streams/{stream}/records?{query}"), "")
+}
+
+/// The sequence number of the latest record with a key. The value is as it stands in a URL.
+fn find(server: &Server, stream: &str, field: &str, value: &str) -> Option<i64> {
+    let (status, answer) = get(server, stream, &format!("key_field={field}&key_value={value}"));
+    assert_eq!(status, 200, "{answer}");
+    let found = answer["record"]["sequence_number"].as_i64();
+    assert_eq!(answer["found"], found.is_some(), "{answer}");
+    found
+}
+
+fn record(row: i64) -> Bytes {
+    let text = json!({"id": format!("id-{row}"), "n": row % 7, "deep": {"city": "Zürich"}, "even": row % 2 == 0});
+    Bytes::from(text.to_string())
+}
+
+/// What a stream of records 1 to `last` answers.
+fn check(server: &Server, stream: &str, last: i64) {
+    for row in [1, 2, last / 2, last - 1, last] {
+        assert_eq!(find(server, stream, "id", &format!("id-{row}")), Some(row));
+    }
+    assert_eq!(find(server, stream, "id", &format!("id-{}", last + 1)), None);
+    assert_eq!(find(server, stream, "id", ""), None);
+    for rest in 0..7 {
+        let latest = (1..=last).rev().find(|row| row % 7 == rest);
+        assert_eq!(find(server, stream, "n", &rest.to_string()), latest);
+    }
+    assert_eq!(find(server, stream, "%2Fdeep%2Fcity", "Z%C3%BCrich"), Some(last));
+    assert_eq!(find(server, stream, "even", "true"), Some(last - last % 2));
+    // Newest first, page by page, is the same as oldest first from the other end.
+    let pages = |order: &str| {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let (status, page) = get(server, stream, &format!("order={order}&limit=61{cursor}"));
+            assert_eq!(status, 200, "{page}");
+            let records = page["records"].as_array().expect("a list");
+            rows.extend(records.iter().map(|record| record["sequence_number"].as_i64().expect("a number")));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break rows,
+            }
+        }
+    };
+    assert!(pages("asc").into_iter().eq(1..=last));
+    assert!(pages("desc").into_iter().eq((1..=last).rev()));
+}
+
+/// The sum of a metric over its labels.
+fn metric(server: &Server, begin: &str) -> f64 {
+    let (_, _, text) = rest::call_with(&server.http, "GET", "/metrics", &[], "");
+    let text = text.as_str().expect("text").to_owned();
+    let values = text.lines().filter(|line| line.starts_with(begin)).filter_map(|line| line.rsplit(' ').next());
+    values.map(|value| value.parse::<f64>().expect("a number")).sum()
+}
+
+#[test]
+fn lookups_and_both_orders_hold_from_the_ack_on_over_flushes_and_a_restart() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [SMALL, ("wal.segment_bytes", "8MiB"), ("buffer.flush_interval_ms", "50")];
+    let server = Server::start(dir.path(), &settings);
+    let stream = create_stream(&server, "s", &["id", "n", "/deep/city", "even"]);
+    let other = create_stream(&server, "other", &["id"]);
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        for batch in 0..20 {
+            let rows = (1..=25).map(|row| record(batch * 25 + row)).collect();
+            producer.append(rows).await.expect("taken");
+            let last = (batch + 1) * 25;
+            assert_eq!(find(&server, &stream, "id", &format!("id-{last}")), Some(last), "read your writes");
+        }
+        producer.acked
+    });
+    let last = acked.len() as i64;
+    check(&server, &stream, last);
+    wait_for("all rows in files", || {
+        let (_, answer) = get(&server, &stream, "limit=10000&start=0&end=4000000000000000");
+        assert_eq!(answer["records"].as_array().map(Vec::len), Some(acked.len()));
+        (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(())
+    });
+    check(&server, &stream, last);
+
+    // By id, which no other stream answers.
+    let (_, page) = get(&server, &stream, "limit=1&order=desc");
+    let newest = &page["records"][0];
+    let id = newest["record_id"].as_str().expect("an id");
+    assert_eq!(find(&server, &stream, "_record_id", id), Some(last));
+    assert_eq!(find(&server, &other, "_record_id", id), None);
+    let (_, answer) = get(&server, &stream, &format!("key_field=_record_id&key_value={id}"));
+    assert_eq!(&answer["record"], newest);
+    assert!(metric(&server, "ttdust_query_cache_hits_total{cache_level=\"memory\"}") > 0.0);
+    assert!(answer["metadata"]["cache_hits"].as_i64() > Some(0), "{answer}");
+
+    // From Python, with stubs made from the contract.
+    let said = python::run("lookup.py", &[Path::new(&server.grpc), Path::new("s"), Path::new(&last.to_string())]);
+    assert!(said.status.success(), "{}", python::said(&said));
+
+    assert!(server.stop().success(), "a clean stop");
+    let server = Server::start(dir.path(), &settings);
+    check(&server, &stream, last);
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[SMALL]);
+    let stream = create_stream(&server, "s", &["id", "n"]);
+    for (query, pointer) in [
+        ("key_field=other&key_value=1", "key_field"),
+        ("key_field=id", "key_value"),
+        ("key_value=1", "key_field"),
+        ("key_field=id&key_value=1&limit=5", "limit"),
+        ("key_field=_record_id&key_value=rec_1", "key_value"),
+        ("order=up", "order"),
+    ] {
+        let (status, problem) = get(&server, &stream, query);
+        assert_eq!((status, &problem["code"]), (400, &json!("INVALID_ARGUMENT")), "{query}: {problem}");
+        assert_eq!(problem["errors"][0]["pointer"], pointer, "{query}: {problem}");
+    }
+    let (_, problem) = get(&server, &stream, "key_field=other&key_value=1");
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("\"id\", \"n\"")), "{problem}");
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        producer.append((1..=5).map(record).collect()).await.expect("taken");
+    });
+    // A cursor goes on in its own order alone.
+    let (_, page) = get(&server, &stream, "limit=2&order=desc");
+    let cursor = page["next_cursor"].as_str().expect("there is more").to_owned();
+    let (status, problem) = get(&server, &stream, &format!("limit=2&cursor={cursor}"));
+    assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &json!("cursor")), "{problem}");
+    assert_eq!(get(&server, &stream, &format!("limit=2&order=desc&cursor={cursor}")).0, 200);
+}
