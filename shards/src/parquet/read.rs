@@ -103,7 +103,7 @@ impl Fetcher<'_> {
         ParquetFileError::Format { path: self.name().to_owned(), reason: reason.into() }
     }
 
-    fn from_parquet(&self, error: ParquetError) -> ParquetFileError {
+    fn failed(&self, error: ParquetError) -> ParquetFileError {
         ParquetFileError::from_parquet(self.name(), error)
     }
 
@@ -166,18 +166,18 @@ impl Fetcher<'_> {
     fn footer(&mut self) -> Result<ArrowReaderMetadata, ParquetFileError> {
         let bytes = self.open()?.bytes();
         let mut decoder = ParquetMetaDataPushDecoder::try_new(bytes)
-            .map_err(|error| self.from_parquet(error))?
+            .map_err(|error| self.failed(error))?
             .with_page_index_policy(PageIndexPolicy::Required);
-        let mut wanted = vec![bytes.saturating_sub(TAIL_BYTES)..bytes];
+        let mut wanted = Vec::from([bytes.saturating_sub(TAIL_BYTES)..bytes]);
         loop {
             let read = self.read(&wanted)?;
-            decoder.push_ranges(wanted, read).map_err(|error| self.from_parquet(error))?;
-            match decoder.try_decode().map_err(|error| self.from_parquet(error))? {
+            decoder.push_ranges(wanted, read).map_err(|error| self.failed(error))?;
+            match decoder.try_decode().map_err(|error| self.failed(error))? {
                 DecodeResult::NeedsData(ranges) => wanted = ranges,
                 DecodeResult::Data(metadata) => {
                     let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
                     let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options);
-                    return metadata.map_err(|error| self.from_parquet(error));
+                    return metadata.map_err(|error| self.failed(error));
                 }
                 DecodeResult::Finished => return Err(self.damaged("it has no footer")),
             }
@@ -357,13 +357,13 @@ impl<'s> FileReader<'s> {
             .with_row_group_selections(vec![RowGroupSelection::new(group, Some(selection))])
             .with_batch_size(rows.len())
             .build()
-            .map_err(|error| self.fetcher.from_parquet(error))?;
+            .map_err(|error| self.fetcher.failed(error))?;
         let mut decoded = 0;
         loop {
-            match decoder.try_decode().map_err(|error| self.fetcher.from_parquet(error))? {
+            match decoder.try_decode().map_err(|error| self.fetcher.failed(error))? {
                 DecodeResult::NeedsData(ranges) => {
                     let read = self.fetcher.fetch(&ranges)?;
-                    decoder.push_ranges(ranges, read).map_err(|error| self.fetcher.from_parquet(error))?;
+                    decoder.push_ranges(ranges, read).map_err(|error| self.fetcher.failed(error))?;
                 }
                 DecodeResult::Data(batch) => {
                     decoded += batch.num_rows();
