@@ -157,7 +157,7 @@ impl WriteJob {
 }
 
 /// Writes and syncs a file. Runs on the flusher's thread. Takes the memory of about one row group, and 16 bytes a row and key
-/// field.
+/// field, with 33 more a row at the end.
 ///
 /// # Errors
 /// [`ParquetFileError`]; what was written is removed.

@@ -1,10 +1,10 @@
 //! The key index of a file: from a key to the rows that may have it.
 //!
 //! It lies inside the file, between the last row group and the footer, so that both are one object with one checksum. The
-//! footer names it by [`FOOTER_KEY`]; readers that do not know it pass it by. It has a part for each key field: a filter (a
-//! split block Bloom filter, 12 bits a key: one in 200 absent keys passes), a directory, and buckets of about 128 entries. An
-//! entry is 32 bits of the key's hash, beside those that choose the bucket, and a row number. Of rows with one hash only the
-//! last is kept. Head (filter and directory) and each bucket carry a CRC32C.
+//! footer names it by [`FOOTER_KEY`]; readers that do not know it pass it by. It has a part for each key field: a filter, which
+//! one in 256 absent keys passes, a directory, and buckets of about 128 entries. An entry is 32 bits of the key's hash, beside
+//! those that choose the bucket, and a row number. Of rows with one hash only the last is kept. Head (filter and directory)
+//! and each bucket carry a CRC32C.
 //!
 //! What it says is a hint: whoever finds that none of the rows it names has the key looks at all rows of the file, because
 //! two keys may share a hash. That it names no row is the truth.
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use simd_json::Node;
 
-use crate::record::keys::KeyField;
+use crate::{filter::Filter, record::keys::KeyField};
 
 /// The footer's key under which the index is described, as the JSON of [`Footer`].
 pub(super) const FOOTER_KEY: &str = "ttdust.key_index";
@@ -23,8 +23,6 @@ const VERSION: u32 = 1;
 
 const BUCKET_ENTRIES: usize = 128;
 const BUCKET_BITS_MAX: u32 = 20;
-const BITS_A_KEY: usize = 12;
-const BLOCK_BYTES: usize = 32;
 const ENTRY_BYTES: u64 = 8;
 const CHECKSUM_BYTES: u64 = 4;
 
@@ -53,8 +51,6 @@ impl Footer {
         let footer: Self = serde_json::from_str(text).ok()?;
         let known = |field: &FieldIndex| {
             field.bucket_bits <= BUCKET_BITS_MAX
-                && field.filter_bytes > 0
-                && field.filter_bytes.is_multiple_of(BLOCK_BYTES as u64)
                 && field.offset.checked_add(field.filter_bytes).is_some_and(|end| end < 1 << 62)
         };
         (footer.version == VERSION && footer.fields.iter().all(known)).then_some(footer)
@@ -81,27 +77,32 @@ impl FieldIndex {
 #[derive(Debug)]
 pub(super) struct Head {
     index: FieldIndex,
-    bytes: Bytes,
+    filter: Filter,
+    /// Where each bucket's entries start, and their end: u32 each.
+    starts: Bytes,
 }
 
 impl Head {
     /// The head of `index` from its bytes; `None`: they are damaged.
     pub(super) fn new(index: &FieldIndex, bytes: Bytes) -> Option<Self> {
         let length = index.head_range();
-        let whole = bytes.len() as u64 == length.end - length.start && crc32c::crc32c(&bytes) == index.head_crc32c;
-        let head = Self { index: index.clone(), bytes };
+        if bytes.len() as u64 != length.end - length.start || crc32c::crc32c(&bytes) != index.head_crc32c {
+            return None;
+        }
+        let (filter, starts) =
+            (bytes.slice(..index.filter_bytes as usize), Bytes::copy_from_slice(&bytes[index.filter_bytes as usize..]));
+        let head = Self { index: index.clone(), filter: Filter::from_bytes(&filter).ok()?, starts };
         let ends = || (0..=1usize << index.bucket_bits).map(|bucket| head.start(bucket));
-        (whole && ends().is_sorted() && head.start(0) == 0 && ends().next_back() == Some(index.entries)).then_some(head)
+        (ends().is_sorted() && head.start(0) == 0 && ends().next_back() == Some(index.entries)).then_some(head)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.index.field.len() + self.bytes.len()
+        size_of::<Self>() + self.index.field.len() + self.filter.memory_bytes() + self.starts.len()
     }
 
     /// Where the bucket lies that knows of `key`; `None`: no row has it.
     pub(super) fn bucket_of(&self, hash: u64) -> Option<Range<u64>> {
-        let filter = &self.bytes[..self.index.filter_bytes as usize];
-        if !filter_has(filter, hash) {
+        if !self.filter.contains(hash) {
             return None;
         }
         let bucket = bucket_of(hash, self.index.bucket_bits);
@@ -127,7 +128,7 @@ impl Head {
 
     /// How many entries stand before `bucket`.
     fn start(&self, bucket: usize) -> u32 {
-        u32_at(&self.bytes, self.index.filter_bytes as usize + 4 * bucket)
+        u32_at(&self.starts, 4 * bucket)
     }
 }
 
@@ -167,23 +168,7 @@ pub(super) fn hash_of(key: &str) -> u64 {
     hash ^ (hash >> 29)
 }
 
-/// The filter's block of a hash, and the bit of each of its eight words.
-fn filter_bits(blocks: usize, hash: u64) -> (usize, [u32; 8]) {
-    // Odd multipliers that the Parquet format chose for the same purpose.
-    const SALTS: [u32; 8] =
-        [0x47b6_137b, 0x4497_4d91, 0x8824_ad5b, 0xa2b7_289d, 0x7054_95c7, 0x2df1_424b, 0x9efc_4947, 0x5c6b_fb31];
-    let block = ((hash & 0xffff_ffff) * blocks as u64) >> 32;
-    (block as usize, SALTS.map(|salt| 1 << (((hash >> 32) as u32).wrapping_mul(salt) >> 27)))
-}
-
-fn filter_has(filter: &[u8], hash: u64) -> bool {
-    let (blocks, _) = filter.as_chunks::<BLOCK_BYTES>();
-    let (block, bits) = filter_bits(blocks.len(), hash);
-    let words = blocks[block].as_chunks::<4>().0;
-    words.iter().zip(bits).all(|(word, bit)| u32::from_le_bytes(*word) & bit != 0)
-}
-
-/// Collects the keys of rows. Takes 16 bytes a row and field.
+/// Collects the keys of rows. Takes 16 bytes a row and field, and at the end 33 more a row for one field at a time.
 #[derive(Debug)]
 pub(super) struct IndexBuilder {
     fields: Vec<(KeyField, Vec<(u64, u32)>)>,
@@ -234,16 +219,11 @@ impl IndexBuilder {
 /// Appends the index of one field to `out`, which lies at `offset` of the file.
 fn write_field(name: &str, rows: &[(u64, u32)], offset: u64, out: &mut Vec<u8>) -> FieldIndex {
     let at = out.len();
-    let blocks = (rows.len() * BITS_A_KEY).div_ceil(8 * BLOCK_BYTES).max(1);
     let bucket_bits = rows.len().div_ceil(BUCKET_ENTRIES).max(1).next_power_of_two().ilog2().min(BUCKET_BITS_MAX);
-    out.resize(at + blocks * BLOCK_BYTES, 0);
-    let (filter, _) = out[at..].as_chunks_mut::<BLOCK_BYTES>();
-    for (hash, _) in rows {
-        let (block, bits) = filter_bits(blocks, *hash);
-        for (word, bit) in filter[block].as_chunks_mut::<4>().0.iter_mut().zip(bits) {
-            *word = (u32::from_le_bytes(*word) | bit).to_le_bytes();
-        }
-    }
+    let hashes: Vec<u64> = rows.iter().map(|(hash, _)| *hash).collect();
+    out.extend_from_slice(&Filter::build(&hashes).to_bytes());
+    drop(hashes);
+    let filter_bytes = (out.len() - at) as u64;
     // Hashes are in order, so buckets are too.
     let start = |bucket: usize| rows.partition_point(|(hash, _)| bucket_of(*hash, bucket_bits) < bucket);
     let starts: Vec<usize> = (0..=1 << bucket_bits).map(start).collect();
@@ -263,7 +243,7 @@ fn write_field(name: &str, rows: &[(u64, u32)], offset: u64, out: &mut Vec<u8>) 
     FieldIndex {
         field: name.to_owned(),
         offset: offset + at as u64,
-        filter_bytes: (blocks * BLOCK_BYTES) as u64,
+        filter_bytes,
         bucket_bits,
         entries: rows.len() as u32,
         head_crc32c,
