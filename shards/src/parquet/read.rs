@@ -168,7 +168,8 @@ impl Fetcher<'_> {
         let mut decoder = ParquetMetaDataPushDecoder::try_new(bytes)
             .map_err(|error| self.failed(error))?
             .with_page_index_policy(PageIndexPolicy::Required);
-        let mut wanted = Vec::from([bytes.saturating_sub(TAIL_BYTES)..bytes]);
+        let tail = bytes.saturating_sub(TAIL_BYTES)..bytes;
+        let mut wanted = Vec::from([tail]);
         loop {
             let read = self.read(&wanted)?;
             decoder.push_ranges(wanted, read).map_err(|error| self.failed(error))?;
