@@ -1,10 +1,22 @@
 //! The catalog: what is registered, where each committed file lies, who holds a key, who changed what.
 //!
-//! Invariants: every change is one transaction; the files of a stream cover its sequence numbers from the first on without
-//! gap or overlap; `flushed_through` of a stream never falls; whatever changes a schema, version, stream or key raises the
+//! Invariants: every change is one transaction; the files of a stream cover its sequence numbers without gap or overlap, from
+//! the first that is kept on up to `flushed_through`, which never falls; a file that others took the place of, or that went, is
+//! remembered as retired until its object is gone; an hour whose files changed owes a manifest; whatever changes a schema, version, stream or key raises the
 //! generation and leaves a line in the audit log, in the same transaction, or does nothing at all.
 
+/// The same call on whichever store it is.
+macro_rules! on_store {
+    ($catalog:expr, $method:ident($($argument:expr),*)) => {
+        match &$catalog.store {
+            Store::Embedded(store) => store.$method($($argument),*).await,
+            Store::Postgres(store) => store.$method($($argument),*).await,
+        }
+    };
+}
+
 mod embedded;
+mod file_sets;
 mod fingerprint;
 mod mirror;
 mod model;
@@ -17,8 +29,9 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 
 pub use fingerprint::canonical_fingerprint;
 pub use model::{
-    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Page, RememberedRequest, Retention,
-    Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamStatus,
+    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, ManifestDebt, Page, RememberedRequest,
+    Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange,
+    StreamFilter, StreamHour, StreamStatus,
 };
 pub use postgres::PgFigures;
 
@@ -64,16 +77,6 @@ pub struct Catalog {
 enum Store {
     Embedded(Embedded),
     Postgres(Postgres),
-}
-
-/// The same call on whichever store it is.
-macro_rules! on_store {
-    ($catalog:expr, $method:ident($($argument:expr),*)) => {
-        match &$catalog.store {
-            Store::Embedded(store) => store.$method($($argument),*).await,
-            Store::Postgres(store) => store.$method($($argument),*).await,
-        }
-    };
 }
 
 /// What `ttdust migrate` would do or did.
@@ -385,7 +388,7 @@ impl Catalog {
         on_store!(self, commit_files(stream, files, now))
     }
 
-    /// Whether a file with this key is committed.
+    /// Whether a file with this key is committed, or was and is retired.
     ///
     /// # Errors
     /// See [`CatalogError`].

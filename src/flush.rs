@@ -152,5 +152,6 @@ fn stored(file: &FileMeta) -> StoredFile {
         max_timestamp: file.max_timestamp,
         bytes: file.bytes,
         checksum: file.checksum,
+        level: 0,
     }
 }

@@ -266,6 +266,7 @@ mod tests {
             max_timestamp: 0,
             bytes: 0,
             checksum: 0,
+            level: 0,
         };
         let chosen = |order, after_sequence| {
             let query = Query::TimeRange(TimeRangeQuery {

@@ -4,6 +4,8 @@
 mod audit;
 #[path = "catalog/changes.rs"]
 mod changes;
+#[path = "catalog/file_sets.rs"]
+mod file_sets;
 #[path = "catalog/files.rs"]
 mod files;
 #[path = "catalog/keys.rs"]
@@ -63,6 +65,16 @@ suite! {
         a_refused_commit_leaves_nothing_behind,
         files_of_a_stream_that_is_gone_or_going_are_not_wanted,
         of_two_flushes_of_the_same_rows_one_is_kept;
+    file_sets:
+        a_file_takes_the_place_of_those_whose_rows_it_holds,
+        only_what_is_there_whole_is_replaced,
+        the_first_files_go_and_the_rest_has_no_gap,
+        a_late_commit_of_files_that_are_retired_is_no_change,
+        of_two_merges_of_the_same_files_one_wins,
+        an_orphan_is_condemned_and_becomes_no_file,
+        hours_with_small_files_are_found_page_by_page,
+        manifests_are_owed_until_they_are_written,
+        nothing_of_a_deleted_stream_is_left;
     keys:
         keys_are_kept_until_they_are_deleted,
         the_last_use_of_a_key_never_moves_backward;

@@ -6,6 +6,7 @@
 mod audit;
 mod changes;
 mod copy;
+mod file_sets;
 mod files;
 mod keys;
 mod migrations;
@@ -23,8 +24,9 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, Page, RememberedRequest,
-    Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, ManifestDebt, Page,
+    RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
+    StreamChange, StreamFilter, StreamHour,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -218,6 +220,61 @@ impl Embedded {
 
     pub(super) async fn all_file_totals(&self) -> Result<FileTotals> {
         self.read(|c| files::totals(c, None)).await
+    }
+
+    pub(super) async fn replace_files(
+        &self,
+        stream: StreamId,
+        old: Vec<String>,
+        new: StoredFile,
+        now: i64,
+    ) -> Result<Commit> {
+        self.run(move |c| file_sets::replace(c, stream, &old, &new, now)).await
+    }
+
+    pub(super) async fn drop_files(&self, stream: StreamId, through: i64, now: i64) -> Result<FileTotals> {
+        self.run(move |c| file_sets::drop_through(c, stream, through, now)).await
+    }
+
+    pub(super) async fn files_after(&self, stream: StreamId, after: i64, limit: u32) -> Result<Vec<StoredFile>> {
+        self.read(move |c| file_sets::page(c, stream, after, limit)).await
+    }
+
+    pub(super) async fn files_of_hour(&self, of: StreamHour) -> Result<Vec<StoredFile>> {
+        self.read(move |c| file_sets::of_hour(c, of)).await
+    }
+
+    pub(super) async fn hours_to_merge(
+        &self,
+        below_bytes: u64,
+        after: Option<StreamHour>,
+        limit: u32,
+    ) -> Result<Vec<StreamHour>> {
+        self.read(move |c| file_sets::to_merge(c, below_bytes, after, limit)).await
+    }
+
+    pub(super) async fn retired(&self, before: i64, limit: u32) -> Result<Vec<RetiredFile>> {
+        self.read(move |c| file_sets::retired(c, before, limit)).await
+    }
+
+    pub(super) async fn condemn(&self, stream: StreamId, found: Vec<StoredFile>, now: i64) -> Result<u64> {
+        self.run(move |c| file_sets::condemn(c, stream, &found, now)).await
+    }
+
+    pub(super) async fn forget_retired(&self, keys: Vec<String>) -> Result<()> {
+        self.run(move |c| file_sets::forget_retired(c, &keys)).await
+    }
+
+    pub(super) async fn unreferenced(&self, keys: Vec<String>) -> Result<Vec<String>> {
+        self.read(move |c| file_sets::unreferenced(c, keys)).await
+    }
+
+    pub(super) async fn manifests_due(&self, limit: u32) -> Result<Vec<ManifestDebt>> {
+        self.read(move |c| file_sets::manifests_due(c, limit)).await
+    }
+
+    pub(super) async fn manifest_written(&self, debt: ManifestDebt) -> Result<()> {
+        self.run(move |c| file_sets::manifest_written(c, debt)).await
     }
 
     pub(super) async fn create_key(&self, key: ApiKey, audit: AuditEntry) -> Result<()> {

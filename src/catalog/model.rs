@@ -236,6 +236,50 @@ pub struct StoredFile {
     pub bytes: u64,
     /// CRC32C of the whole file.
     pub checksum: u32,
+    /// 0: written by a flush. Each merge gives a level more than its inputs have.
+    pub level: u32,
+}
+
+impl StoredFile {
+    /// How many rows it has.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        (self.last_sequence - self.first_sequence + 1).unsigned_abs()
+    }
+}
+
+/// A file that no list names any more, and whose object may still be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetiredFile {
+    /// Its key in the object store.
+    pub key: String,
+    /// The stream.
+    pub stream: StreamId,
+    /// Unix µs.
+    pub retired_at: i64,
+}
+
+/// An hour of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamHour {
+    /// The stream.
+    pub stream: StreamId,
+    /// The hour.
+    pub hour: PartitionHour,
+}
+
+impl StreamHour {
+    /// µs of an hour.
+    pub const MICROS: i64 = 3_600_000_000;
+}
+
+/// An hour whose files changed since its manifest was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManifestDebt {
+    /// The hour.
+    pub of: StreamHour,
+    /// How often they changed.
+    pub changes: i64,
 }
 
 /// What the committed files of a stream come to.
@@ -247,6 +291,15 @@ pub struct FileTotals {
     pub bytes: u64,
     /// Their rows.
     pub rows: u64,
+}
+
+impl FileTotals {
+    /// Counts a file.
+    pub fn add(&mut self, file: &StoredFile) {
+        self.files += 1;
+        self.bytes += file.bytes;
+        self.rows += file.rows();
+    }
 }
 
 /// What became of a commit.

@@ -5,6 +5,7 @@
 
 mod audit;
 mod changes;
+mod file_sets;
 mod files;
 mod keys;
 mod migrations;
@@ -20,9 +21,9 @@ use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState, types::FromSq
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, MigrationPlan, Page,
-    RememberedRequest, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange,
-    StreamFilter,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, ManifestDebt,
+    MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
+    StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use crate::{catalog::mirror::Mirror, config::PgOptions};
 use pool::{Connector, Pool};
@@ -203,6 +204,61 @@ impl Postgres {
 
     pub(super) async fn all_file_totals(&self) -> Result<FileTotals> {
         on_pool!(self, files::totals, None)
+    }
+
+    pub(super) async fn replace_files(
+        &self,
+        stream: StreamId,
+        old: Vec<String>,
+        new: StoredFile,
+        now: i64,
+    ) -> Result<Commit> {
+        on_pool!(self, file_sets::replace, stream, old, new, now)
+    }
+
+    pub(super) async fn drop_files(&self, stream: StreamId, through: i64, now: i64) -> Result<FileTotals> {
+        on_pool!(self, file_sets::drop_through, stream, through, now)
+    }
+
+    pub(super) async fn files_after(&self, stream: StreamId, after: i64, limit: u32) -> Result<Vec<StoredFile>> {
+        on_pool!(self, file_sets::page, stream, after, limit)
+    }
+
+    pub(super) async fn files_of_hour(&self, of: StreamHour) -> Result<Vec<StoredFile>> {
+        on_pool!(self, file_sets::of_hour, of)
+    }
+
+    pub(super) async fn hours_to_merge(
+        &self,
+        below_bytes: u64,
+        after: Option<StreamHour>,
+        limit: u32,
+    ) -> Result<Vec<StreamHour>> {
+        on_pool!(self, file_sets::to_merge, below_bytes, after, limit)
+    }
+
+    pub(super) async fn retired(&self, before: i64, limit: u32) -> Result<Vec<RetiredFile>> {
+        on_pool!(self, file_sets::retired, before, limit)
+    }
+
+    pub(super) async fn condemn(&self, stream: StreamId, found: Vec<StoredFile>, now: i64) -> Result<u64> {
+        on_pool!(self, file_sets::condemn, stream, found, now)
+    }
+
+    pub(super) async fn forget_retired(&self, keys: Vec<String>) -> Result<()> {
+        on_pool!(self, file_sets::forget_retired, keys)
+    }
+
+    pub(super) async fn unreferenced(&self, keys: Vec<String>) -> Result<Vec<String>> {
+        on_pool!(self, file_sets::unreferenced, keys)
+    }
+
+    pub(super) async fn manifests_due(&self, limit: u32) -> Result<Vec<ManifestDebt>> {
+        on_pool!(self, file_sets::manifests_due, limit)
+    }
+
+    pub(super) async fn manifest_written(&self, debt: ManifestDebt) -> Result<()> {
+        on_pool!(self, file_sets::manifest_written, debt)
     }
 
     pub(super) async fn create_key(&self, key: ApiKey, audit: AuditEntry) -> Result<()> {

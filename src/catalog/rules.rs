@@ -1,7 +1,5 @@
 //! What a change makes of an object, and when it is refused: one home for both stores, which only read and write.
 
-use std::collections::HashMap;
-
 use ttdust_shards::ids::{FIRST_SEQUENCE, StreamId};
 
 use super::{
@@ -105,11 +103,12 @@ pub(super) fn takes_files(status: StreamStatus) -> bool {
 
 /// Which of `files` are new to a stream whose files end at `flushed_through`, and where they end then.
 ///
-/// `before` holds the stream's committed files that begin where one of `files` does, by their first sequence number.
+/// `before` holds the stream's files that begin where one of `files` does, those that others took the place of included: a
+/// commit whose answer was lost is tried again however late.
 pub(super) fn new_files<'a>(
     flushed_through: i64,
     files: &'a [StoredFile],
-    before: &HashMap<i64, StoredFile>,
+    before: &[StoredFile],
 ) -> Result<(Vec<&'a StoredFile>, i64)> {
     let mut through = flushed_through.max(FIRST_SEQUENCE - 1);
     let mut new = Vec::new();
@@ -117,7 +116,7 @@ pub(super) fn new_files<'a>(
         assert!(file.last_sequence >= file.first_sequence, "a file holds rows");
         if file.first_sequence <= through {
             // At or before the mark it must be one that was committed before.
-            if before.get(&file.first_sequence) != Some(file) {
+            if !before.contains(file) {
                 return Err(CatalogError::Conflict(format!(
                     "{} overlaps with other files of its stream, which are committed up to {through}",
                     file.key
@@ -135,6 +134,42 @@ pub(super) fn new_files<'a>(
         through = file.last_sequence;
     }
     Ok((new, through))
+}
+
+/// Whether the files `found`, in order, of the keys `wanted` can be replaced by `new`; `false`: they were before.
+///
+/// `there` is the committed file of the new one's key; `retired` says that the key is a retired file's, whose object goes.
+pub(super) fn replaces(
+    wanted: &[String],
+    found: &[StoredFile],
+    new: &StoredFile,
+    there: Option<&StoredFile>,
+    retired: bool,
+) -> Result<bool> {
+    let refused =
+        |why: &str| Err(CatalogError::Conflict(format!("{} cannot take the place of others: {why}", new.key)));
+    if found.is_empty() && there == Some(new) {
+        return Ok(false);
+    }
+    let whole = found.len() == wanted.len() && found.iter().all(|file| wanted.contains(&file.key));
+    let ([first, ..], [.., last]) = (found, found) else { return refused("none of them is there") };
+    if !whole || retired || there.is_some() {
+        return refused("its stream's files were changed meanwhile");
+    }
+    let side_by_side = found.windows(2).all(|pair| pair[0].last_sequence + 1 == pair[1].first_sequence);
+    let same_rows = (new.first_sequence, new.last_sequence) == (first.first_sequence, last.last_sequence)
+        && (new.min_timestamp, new.max_timestamp) == (first.min_timestamp, last.max_timestamp);
+    let same_hour = found.iter().all(|file| file.hour == new.hour);
+    if !(side_by_side && same_rows && same_hour && found.iter().all(|file| file.level < new.level)) {
+        return refused("it does not hold their rows, of one hour and without a gap, at a higher level");
+    }
+    Ok(true)
+}
+
+/// Whether an object of a stream, named as one of its files and known to no list, is an orphan: its rows are in files, or its
+/// stream is gone. One past the end of the files may be a flush that is still to be committed.
+pub(super) fn is_orphan(stream: &Stream, file: &StoredFile) -> bool {
+    stream.status == StreamStatus::Deleted || file.last_sequence <= stream.flushed_through
 }
 
 /// A stream can only be checked with a version that is in use.

@@ -5,7 +5,7 @@ use ttdust_shards::{ids::StreamId, parquet::PartitionHour};
 
 use crate::store::{Place, line, stream, with_stream};
 
-fn file(first: i64, last: i64) -> StoredFile {
+pub fn file(first: i64, last: i64) -> StoredFile {
     StoredFile {
         key: format!("s/{first}-{last}"),
         hour: PartitionHour(-1),
@@ -15,6 +15,7 @@ fn file(first: i64, last: i64) -> StoredFile {
         max_timestamp: last * 10,
         bytes: 100,
         checksum: u32::MAX,
+        level: 0,
     }
 }
 

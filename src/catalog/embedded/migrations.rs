@@ -34,6 +34,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../migrations/sqlite/0003_change_generations.sql"),
         then: |_| Ok(()),
     },
+    Migration {
+        name: "0004_file_sets",
+        sql: include_str!("../../../migrations/sqlite/0004_file_sets.sql"),
+        then: |_| Ok(()),
+    },
 ];
 
 fn plan(connection: &Connection) -> Result<MigrationPlan> {
@@ -140,7 +145,8 @@ mod tests {
         )
         .expect("rows");
         drop(old);
-        assert_eq!(migration_plan(&path).expect("a plan").steps, ["0002_control_plane", "0003_change_generations"]);
+        let steps = ["0002_control_plane", "0003_change_generations", "0004_file_sets"];
+        assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert_eq!(migrate(&path).expect("migrated").from, 1);
         let new = connect(&path).expect("the file");
         let text = |sql: &str| new.query_row(sql, [], |row| row.get::<_, String>(0)).expect(sql);
@@ -153,9 +159,14 @@ mod tests {
             text("SELECT group_concat(name || status || version || flushed_through, ' ') FROM streams"),
             "clickspaused310 viewsdeleting10"
         );
-        assert_eq!(text("SELECT path FROM files JOIN streams ON id = stream_id"), "a/1-10");
+        assert_eq!(text("SELECT path || level FROM files JOIN streams ON id = stream_id"), "a/1-100");
+        assert_eq!(
+            text("SELECT stream_id || hour || changes FROM manifest_debts"),
+            "a71",
+            "its manifest is to be written"
+        );
         assert_eq!(text("SELECT role || streams FROM api_keys WHERE last_used_at IS NULL"), "admin[]");
-        let orphan = new.execute("INSERT INTO files VALUES ('none', 1, 2, 1, 'x', 1, 1, 1, 1, 1)", []);
+        let orphan = new.execute("INSERT INTO files VALUES ('none', 1, 2, 1, 'x', 1, 1, 1, 1, 1, 0)", []);
         assert!(orphan.is_err(), "foreign keys are on, and refer to the new table");
         let twin = "INSERT INTO streams SELECT 'c', name, description, schema_id, 'active', key_fields, labels, retention, \
                     partition_config, 1, 0, 1, 1 FROM streams WHERE id = 'a'";
@@ -168,7 +179,7 @@ mod tests {
     fn a_newer_catalog_and_a_file_that_is_none_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("catalog.sqlite");
-        let steps = ["0001_init", "0002_control_plane", "0003_change_generations"];
+        let steps = ["0001_init", "0002_control_plane", "0003_change_generations", "0004_file_sets"];
         assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert!(!path.exists(), "a plan changes nothing");
         assert_eq!(migrate(&path).expect("migrated").from, 0);

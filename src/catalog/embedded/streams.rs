@@ -4,7 +4,7 @@ use rusqlite::{Connection, Row, params};
 use ttdust_shards::ids::StreamId;
 
 use super::{
-    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, audit::note, column, failure, found, json,
+    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, audit::note, column, failure, file_sets, found, json,
     json_or_none, json_text, parsed, schemas, unique,
 };
 use crate::catalog::{StreamStatus, model::Changed, rules};
@@ -133,7 +133,7 @@ pub(super) fn end_deletion(connection: &mut Connection, id: StreamId, now: i64, 
     let transaction = connection.transaction().map_err(failure)?;
     let before = get(&transaction, id)?;
     let after = rules::deleted(&before, now)?;
-    transaction.execute("DELETE FROM files WHERE stream_id = ?1", [id.to_string()]).map_err(failure)?;
+    file_sets::forget_stream(&transaction, id)?;
     update(&transaction, &after)?;
     note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id))?;
     transaction.commit().map_err(failure)

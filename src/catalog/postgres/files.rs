@@ -1,17 +1,16 @@
 //! Committed files.
 
-use std::collections::HashMap;
-
 use tokio_postgres::{Client, Row, Transaction};
 use ttdust_shards::{ids::StreamId, parquet::PartitionHour};
 
-use super::{all, failure, get as value, number, streams};
+use super::{all, failure, file_sets, get as value, number, streams};
 use crate::catalog::{CatalogError, Commit, FileTotals, Result, StoredFile, rules};
 
-const COLUMNS: &str = "SELECT path, hour, first_sequence, last_sequence, min_timestamp, max_timestamp, bytes, checksum \
-                       FROM files";
+/// The columns of a file, as [`read`] takes them.
+pub(super) const FIELDS: &str =
+    "path, hour, first_sequence, last_sequence, min_timestamp, max_timestamp, bytes, checksum, level";
 
-fn read(row: &Row) -> Result<StoredFile> {
+pub(super) fn read(row: &Row) -> Result<StoredFile> {
     Ok(StoredFile {
         key: value(row, 0)?,
         hour: PartitionHour(value(row, 1)?),
@@ -21,6 +20,7 @@ fn read(row: &Row) -> Result<StoredFile> {
         max_timestamp: value(row, 5)?,
         bytes: value::<i64>(row, 6)?.cast_unsigned(),
         checksum: number(row, 7)?,
+        level: number(row, 8)?,
     })
 }
 
@@ -34,12 +34,15 @@ pub(super) async fn commit(client: &mut Client, id: StreamId, files: Vec<StoredF
         return Ok(Commit::StreamGone);
     }
     let firsts: Vec<i64> = files.iter().map(|file| file.first_sequence).collect();
-    let sql = format!("{COLUMNS} WHERE stream_id = $1 AND first_sequence = ANY ($2)");
+    let sql = format!(
+        "SELECT {FIELDS} FROM files WHERE stream_id = $1 AND first_sequence = ANY ($2) \
+         UNION ALL SELECT {FIELDS} FROM retired_files WHERE stream_id = $1 AND first_sequence = ANY ($2)"
+    );
     let before = transaction.query(&sql, &[&id.to_string(), &firsts]).await.map_err(failure)?;
-    let before: HashMap<_, _> = all(&before, read)?.into_iter().map(|file| (file.first_sequence, file)).collect();
-    let (new, through) = rules::new_files(stream.flushed_through, &files, &before)?;
+    let (new, through) = rules::new_files(stream.flushed_through, &files, &all(&before, read)?)?;
     if !new.is_empty() {
         insert(&transaction, id, &new, now).await?;
+        file_sets::owe_manifests(&transaction, id, new.iter().map(|file| file.hour)).await?;
         let flushed = "UPDATE streams SET flushed_through = $2 WHERE id = $1";
         transaction.execute(flushed, &[&id.to_string(), &through]).await.map_err(failure)?;
     }
@@ -47,14 +50,14 @@ pub(super) async fn commit(client: &mut Client, id: StreamId, files: Vec<StoredF
     Ok(Commit::Done)
 }
 
-async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFile], now: i64) -> Result<()> {
+pub(super) async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFile], now: i64) -> Result<()> {
     let column = |read: fn(&StoredFile) -> i64| -> Vec<i64> { files.iter().map(|file| read(file)).collect() };
     let paths: Vec<&str> = files.iter().map(|file| file.key.as_str()).collect();
     transaction
         .execute(
             "INSERT INTO files (stream_id, committed_at, path, hour, first_sequence, last_sequence, min_timestamp, \
-             max_timestamp, bytes, checksum) SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], $5::bigint[], \
-             $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[])",
+             max_timestamp, bytes, checksum, level) SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], \
+             $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])",
             &[
                 &id.to_string(),
                 &now,
@@ -66,6 +69,7 @@ async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFil
                 &column(|file| file.max_timestamp),
                 &column(|file| file.bytes.cast_signed()),
                 &column(|file| file.checksum.into()),
+                &column(|file| file.level.into()),
             ],
         )
         .await
@@ -74,13 +78,15 @@ async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFil
 }
 
 pub(super) async fn holds(client: &mut Client, key: String) -> Result<bool> {
-    let sql = "SELECT EXISTS (SELECT 1 FROM files WHERE path = $1)";
+    let sql = "SELECT EXISTS (SELECT 1 FROM files WHERE path = $1) \
+               OR EXISTS (SELECT 1 FROM retired_files WHERE path = $1)";
     value(&client.query_one(sql, &[&key]).await.map_err(failure)?, 0)
 }
 
 pub(super) async fn within(client: &mut Client, id: StreamId, start: i64, end: i64) -> Result<Vec<StoredFile>> {
     let sql = format!(
-        "{COLUMNS} WHERE stream_id = $1 AND max_timestamp >= $2 AND min_timestamp < $3 ORDER BY first_sequence"
+        "SELECT {FIELDS} FROM files WHERE stream_id = $1 AND max_timestamp >= $2 AND min_timestamp < $3 \
+         ORDER BY first_sequence"
     );
     all(&client.query(&sql, &[&id.to_string(), &start, &end]).await.map_err(failure)?, read)
 }

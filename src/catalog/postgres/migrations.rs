@@ -11,6 +11,7 @@ use crate::{
 const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_init", include_str!("../../../migrations/postgres/0001_init.sql")),
     ("0002_change_generations", include_str!("../../../migrations/postgres/0002_change_generations.sql")),
+    ("0003_file_sets", include_str!("../../../migrations/postgres/0003_file_sets.sql")),
 ];
 
 /// Of Postgres's advisory locks, the one that whoever migrates has: "ttdust" as a number.

@@ -6,7 +6,8 @@ use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use ttdust_shards::ids::StreamId;
 
 use super::{
-    all, audit::note, column, failure, found, get as value, json, json_or_none, json_text, parsed, schemas, unique,
+    all, audit::note, column, failure, file_sets, found, get as value, json, json_or_none, json_text, parsed, schemas,
+    unique,
 };
 use crate::catalog::{
     AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, StreamStatus, model::Changed, rules,
@@ -146,8 +147,7 @@ pub(super) async fn end_deletion(client: &mut Client, id: StreamId, now: i64, au
     let transaction = client.transaction().await.map_err(failure)?;
     let before = find_to_change(&transaction, id).await?;
     let after = rules::deleted(&before, now)?;
-    let forget = "DELETE FROM files WHERE stream_id = $1";
-    transaction.execute(forget, &[&id.to_string()]).await.map_err(failure)?;
+    file_sets::forget_stream(&transaction, id).await?;
     update(&transaction, &after).await?;
     note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id)).await?;
     transaction.commit().await.map_err(failure)
