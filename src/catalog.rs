@@ -23,7 +23,7 @@ mod model;
 mod postgres;
 mod rules;
 
-use std::path::PathBuf;
+use std::{collections::HashSet, path::PathBuf};
 
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -356,6 +356,24 @@ impl Catalog {
     /// See [`CatalogError`].
     pub async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>> {
         on_store!(self, streams(filter, page))
+    }
+
+    /// The ids of all streams that were deleted.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn deleted_streams(&self) -> Result<HashSet<StreamId>> {
+        const PAGE: u32 = 10_000;
+        let filter = StreamFilter { status: Some(StreamStatus::Deleted), ..StreamFilter::default() };
+        let (mut deleted, mut after) = (HashSet::new(), String::new());
+        loop {
+            let page = self.streams(filter.clone(), Page { after, limit: PAGE }).await?;
+            deleted.extend(page.iter().map(|stream| stream.id));
+            match page.last().filter(|_| page.len() == PAGE as usize) {
+                Some(last) => after = last.id.to_string(),
+                None => return Ok(deleted),
+            }
+        }
     }
 
     /// Changes a stream and answers it as it is then.

@@ -19,6 +19,7 @@ pub use resolve::{AuthMode, Config, PgOptions, TlsFiles, usable_cores};
 pub use secrets::RedisUrl;
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret, Setting, Settings,
+    UnknownStreamsPolicy,
 };
 
 /// Where a setting's value comes from.

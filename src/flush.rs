@@ -1,12 +1,17 @@
 //! From a shard's staged files to committed ones: put each object, verify it, commit all in the catalog, tell the shard.
 //!
-//! The order is what makes a crash at any edge harmless: until the commit, the log holds the rows and the objects are orphans
-//! that a later flush of the same rows replaces; after it, the same commit again is no change. Only then may the shard let
+//! The order is what makes a crash at any edge harmless: until the commit, the log holds the rows, and the object that a crash
+//! left is an orphan; the first flush of the stream afterwards begins with the same row, and takes the orphan away. After the
+//! commit, the same commit again is no change. Only then may the shard let
 //! go of the rows. What fails is tried again for as long as the process runs.
 
 mod takeover;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{task::spawn_blocking, time};
 use ttdust_shards::{
@@ -20,13 +25,15 @@ use crate::{
     catalog::{Catalog, CatalogError, Commit, StoredFile},
     link::ShardLink,
     metrics::ControlMetrics,
-    objects::{ObjectError, Objects, key_of},
+    objects::{ObjectError, Objects, hour_of, key_of},
 };
 
 pub use takeover::{Takeover, TakeoverPending};
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// Files that begin with one row: a crash leaves one, and a run begins after each.
+const ORPHANS_MAX: usize = 1000;
 
 /// Why a flush is not committed.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +51,15 @@ pub struct Flusher {
     objects: Objects,
     metrics: Arc<ControlMetrics>,
     takeover: Takeover,
+    /// Streams of which this run has committed files: an earlier run's orphans of theirs are gone.
+    swept: Arc<Mutex<HashSet<StreamId>>>,
 }
 
 impl Flusher {
     /// From these parts.
     #[must_use]
     pub fn new(catalog: Catalog, objects: Objects, metrics: Arc<ControlMetrics>, takeover: Takeover) -> Self {
-        Self { catalog, objects, metrics, takeover }
+        Self { catalog, objects, metrics, takeover, swept: Arc::default() }
     }
 
     /// Commits a flush and tells the shard.
@@ -96,6 +105,10 @@ impl Flusher {
     }
 
     async fn commit(&self, stream: StreamId, files: &[FileMeta]) -> Result<(), FlushError> {
+        if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).contains(&stream) {
+            self.remove_orphans(&files[0]).await?;
+            self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(stream);
+        }
         for file in files {
             self.put(file).await?;
         }
@@ -122,6 +135,21 @@ impl Flusher {
         // newer schema, say. Nobody can have read it.
         tracing::warn!(%key, "replacing an object that was never committed");
         Ok(self.objects.replace(&file.path, &key, file.bytes, file.checksum).await?)
+    }
+
+    /// Removes what a crash between put and commit left: it begins with the row that `next` begins with and lies in the same
+    /// hour, but it may end elsewhere. A stream has one flush under way at a time, so it is nobody's.
+    async fn remove_orphans(&self, next: &FileMeta) -> Result<(), FlushError> {
+        let folder = format!("{}/", hour_of(next.stream, next.hour));
+        let from = format!("{folder}{:020}", next.first_sequence);
+        let own = key_of(next);
+        for found in self.objects.list(&from, None, ORPHANS_MAX).await? {
+            if found.key != own && !self.catalog.holds_file(found.key.clone()).await? {
+                tracing::warn!(key = %found.key, "removing an object that was never committed");
+                self.objects.remove(&found.key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The stream was deleted while its rows were flushed: what this flush put goes again, and nothing else does.

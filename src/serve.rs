@@ -26,13 +26,13 @@ use tokio::{
 };
 use ttdust_shards::{
     ids::ShardId,
-    runtime::{Engine, EngineStart, StartError},
+    runtime::{Engine, EngineStart, StartError, UnknownStreams},
 };
 
 use crate::{
     access::tokens::TokenKeyError,
     catalog::{Catalog, CatalogError, CatalogPlace, Known},
-    config::{AuthMode, Config},
+    config::{AuthMode, Config, UnknownStreamsPolicy},
     control::{Control, ControlError, Parts},
     coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
@@ -184,6 +184,7 @@ impl Base {
             config: config.engine.clone(),
             catalog: self.publisher.current(),
             flushed_through,
+            unknown_streams: self.unknown_streams(config).await?,
             to_control,
             tls,
         };
@@ -191,6 +192,17 @@ impl Base {
         let started = tokio::task::spawn_blocking(move || Engine::start(start)).await;
         let engine = started.map_err(|e| system("cannot start the shards")(io::Error::other(e)))??;
         Ok((Arc::new(engine), inbox))
+    }
+}
+
+impl Base {
+    async fn unknown_streams(&self, config: &Config) -> Result<UnknownStreams, ServeError> {
+        Ok(match config.settings().wal_unknown_streams {
+            UnknownStreamsPolicy::Discard => UnknownStreams::Discard,
+            // Only the catalog itself knows what was deleted.
+            UnknownStreamsPolicy::Refuse if self.known.mirrored => UnknownStreams::Keep,
+            UnknownStreamsPolicy::Refuse => UnknownStreams::Refuse { deleted: self.catalog.deleted_streams().await? },
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ttdust wal inspect | verify | repair`: the log, for people. Only `repair` changes anything.
+//! `ttdust wal inspect | verify | repair`: the log, for people. Only `repair` changes anything, and only while no server has it.
 //!
 //! A path is a shard's folder (`wal/shard-00000`), the folder of all of them (`wal`), or, for `inspect`, one segment.
 
@@ -9,6 +9,7 @@ use ttdust_shards::{
     io::real::RealDisk,
     wal::{
         inspect::{self, FrameInfo, Report},
+        lock::LogLock,
         recovery::RecoveryError,
     },
 };
@@ -19,6 +20,14 @@ pub enum WalToolError {
     /// Damaged, or not readable.
     #[error(transparent)]
     Log(#[from] RecoveryError),
+    /// Another process has it.
+    #[error("{}: {source}", path.display())]
+    InUse {
+        /// The folder of all shards' logs.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Nothing of that kind is there.
     #[error("{}: no log is here: want a segment, a shard's folder such as wal/shard-00000, or the folder of all shards", .0.display())]
     NoLog(PathBuf),
@@ -76,7 +85,11 @@ pub fn inspect(path: &Path, frames: bool) -> Result<(), WalToolError> {
 /// # Errors
 /// The log is damaged or cannot be read.
 pub fn verify(path: &Path) -> Result<(), WalToolError> {
-    for (shard, folder) in folders(path)? {
+    let folders = folders(path)?;
+    if folders[0].1.parent().is_some_and(LogLock::is_taken) {
+        eprintln!("a server is writing this log: what is wrong at its end may be what it is writing just now");
+    }
+    for (shard, folder) in folders {
         print_report(&folder, &inspect::verify(&RealDisk::default(), &folder, shard)?);
     }
     Ok(())
@@ -87,7 +100,10 @@ pub fn verify(path: &Path) -> Result<(), WalToolError> {
 /// # Errors
 /// The log cannot be read or changed.
 pub fn repair(path: &Path) -> Result<(), WalToolError> {
-    for (shard, folder) in folders(path)? {
+    let folders = folders(path)?;
+    let wal_dir = folders[0].1.parent().unwrap_or(Path::new("/")).to_owned();
+    let _lock = LogLock::take(&wal_dir).map_err(|source| WalToolError::InUse { path: wal_dir, source })?;
+    for (shard, folder) in folders {
         match inspect::repair(&RealDisk::default(), &folder, shard)? {
             None => println!("{}: no damage, nothing was changed", folder.display()),
             Some(repaired) => {

@@ -235,7 +235,26 @@ fn full_disk(io: &str) {
         let read = producer.read_all().await;
         producer.check(&read);
 
-        // Full once more, and killed like that.
+        // Full once more, under requests that nobody waits for: the acks of those before the refusal come all the same, and
+        // "refused" means that nothing of it and of those after it was taken.
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let ended = producer.pipeline((0..25).map(|_| noise.batch()).collect()).await;
+            let read = producer.read_all().await;
+            if ended.reason == "OUTCOME_UNKNOWN" {
+                assert!(read.starts_with(&producer.acked), "what was acked is there");
+                producer.acked = read;
+            } else {
+                producer.check(&read);
+            }
+            if ended.code != 0 {
+                assert!(["LOG_FULL", "OUTCOME_UNKNOWN"].contains(&ended.reason.as_str()), "{ended:?}");
+                break;
+            }
+            assert!(Instant::now() < end, "the disk never filled");
+        }
+
+        // And killed like that.
         fill(&mut producer, &mut noise).await;
         producer.acked
     });

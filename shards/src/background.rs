@@ -4,8 +4,12 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -18,7 +22,7 @@ use crate::{
     mailbox::MailboxSender,
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
-    parquet::{self, WriteJob},
+    parquet::{self, FileMeta, WriteJob},
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
@@ -59,6 +63,8 @@ pub fn pin(core: Option<usize>) -> io::Result<()> {
 pub struct Helper<J> {
     jobs: Option<Sender<J>>,
     thread: Option<JoinHandle<()>>,
+    /// Nobody empties the shard's queue any more.
+    ending: Arc<AtomicBool>,
 }
 
 impl<J> Helper<J> {
@@ -74,6 +80,7 @@ impl<J> Helper<J> {
 impl<J> Drop for Helper<J> {
     fn drop(&mut self) {
         self.jobs = None;
+        self.ending.store(true, Ordering::Relaxed);
         // A panic on the thread was reported there, and the shard finds the queue closed.
         let _ = self.thread.take().map(JoinHandle::join);
     }
@@ -91,6 +98,8 @@ pub fn start_flusher(
     metrics: Arc<ShardMetrics>,
 ) -> io::Result<Helper<FlushJob>> {
     let (sender, jobs) = bounded::<FlushJob>(1);
+    let ending = Arc::new(AtomicBool::new(false));
+    let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
         if let Err(error) = pin(core) {
             tracing::warn!(%shard, %error, "the flusher is not pinned");
@@ -100,7 +109,7 @@ pub fn start_flusher(
         }
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
-            match parquet::write(&job) {
+            match write(&job) {
                 Ok(file) => {
                     metrics.flush_latency.observe(started.elapsed().as_micros() as u64);
                     tracing::debug!(%shard, stream = %job.stream, rows = file.rows, bytes = file.bytes, "file written");
@@ -108,19 +117,30 @@ pub fn start_flusher(
                     // Control is gone: the process ends, and the log keeps the rows.
                     let _ = to_control.blocking_send(ready);
                 }
-                Err(error) => {
-                    tracing::error!(%shard, stream = %job.stream, %error, "flush failed: trying again");
+                Err(reason) => {
+                    tracing::error!(%shard, stream = %job.stream, %reason, "flush failed: trying again");
                     metrics.flush_failures.add(1);
-                    send_until_taken(&mailbox, ToShard::FlushFailed(job.stream));
+                    send_until_taken(&mailbox, ToShard::FlushFailed(job.stream), &is_ending);
                 }
             }
         }
     })?;
-    Ok(Helper { jobs: Some(sender), thread: Some(thread) })
+    Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
 }
 
-fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard) {
+/// A panic fails one flush, which is tried again and seen in the metrics; a thread that died of it would let the log fill up.
+fn write(job: &WriteJob) -> Result<FileMeta, String> {
+    match catch_unwind(AssertUnwindSafe(|| parquet::write(job))) {
+        Ok(written) => written.map_err(|error| error.to_string()),
+        Err(_) => Err("the flusher panicked; the log says where".to_owned()),
+    }
+}
+
+fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard, is_ending: &AtomicBool) {
     while let Err(refused) = mailbox.send(message) {
+        if is_ending.load(Ordering::Relaxed) {
+            return;
+        }
         message = refused;
         std::thread::yield_now();
     }
@@ -137,10 +157,11 @@ pub fn start_preparer(
     mailbox: MailboxSender,
 ) -> io::Result<Helper<DiskJob>> {
     let (sender, jobs) = crossbeam_channel::unbounded();
+    let ending = Arc::default();
     let thread = std::thread::Builder::new()
         .name(format!("prepare-{shard}"))
         .spawn(move || prepare(shard, &dir, &*disk, &mailbox, &jobs))?;
-    Ok(Helper { jobs: Some(sender), thread: Some(thread) })
+    Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
 }
 
 fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender, jobs: &Receiver<DiskJob>) {

@@ -186,7 +186,7 @@ impl Buffer {
 
     /// Rows of `stream` up to `through` are in committed files.
     pub fn flushed(&mut self, stream: StreamId, through: i64) {
-        self.flushing = None;
+        self.end_flush(stream);
         let Some(rows) = self.streams.get_mut(&stream) else { return };
         assert!(
             through >= rows.flushed_through && through <= rows.last_sequence,
@@ -206,7 +206,7 @@ impl Buffer {
 
     /// The flush of `stream` failed; its rows are tried again at `retry_at_micros`.
     pub fn flush_failed(&mut self, stream: StreamId, retry_at_micros: u64) {
-        self.flushing = None;
+        self.end_flush(stream);
         if let Some(rows) = self.streams.get_mut(&stream) {
             rows.retry_at = retry_at_micros;
         }
@@ -224,14 +224,18 @@ impl Buffer {
         }
     }
 
-    /// Forgets a deleted stream.
+    /// The flusher is free again, if it was `stream` that it was busy with: a stream may be told of twice, once by the catalog.
+    fn end_flush(&mut self, stream: StreamId) {
+        if self.flushing == Some(stream) {
+            self.flushing = None;
+        }
+    }
+
+    /// Forgets a deleted stream. A flush of it that is under way ends by itself, and is told of as every other.
     pub fn remove(&mut self, stream: StreamId) {
         if let Some(rows) = self.streams.remove(&stream) {
             self.records -= rows.records;
             self.forget_released();
-        }
-        if self.flushing == Some(stream) {
-            self.flushing = None;
         }
     }
 

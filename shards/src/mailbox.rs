@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -16,10 +16,12 @@ use compio_runtime::fd::PollFd;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::message::ToShard;
+use crate::message::{Submission, ToShard};
 
 /// Requests that can wait for a shard.
 const REQUESTS_MAX: usize = 4096;
+/// Bytes of records that can wait for a shard; one request more may be on top of them.
+const RECORD_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Debug)]
 struct Shared {
@@ -27,6 +29,8 @@ struct Shared {
     requests: ArrayQueue<ToShard>,
     /// What is bounded by what the shard itself has asked for, and so is never refused.
     replies: SegQueue<ToShard>,
+    /// Of the records in `requests`.
+    record_bytes: AtomicUsize,
     notified: AtomicBool,
     event: OwnedFd,
 }
@@ -47,6 +51,7 @@ impl MailboxSender {
             | ToShard::Admin(..)
             | ToShard::Leases(_)
             | ToShard::Segment(_) => self.0.replies.push(message),
+            ToShard::Submit(submission) => self.queue_records(submission)?,
             request => self.0.requests.push(request)?,
         }
         if !self.0.notified.swap(true, Ordering::AcqRel) {
@@ -55,6 +60,21 @@ impl MailboxSender {
             assert!(written.is_ok(), "an eventfd takes a write: {written:?}");
         }
         Ok(())
+    }
+}
+
+impl MailboxSender {
+    fn queue_records(&self, submission: Submission) -> Result<(), ToShard> {
+        let bytes = submission.record_bytes();
+        if self.0.record_bytes.fetch_add(bytes, Ordering::Relaxed) > RECORD_BYTES_MAX {
+            self.0.record_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ToShard::Submit(submission));
+        }
+        let queued = self.0.requests.push(ToShard::Submit(submission));
+        if queued.is_err() {
+            self.0.record_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        queued
     }
 }
 
@@ -72,7 +92,8 @@ pub struct Mailbox {
 pub fn channel() -> io::Result<MailboxSender> {
     let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let requests = ArrayQueue::new(REQUESTS_MAX);
-    Ok(MailboxSender(Arc::new(Shared { requests, replies: SegQueue::new(), notified: AtomicBool::new(false), event })))
+    let (replies, record_bytes, notified) = (SegQueue::new(), AtomicUsize::new(0), AtomicBool::new(false));
+    Ok(MailboxSender(Arc::new(Shared { requests, replies, record_bytes, notified, event })))
 }
 
 impl Mailbox {
@@ -104,7 +125,11 @@ impl Mailbox {
     /// The next message: replies before requests.
     #[must_use]
     pub fn pop(&self) -> Option<ToShard> {
-        self.shared.replies.pop().or_else(|| self.shared.requests.pop())
+        let message = self.shared.replies.pop().or_else(|| self.shared.requests.pop());
+        if let Some(ToShard::Submit(submission)) = &message {
+            self.shared.record_bytes.fetch_sub(submission.record_bytes(), Ordering::Relaxed);
+        }
+        message
     }
 
     /// How many messages wait.

@@ -34,6 +34,15 @@ pub struct Submission {
     pub reply: ReplyTo,
 }
 
+impl Submission {
+    /// Bytes of its records, keys and metadata.
+    #[must_use]
+    pub fn record_bytes(&self) -> usize {
+        let bytes = |all: &[Bytes]| all.iter().map(Bytes::len).sum::<usize>();
+        bytes(&self.payloads) + bytes(&self.keys) + self.metadata.len()
+    }
+}
+
 /// A waiting call: which shard it runs on, and its token there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyTo {
@@ -52,6 +61,18 @@ pub enum Outcome {
     Refused(Refusal),
     /// A write or sync failed: it may or may not survive.
     Unknown,
+}
+
+impl Outcome {
+    /// Whether records of the submission are in the log, or may be.
+    #[must_use]
+    pub fn may_stand(&self) -> bool {
+        match self {
+            Self::Committed(committed) => committed.accepted > 0,
+            Self::Refused(_) => false,
+            Self::Unknown => true,
+        }
+    }
 }
 
 /// Records on stable storage.
@@ -95,7 +116,7 @@ pub enum Refusal {
 /// To a shard.
 #[derive(Debug)]
 pub enum ToShard {
-    /// Records from another shard's connection. Queue full: refused with a retry time.
+    /// Records from another shard's connection. Queue full, by their number or their bytes: refused with a retry time.
     Submit(Submission),
     /// The outcome of a submission, back to the shard that accepted it. Never refused: bounded by what is in flight.
     Outcome(u64, Outcome),

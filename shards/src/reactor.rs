@@ -66,6 +66,28 @@ pub struct Reactor {
     pub connections: Rc<Registry>,
     catalog_version: Cell<u64>,
     second: Cell<u64>,
+    /// Rung when a task panicked: the state may be half changed, so the shard ends.
+    pub panicked: Bell,
+}
+
+/// Held by a task of the shard. Should the task panic, which its executor would pass over, the shard hears of it.
+#[derive(Debug)]
+pub struct PanicWatch(Rc<Reactor>);
+
+impl PanicWatch {
+    /// For a task of this shard.
+    #[must_use]
+    pub fn new(reactor: &Rc<Reactor>) -> Self {
+        Self(Rc::clone(reactor))
+    }
+}
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.ring();
+        }
+    }
 }
 
 /// What a slot waits for.
@@ -134,6 +156,19 @@ impl Bell {
     }
 }
 
+/// Lets the other tasks of the thread have their turn.
+pub async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 impl Reactor {
     /// The shared state of shard `id` among `shards`.
     #[must_use]
@@ -164,6 +199,7 @@ impl Reactor {
             connections: Rc::default(),
             catalog_version: Cell::new(0),
             second: Cell::new(0),
+            panicked: Bell::default(),
         }
     }
 

@@ -3,12 +3,12 @@
 mod tasks;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     net::{SocketAddr, TcpListener},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
     thread::JoinHandle,
     time::Instant,
 };
@@ -36,6 +36,7 @@ use crate::{
     wal::{
         Wal,
         batch::RowBatch,
+        lock::LogLock,
         recovery::{self, LogEnd, Recovered, RecoveryError},
         segment::Segment,
     },
@@ -50,10 +51,27 @@ pub struct EngineStart {
     pub catalog: Arc<CatalogSnapshot>,
     /// For each stream with committed files, the last sequence number in them.
     pub flushed_through: HashMap<StreamId, i64>,
+    /// What becomes of rows in the log whose stream is not in the catalog.
+    pub unknown_streams: UnknownStreams,
     /// Where the shards send to.
     pub to_control: mpsc::Sender<ToControl>,
     /// How connections are secured, until [`ToShard::Tls`] says otherwise; `None`: plain text, for good.
     pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// What becomes of rows in the log whose stream is not in the catalog. They are what was acked: a catalog that does not know
+/// of them may be the wrong one.
+#[derive(Debug)]
+pub enum UnknownStreams {
+    /// Rows of streams that were deleted, which these are, are let go; of others, the start is refused.
+    Refuse {
+        /// Streams that were deleted.
+        deleted: HashSet<StreamId>,
+    },
+    /// They stay in the log for now: nobody can tell yet which streams were deleted.
+    Keep,
+    /// They are let go.
+    Discard,
 }
 
 /// Why the engine cannot start.
@@ -74,6 +92,18 @@ pub enum StartError {
         log_begins: i64,
         /// The last one in committed files.
         files_end: i64,
+    },
+    /// The log holds rows of a stream that nobody knows.
+    #[error(
+        "the log holds {records} records of stream {stream}, which the catalog does not know: start with the catalog that \
+         belongs to this log (pg.host, data_dir); or, to give up such records for good, once with \
+         wal.unknown_streams = discard"
+    )]
+    UnknownStream {
+        /// The stream.
+        stream: StreamId,
+        /// How many of its records are in the log.
+        records: u64,
     },
     /// The address cannot be listened on.
     #[error("cannot listen for gRPC on {address}: {source}")]
@@ -130,6 +160,7 @@ pub struct Engine {
     grpc_address: SocketAddr,
     backend: IoBackend,
     recovery: RecoverySummary,
+    _lock: LogLock,
 }
 
 #[derive(Debug)]
@@ -151,11 +182,14 @@ struct ShardStart {
     batches: Vec<RowBatch>,
     /// Segments of shards that are no more: a list a shard, oldest first.
     retired: Vec<VecDeque<Arc<Segment>>>,
+    /// Segments that are not to be let go of.
+    kept: Vec<Arc<Segment>>,
     metrics: Arc<ShardMetrics>,
     mailboxes: Vec<MailboxSender>,
     to_control: mpsc::Sender<ToControl>,
     tls: Option<Arc<ServerConfig>>,
     disk: Arc<dyn Disk>,
+    silent: Arc<Silent>,
 }
 
 impl Engine {
@@ -171,10 +205,13 @@ impl Engine {
         for dir in [&config.wal_dir, &config.staging_dir] {
             disk.create_dir(dir).map_err(system(|| format!("cannot make {}", dir.display())))?;
         }
+        let in_use = || format!("cannot lock {}", config.wal_dir.display());
+        let lock = LogLock::take(&config.wal_dir).map_err(system(in_use))?;
         let (driver, backend) = choose_backend(&*disk, &config)?;
         let began = Instant::now();
         let mut recovered = recover_all(&disk, &config.wal_dir)?;
         let recovery = summarise(&recovered, &start.flushed_through, began);
+        let mut kept = let_go_or_keep(&mut recovered, &start.catalog, &start.unknown_streams)?;
         let homes = distribute(&mut recovered, &start.catalog, &start.flushed_through, count)?;
         let (listeners, grpc_address) = listen(config.grpc_address, count)?;
         let mailboxes = (0..count)
@@ -182,7 +219,8 @@ impl Engine {
             .collect::<Result<Vec<_>, _>>()
             .map_err(system(|| "cannot make an eventfd".to_owned()))?;
         let mut ends: BTreeMap<u16, LogEnd> = recovered.into_iter().map(|log| (log.shard.0, log.end)).collect();
-        let mut engine = Self { shards: Vec::new(), grpc_address, backend, recovery };
+        let silent = Arc::new(Silent { shards: count, silent: AtomicUsize::new(0) });
+        let mut engine = Self { shards: Vec::new(), grpc_address, backend, recovery, _lock: lock };
         let (ready, started) = std::sync::mpsc::channel();
         for ((index, listener), batches) in listeners.into_iter().enumerate().zip(homes) {
             let id = ShardId(index as u16);
@@ -199,11 +237,13 @@ impl Engine {
                 end,
                 batches,
                 retired,
+                kept: std::mem::take(&mut kept),
                 metrics: Arc::default(),
                 mailboxes: mailboxes.clone(),
                 to_control: start.to_control.clone(),
                 tls: start.tls.clone(),
                 disk: Arc::clone(&disk),
+                silent: Arc::clone(&silent),
             };
             engine.shards.push(spawn(shard, ready.clone())?);
         }
@@ -323,6 +363,44 @@ fn summarise(logs: &[Recovered], flushed_through: &HashMap<StreamId, i64>, began
     }
 }
 
+/// Decides on rows whose stream is not in the catalog; the segments of those that stay.
+fn let_go_or_keep(
+    logs: &mut [Recovered],
+    catalog: &CatalogSnapshot,
+    unknown: &UnknownStreams,
+) -> Result<Vec<Arc<Segment>>, StartError> {
+    let mut kept: Vec<Arc<Segment>> = Vec::new();
+    let mut strangers: BTreeMap<StreamId, u64> = BTreeMap::new();
+    for batch in logs.iter().flat_map(|log| &log.batches) {
+        let header = batch.header();
+        if catalog.stream(header.stream).is_some() {
+            continue;
+        }
+        match unknown {
+            UnknownStreams::Refuse { deleted } if deleted.contains(&header.stream) => {}
+            UnknownStreams::Refuse { .. } => *strangers.entry(header.stream).or_default() += u64::from(header.count),
+            UnknownStreams::Discard => {
+                *strangers.entry(header.stream).or_default() += u64::from(header.count);
+            }
+            UnknownStreams::Keep if kept.last().is_some_and(|last| Arc::ptr_eq(last, batch.segment())) => {}
+            UnknownStreams::Keep => kept.push(Arc::clone(batch.segment())),
+        }
+    }
+    if !kept.is_empty() {
+        tracing::warn!(
+            segments = kept.len(),
+            "the log holds records of streams that the catalog's mirror does not know: kept"
+        );
+    }
+    for (stream, records) in strangers {
+        if matches!(unknown, UnknownStreams::Refuse { .. }) {
+            return Err(StartError::UnknownStream { stream, records });
+        }
+        tracing::warn!(%stream, records, "records of a stream that the catalog does not know are discarded, as configured");
+    }
+    Ok(kept)
+}
+
 /// Gives each recovered batch to the shard that owns its stream now, in the order of the sequence numbers.
 fn distribute(
     logs: &mut [Recovered],
@@ -332,7 +410,7 @@ fn distribute(
 ) -> Result<Vec<Vec<RowBatch>>, StartError> {
     let mut homes = vec![Vec::new(); count];
     for batch in logs.iter_mut().flat_map(|log| log.batches.drain(..)) {
-        // A stream that is not in the catalog was deleted: its rows go.
+        // What is to be made of a stream that is not in the catalog was decided before.
         if let Some(stream) = catalog.stream(batch.header().stream) {
             homes[stream.home.index()].push(batch);
         }
@@ -396,17 +474,19 @@ fn spawn(start: ShardStart, ready: std::sync::mpsc::Sender<std::io::Result<()>>)
     let thread = std::thread::Builder::new()
         .name(format!("shard-{id}"))
         .spawn(move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| run(start, &ready)));
-            let outcome = ended.unwrap_or_else(|_| Err("the shard's thread panicked".to_owned()));
             // Control is gone only when the process ends anyway.
-            let _ = to_control.blocking_send(ToControl::ShardEnded(id, outcome));
+            let tell = |outcome| drop(to_control.blocking_send(ToControl::ShardEnded(id, outcome)));
+            if catch_unwind(AssertUnwindSafe(|| run(start, &ready, &tell))).is_err() {
+                tell(Err("the shard's thread panicked".to_owned()));
+            }
         })
         .map_err(system(|| format!("cannot start shard {id}")))?;
     Ok(Running { mailbox, metrics, thread })
 }
 
-/// A shard's thread, from start to end.
-fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>) -> Result<(), String> {
+/// A shard's thread, from start to end. What comes of it is told before anything is waited for: the helper threads may be at
+/// a sick disk.
+fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>, tell: &dyn Fn(Result<(), String>)) {
     let built = background::pin(start.config.shard_cores[start.id.index()])
         .and_then(|()| uring::build_runtime(start.driver))
         .and_then(|runtime| Ok((runtime, build(start)?)));
@@ -416,22 +496,33 @@ fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>) 
             let reason = error.to_string();
             // The receiver is gone only when another shard failed first.
             let _ = ready.send(Err(error));
-            return Err(reason);
+            return tell(Err(reason));
         }
     };
-    runtime.block_on(tasks::run(parts, ready))
+    tell(runtime.block_on(tasks::run(parts, ready)));
 }
 
 /// What a shard's loops need.
 struct Parts {
     reactor: Rc<Reactor>,
     driver: DriverType,
-    listener: TcpListener,
+    /// Taken by the loop that accepts: when that ends, nobody listens.
+    listener: Option<TcpListener>,
     mailbox: MailboxSender,
     flusher: background::Helper<background::FlushJob>,
     preparer: background::Helper<background::DiskJob>,
     retired: Vec<VecDeque<Arc<Segment>>>,
     staging_dir: PathBuf,
+    silent: Arc<Silent>,
+    /// See [`UnknownStreams::Keep`]: who holds a segment keeps it from being released.
+    _kept: Vec<Arc<Segment>>,
+}
+
+/// How many shards of how many have no more calls in a drain: the others may still send them records.
+#[derive(Debug)]
+struct Silent {
+    shards: usize,
+    silent: AtomicUsize,
 }
 
 fn build(start: ShardStart) -> std::io::Result<Parts> {
@@ -452,11 +543,13 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     Ok(Parts {
         reactor: Rc::new(reactor),
         driver: start.driver,
-        listener: start.listener,
+        listener: Some(start.listener),
         mailbox,
         flusher,
         preparer,
         retired: start.retired,
         staging_dir: config.staging_dir.clone(),
+        silent: start.silent,
+        _kept: start.kept,
     })
 }

@@ -15,6 +15,7 @@ pub mod batch;
 pub mod entry;
 pub mod frame;
 pub mod inspect;
+pub mod lock;
 pub mod recovery;
 pub mod segment;
 
@@ -346,7 +347,7 @@ impl Wal {
         }
         self.ordered_spare = at.and_then(|at| self.spare.remove(at));
         let recycle = self.ordered_spare.as_ref().map(|spare| spare.released.clone());
-        Some(SegmentRequest { id, shard: self.shard, bytes, recycle })
+        Some(SegmentRequest { id, epoch: self.epoch, shard: self.shard, bytes, recycle })
     }
 
     /// Takes a prepared segment.
@@ -366,6 +367,8 @@ impl Wal {
     /// A request could not be served (a full disk): it will be asked again.
     pub fn segment_failed(&mut self) {
         (self.on_order, self.starved) = (false, true);
+        // It did not come, so it is still to be made.
+        self.pool_filled = self.pool_filled.saturating_sub(1);
         if let Some(spare) = self.ordered_spare.take() {
             self.spare.push_front(spare);
         }

@@ -98,7 +98,8 @@ fn segments(disk: &SimDisk) -> Vec<PathBuf> {
 fn frames(disk: &SimDisk) -> Vec<(PathBuf, u64, usize)> {
     let mut frames = Vec::new();
     let report = inspect::inspect(disk, Path::new(DIR), None, &mut |frame| {
-        frames.push((Path::new(DIR).join(segment::file_name(frame.segment)), frame.offset, frame.bytes));
+        let name = segment::file_name(frame.segment, Some(frame.epoch));
+        frames.push((Path::new(DIR).join(name), frame.offset, frame.bytes));
     });
     assert!(report.expect("the disk is sound").damage.is_empty());
     frames
@@ -260,7 +261,7 @@ fn a_stale_recycled_segment_holds_nothing() {
     // As a crash right after the recycling leaves it: the name of a new segment, the frames of an old one.
     for (path, ..) in &used {
         let stale = disk.contents(path).expect("it was listed");
-        let new = Path::new(DIR).join(segment::file_name(99));
+        let new = Path::new(DIR).join(segment::file_name(99, Some(99 << 32)));
         disk.set_contents(&new, stale);
         let recovered = recover(&disk).expect("stale frames are no damage");
         assert_eq!((check(&recovered), recovered.end.last_segment), (whole, 99));
@@ -269,6 +270,49 @@ fn a_stale_recycled_segment_holds_nothing() {
         assert!(request.id > 99, "an id is never used twice");
         disk.lose(&new);
     }
+}
+
+/// What a client can make: a whole frame, in all but the half of the epoch that nobody is told.
+fn forged(segment: u64, log_start: u64, version: u8, shard: u16) -> Vec<u8> {
+    let mut frame = vec![0; 4096];
+    frame[0..4].copy_from_slice(b"TTDw");
+    frame[4] = version;
+    frame[12] = 1;
+    frame[16..18].copy_from_slice(&shard.to_le_bytes());
+    frame[24..32].copy_from_slice(&segment.to_le_bytes());
+    frame[32..40].copy_from_slice(&(segment << 32 | 0x41).to_le_bytes());
+    frame[40..48].copy_from_slice(&0x7f7f_7f7f_u64.to_le_bytes());
+    frame[48..56].copy_from_slice(&log_start.to_le_bytes());
+    let checksum = crc32c::crc32c(&frame[..60]);
+    frame[60..64].copy_from_slice(&checksum.to_le_bytes());
+    frame
+}
+
+#[test]
+fn a_frame_that_a_client_made_and_that_a_recycled_file_still_holds_is_none() {
+    let disk = log_of(14, 5);
+    let whole = check(&recover(&disk).expect("nothing is damaged"));
+    let new = Path::new(DIR).join(segment::file_name(99, Some(99 << 32 | 0x1234_5678)));
+    for (log_start, version, shard) in [(0x7f7f_7f7f_7f7f_7f7f, 1, 0), (99, 1, 0), (1, 1, 0), (1, 9, 0), (1, 1, 7)] {
+        // Also one that seems to reach past the end of its file.
+        for cut in [2, 4] {
+            let mut file = vec![0x20; 4096];
+            (0..3).for_each(|_| file.extend(forged(99, log_start, version, shard)));
+            file.truncate(cut * 4096);
+            if cut == 2 {
+                file[4096 + 8..4096 + 12].copy_from_slice(&8192_u32.to_le_bytes());
+            }
+            disk.set_contents(&new, file);
+            let recovered = recover(&disk).expect("it is no damage");
+            assert_eq!((check(&recovered), recovered.end.last_segment), (whole, 99));
+            assert_eq!(recovered.truncated, None);
+            disk.lose(&new);
+        }
+    }
+    // In a file with the name that the first version gave, nothing tells it from a frame of ours.
+    let file = [vec![0x20; 4096], forged(99, 1, 1, 0)].concat();
+    disk.set_contents(&Path::new(DIR).join(segment::file_name(99, None)), file);
+    assert!(matches!(recover(&disk), Err(RecoveryError::Damaged { .. })), "refused, so nothing is lost");
 }
 
 #[test]

@@ -51,6 +51,15 @@ pub enum PgTls {
     Require,
 }
 
+/// What a start does when the log holds records of a stream that the catalog does not know and that was not deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownStreamsPolicy {
+    /// It is refused: the catalog may be the wrong one.
+    Refuse,
+    /// The records are given up.
+    Discard,
+}
+
 /// A text that no output may show.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(pub(super) String);
@@ -119,6 +128,7 @@ pub struct Settings {
     pub wal_segment_bytes: u64,
     pub wal_quota_bytes: u64,
     pub wal_frame_bytes: u64,
+    pub wal_unknown_streams: UnknownStreamsPolicy,
     pub wal_segments_ahead: usize,
     pub buffer_memory_bytes: u64,
     pub buffer_freeze_bytes: u64,
@@ -188,6 +198,7 @@ impl Settings {
             wal_segment_bytes: 0,
             wal_quota_bytes: 0,
             wal_frame_bytes: 0,
+            wal_unknown_streams: UnknownStreamsPolicy::Refuse,
             wal_segments_ahead: 0,
             buffer_memory_bytes: 0,
             buffer_freeze_bytes: 0,
@@ -300,6 +311,8 @@ const CLIENT_AUTH: &[(&str, Option<ClientAuth>)] = &[
 ];
 const FORMATS: &[(&str, LogFormat)] = &[("json", LogFormat::Json), ("text", LogFormat::Text)];
 const PG_TLS: &[(&str, PgTls)] = &[("disable", PgTls::Disable), ("prefer", PgTls::Prefer), ("require", PgTls::Require)];
+const UNKNOWN_STREAMS: &[(&str, UnknownStreamsPolicy)] =
+    &[("refuse", UnknownStreamsPolicy::Refuse), ("discard", UnknownStreamsPolicy::Discard)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 /// Counts of a window stay far below what a script of Redis counts exactly (2^53).
@@ -348,6 +361,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("wal.segment_bytes", "128MiB", wal_segment_bytes, t => parse::bytes(t, 64 << 10, 4 * GIB), "one segment file; a multiple of 4096; made smaller to fit the quota if not set"),
     setting!("wal.quota_bytes", "6GiB", wal_quota_bytes, t => parse::bytes(t, 1 << 20, 64 * TIB), "the log of all shards together"),
     setting!("wal.frame_bytes", "1MiB", wal_frame_bytes, t => parse::bytes(t, 16 << 10, 16 << 20), "a group commit is closed at this size"),
+    setting!("wal.unknown_streams", "refuse", wal_unknown_streams, t => parse::choice(t, UNKNOWN_STREAMS), "refuse or discard: what a start does when the log holds records of a stream that the catalog does not know and that was not deleted"),
     setting!("wal.segments_ahead", "2", wal_segments_ahead, t => parse::number(t, 1, 10_000), "segments kept prepared on each shard; more than 2 are made at the start and kept by recycling, for bursts"),
     setting!("buffer.memory_bytes", "128MiB", buffer_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "rows in memory, of all shards together; older ones are read back from the log, and memory that is used again soon costs less than new memory"),
     setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size"),

@@ -88,6 +88,28 @@ impl Producer {
         Ok(())
     }
 
+    /// Sends batches one after the other in one call, without waiting for an answer, and takes all answers; how the call ended.
+    /// They must fit into the window of a call, 4 MiB.
+    pub async fn pipeline(&mut self, batches: Vec<Vec<Bytes>>) -> Ended {
+        let mut call = self.client.call(path::APPEND).await;
+        for payloads in batches.clone() {
+            let stream_id = self.stream.clone();
+            call.send(&AppendRequest { stream_id, payloads, ..AppendRequest::default() }).await;
+        }
+        call.finish();
+        for payloads in batches {
+            match call.receive::<AppendResponse>().await {
+                Ok(answer) if answer.status() == Status::Ok => {
+                    assert_eq!(answer.first_sequence, self.acked.len() as i64 + 1, "sequence numbers are dense");
+                    self.acked.extend(payloads);
+                }
+                Ok(answer) => assert_eq!((answer.status(), answer.accepted), (Status::RateLimited, 0), "{answer:?}"),
+                Err(ended) => return ended,
+            }
+        }
+        call.receive::<AppendResponse>().await.expect_err("one answer a request")
+    }
+
     /// Everything that the server has in the stream.
     pub async fn read_all(&mut self) -> Vec<Bytes> {
         let mut rows = Vec::new();

@@ -74,7 +74,8 @@ fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
     let config = WalConfig { segment_bytes: 1 << 40, ..WalConfig::default() };
     let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
     let request = wal.wants_segment().expect("a new log wants its first segment");
-    let segment = Segment { id: request.id, path: PathBuf::new(), file: Arc::new(NoFile), bytes: request.bytes };
+    let (path, file) = (PathBuf::new(), Arc::new(NoFile));
+    let segment = Segment { id: request.id, epoch: Some(request.epoch), path, file, bytes: request.bytes };
     wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
     let mut next_sequence = 1;
     for chunk in payloads.chunks(BATCH_ROWS) {

@@ -32,6 +32,8 @@ pub struct Append {
     stream_id: String,
     submitted: VecDeque<Request>,
     bytes: usize,
+    /// Something was taken that is not answered: see [`Method::settle`].
+    in_doubt: bool,
 }
 
 /// A request that is not answered yet.
@@ -55,7 +57,7 @@ impl Append {
     /// A call whose submissions ring `bell`.
     #[must_use]
     pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
-        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0 }
+        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0, in_doubt: false }
     }
 
     /// Whether the request is one that this server takes.
@@ -90,12 +92,18 @@ impl Append {
     fn sort_out(&self, request: &mut AppendRequest, answer: &mut Request) {
         let mut bad = Vec::new();
         for (index, payload) in request.payloads.iter().enumerate() {
-            if let Err(invalid) = self.intake.check(&answer.stream, payload) {
-                bad.push(index as u32);
-                if answer.row_errors.len() < ROW_ERRORS_MAX {
-                    let error = Some(Status::invalid_record(&invalid).to_error());
-                    answer.row_errors.push(RowError { index: index as u32, error });
+            if answer.row_errors.len() == ROW_ERRORS_MAX {
+                // The others are only counted, or not even that: an explanation costs many times what a check does.
+                if request.on_invalid() == OnInvalid::Atomic {
+                    break;
                 }
+                if !self.intake.accepts(&answer.stream, payload) {
+                    bad.push(index as u32);
+                }
+            } else if let Err(invalid) = self.intake.check(&answer.stream, payload) {
+                bad.push(index as u32);
+                let error = Some(Status::invalid_record(&invalid).to_error());
+                answer.row_errors.push(RowError { index: index as u32, error });
             }
         }
         if bad.is_empty() {
@@ -159,7 +167,7 @@ impl Method for Append {
 
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
         let mut now = None;
-        while let Some(request) = self.submitted.front_mut() {
+        while let Some(request) = self.submitted.front() {
             let outcome = match &request.slot {
                 None => Outcome::Committed(Committed::nothing()),
                 Some(slot) => match take_outcome(slot) {
@@ -167,6 +175,8 @@ impl Method for Append {
                     Some(outcome) => outcome,
                 },
             };
+            let Some(mut request) = self.submitted.pop_front() else { break };
+            self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;
             let response = match outcome {
                 _ if request.limited.is_some() => {
@@ -183,10 +193,19 @@ impl Method for Append {
             reactor.count_requests(response.status(), 1);
             put_message(out, &response);
             reactor.observe_ack(request.received, *now.get_or_insert_with(Instant::now));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Option<bool> {
+        while let Some(request) = self.submitted.front() {
+            if let Some(slot) = &request.slot {
+                self.in_doubt |= take_outcome(slot)?.may_stand();
+            }
             self.bytes -= request.bytes;
             self.submitted.pop_front();
         }
-        Ok(())
+        Some(self.in_doubt)
     }
 
     fn in_flight(&self) -> (usize, usize) {

@@ -38,8 +38,12 @@ pub trait Method {
     /// Appends every answer that is ready, in order.
     ///
     /// # Errors
-    /// The call ends with this status at once.
+    /// The call ends with this status, after the answers to what came before; see [`Method::settle`].
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status>;
+
+    /// After an error of [`Method::put_answers`]: whether anything of the requests that get no answer was, or may have been,
+    /// taken all the same. `None`: some of them have no outcome yet.
+    fn settle(&mut self) -> Option<bool>;
 
     /// Requests and bytes that are taken and not answered.
     fn in_flight(&self) -> (usize, usize);
@@ -67,6 +71,8 @@ pub struct Exchange<M> {
     out: BytesMut,
     /// Set when nothing more is read; the call ends so when all is answered.
     ending: Option<Status>,
+    /// Nothing more is answered either.
+    failed: bool,
 }
 
 impl<M: Method> Exchange<M> {
@@ -78,7 +84,7 @@ impl<M: Method> Exchange<M> {
         method: M,
         bell: Rc<Bell>,
     ) -> Self {
-        Self { reactor, reader, send, method, bell, out: BytesMut::new(), ending: None }
+        Self { reactor, reader, send, method, bell, out: BytesMut::new(), ending: None, failed: false }
     }
 
     /// Runs the call to its end.
@@ -95,14 +101,16 @@ impl<M: Method> Exchange<M> {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Status>> {
         loop {
             let stopped = self.read(cx);
-            if let Err(status) = self.method.put_answers(&mut self.out) {
-                return Poll::Ready(Some(status));
+            if !self.failed
+                && let Err(status) = self.method.put_answers(&mut self.out)
+            {
+                (self.ending, self.failed) = (Some(status), true);
             }
             if self.write(cx).is_err() {
                 return Poll::Ready(None);
             }
-            if self.method.in_flight().0 == 0 && self.out.is_empty() && self.ending.is_some() {
-                return Poll::Ready(self.ending.take());
+            if let Some(status) = self.ended() {
+                return Poll::Ready(Some(status));
             }
             // Answers may have made room for requests that were left unread, and those wake nobody.
             if stopped == Stopped::Full && self.has_room() || self.bell.poll_rung(cx).is_ready() {
@@ -113,6 +121,20 @@ impl<M: Method> Exchange<M> {
             }
             return Poll::Pending;
         }
+    }
+
+    /// The status that the call ends with now, if it does. What was acked is with the client by then.
+    fn ended(&mut self) -> Option<Status> {
+        let in_doubt = match self.failed {
+            true => self.method.settle()?,
+            false if self.method.in_flight().0 == 0 => false,
+            false => return None,
+        };
+        if !self.out.is_empty() {
+            return None;
+        }
+        let status = self.ending.take()?;
+        Some(if in_doubt { status.in_doubt() } else { status })
     }
 
     fn has_room(&self) -> bool {

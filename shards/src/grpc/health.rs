@@ -10,8 +10,13 @@ use super::{
 };
 use crate::reactor::{Bell, Reactor};
 
-const SERVICES: [&str; 4] =
-    ["", "ttdust.ingestion.v1.IngestionService", "ttdust.query.v1.QueryService", "grpc.health.v1.Health"];
+const SERVICES: [&str; 5] = [
+    "",
+    "ttdust.ingestion.v1.IngestionService",
+    "ttdust.query.v1.QueryService",
+    "ttdust.admin.v1.AdminService",
+    "grpc.health.v1.Health",
+];
 
 /// The status of the service that the request names; `None`: no such service.
 fn status(reactor: &Reactor, service: &str) -> Option<ServingStatus> {

@@ -34,6 +34,8 @@ pub struct IngestStream {
     submitted: VecDeque<Group>,
     requests: usize,
     bytes: usize,
+    /// Something was taken that is not answered: see [`Method::settle`].
+    in_doubt: bool,
 }
 
 /// Consecutive requests that share a submission.
@@ -58,7 +60,7 @@ impl IngestStream {
     /// A call whose submissions ring `bell`.
     #[must_use]
     pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
-        Self { intake, bell, open: None, submitted: VecDeque::new(), requests: 0, bytes: 0 }
+        Self { intake, bell, open: None, submitted: VecDeque::new(), requests: 0, bytes: 0, in_doubt: false }
     }
 
     /// The open group, if the record can join it; else a new one.
@@ -125,7 +127,7 @@ impl Method for IngestStream {
 
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
         let mut now = None;
-        while let Some(group) = self.submitted.front_mut() {
+        while let Some(group) = self.submitted.front() {
             let outcome = match &group.slot {
                 None => None,
                 Some(slot) => match take_outcome(slot) {
@@ -133,6 +135,9 @@ impl Method for IngestStream {
                     outcome => outcome,
                 },
             };
+            let Some(mut group) = self.submitted.pop_front() else { break };
+            self.requests -= group.requests as usize;
+            self.bytes -= group.bytes;
             let reactor = &self.intake.reactor;
             match outcome {
                 Some(Outcome::Unknown) => return Err(Status::outcome_unknown()),
@@ -145,11 +150,20 @@ impl Method for IngestStream {
                 None => group.put_committed(&Committed::nothing(), out, reactor),
             }
             reactor.observe_ack(group.received, *now.get_or_insert_with(Instant::now));
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Option<bool> {
+        while let Some(group) = self.submitted.front() {
+            if let Some(slot) = &group.slot {
+                self.in_doubt |= take_outcome(slot)?.may_stand();
+            }
             self.requests -= group.requests as usize;
             self.bytes -= group.bytes;
             self.submitted.pop_front();
         }
-        Ok(())
+        Some(self.in_doubt)
     }
 
     fn in_flight(&self) -> (usize, usize) {

@@ -121,6 +121,10 @@ impl Reflection {
 }
 
 impl Method for Reflection {
+    fn settle(&mut self) -> Option<bool> {
+        Some(false)
+    }
+
     fn take(&mut self, message: Bytes, _received: Instant) -> Result<(), Status> {
         let request = ServerReflectionRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
         let wanted = request.message_request.as_ref().ok_or_else(|| {

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     access::NotLetIn,
     io::{Clock as _, real::SystemClock},
-    reactor::{Bell, Reactor},
+    reactor::{Bell, PanicWatch, Reactor, yield_now},
     tls::PeerIdentity,
 };
 
@@ -72,6 +72,9 @@ pub async fn accept(reactor: Rc<Reactor>, listener: TcpListener) -> std::io::Res
             Ok((socket, peer)) => {
                 if reactor.connections.len() > reactor.limits.connections {
                     tracing::warn!(shard = %reactor.id, %peer, "connection refused: over the limit of connections");
+                    drop(socket);
+                    // A flood of them must not keep the thread from those that are in.
+                    yield_now().await;
                     continue;
                 }
                 match Transport::new(socket) {
@@ -116,6 +119,7 @@ fn http2() -> h2::server::Builder {
 /// Serves one connection from its first byte to its end.
 async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Transport, address: IpAddr) {
     let bell = Rc::new(Bell::default());
+    let _watch = PanicWatch::new(&reactor);
     let _guard = reactor.connections.enter(&bell);
     let _open = Open::count(&reactor);
     if let Some(config) = reactor.tls() {
@@ -227,6 +231,7 @@ async fn call(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
+    let _watch = PanicWatch::new(&reactor);
     let (head, body) = request.into_parts();
     if let Some(status) = refuse_http(&head) {
         let mut response = Response::new(());

@@ -165,6 +165,21 @@ impl Status {
         )
     }
 
+    /// The same end for a call of which requests that get no answer may have been taken: not all of it can just be sent again.
+    #[must_use]
+    pub fn in_doubt(self) -> Self {
+        let unknown = Self::outcome_unknown();
+        if self.reason == unknown.reason {
+            return self;
+        }
+        let message = format!(
+            "a request was refused ({}: {}), and what was sent after it may have been taken: send what was not answered again \
+             with the same idempotency keys",
+            self.reason, self.message
+        );
+        Self { message, retry_after: self.retry_after, ..unknown }
+    }
+
     /// The server is going away; nothing of the request was admitted.
     #[must_use]
     pub fn draining() -> Self {

@@ -116,8 +116,13 @@ pub fn probe(disk: &dyn Disk, dir: &Path) -> Result<(), String> {
 
 fn probe_ring(file: Arc<dyn DiskFile>, path: &Path) -> Result<(), String> {
     let runtime = build_runtime(DriverType::IoUring).map_err(|error| format!("io_uring_setup: {error}"))?;
-    let segment =
-        Arc::new(crate::wal::segment::Segment { id: 0, path: path.to_owned(), file, bytes: BLOCK_BYTES as u64 });
+    let segment = Arc::new(crate::wal::segment::Segment {
+        id: 0,
+        epoch: None,
+        path: path.to_owned(),
+        file,
+        bytes: BLOCK_BYTES as u64,
+    });
     let mut block = bytes::BytesMut::zeroed(2 * BLOCK_BYTES);
     let misaligned = block.as_ptr().align_offset(BLOCK_BYTES);
     let data = block.split_off(misaligned).split_to(BLOCK_BYTES).freeze();

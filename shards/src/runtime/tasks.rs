@@ -4,12 +4,15 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use compio_runtime::time;
-use futures_util::future::{self, Either};
+use futures_util::{
+    FutureExt as _,
+    future::{self, Either},
+};
 use tokio::sync::oneshot;
 
 use super::Parts;
@@ -21,10 +24,12 @@ use crate::{
     mailbox::Mailbox,
     message::ToShard,
     parquet::WriteJob,
-    reactor::{Bell, Reactor, Reply},
+    reactor::{Bell, Reactor, Reply, yield_now},
     wal::segment::Segment,
 };
 
+/// Messages of others that are handled before the other tasks have their turn.
+const MESSAGES_PER_TURN: u32 = 64;
 /// How often gauges are set and ages are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// How long calls have to end by themselves in a drain.
@@ -55,7 +60,7 @@ pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::i
         }
     };
     let reactor = Rc::clone(&parts.reactor);
-    let listener = parts.listener.try_clone().map_err(|error| error.to_string())?;
+    let listener = parts.listener.take().expect("it was made with the shard");
     let retired = RefCell::new(std::mem::take(&mut parts.retired));
     let loops = Rc::new(Loops { reactor, parts, flush_waits: RefCell::default(), retired, drain: Bell::default() });
     loops.order_segments();
@@ -65,18 +70,21 @@ pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::i
     let accept = compio_runtime::spawn(server::accept(Rc::clone(&loops.reactor), listener));
     // Only the first failure or the end of the drain gets through; control may be gone, and then the process ends anyway.
     let _ = ready.send(Ok(()));
-    let failed = future::select(
-        future::select(Box::pin(flatten(inbox)), Box::pin(flatten(commit))),
-        future::select(Box::pin(flatten(upkeep)), Box::pin(flatten_io(accept, Rc::clone(&loops.reactor)))),
-    );
+    let panicked = async {
+        loops.reactor.panicked.rung().await;
+        "a call or connection of the shard panicked".to_owned()
+    };
+    let failed = future::select_all([
+        flatten(inbox).boxed_local(),
+        flatten(commit).boxed_local(),
+        flatten(upkeep).boxed_local(),
+        flatten_io(accept, Rc::clone(&loops.reactor)).boxed_local(),
+        panicked.boxed_local(),
+    ]);
     let drained = Box::pin(drained(Rc::clone(&loops)));
     match future::select(drained, failed).await {
         Either::Left(((), _)) => Ok(()),
-        Either::Right((failure, _)) => {
-            let reason = match failure {
-                Either::Left((Either::Left((reason, _)) | Either::Right((reason, _)), _))
-                | Either::Right((Either::Left((reason, _)) | Either::Right((reason, _)), _)) => reason,
-            };
+        Either::Right(((reason, ..), _)) => {
             time::sleep(LAST_WORDS).await;
             Err(reason)
         }
@@ -109,6 +117,12 @@ async fn drained(loops: Rc<Loops>) {
     };
     while !done() && Instant::now() < deadline {
         time::sleep(Duration::from_millis(10)).await;
+    }
+    // The calls of others may have records for this shard, which are refused with an answer, not left without one.
+    let silent = &loops.parts.silent;
+    silent.silent.fetch_add(1, Ordering::Relaxed);
+    while silent.silent.load(Ordering::Relaxed) < silent.shards && Instant::now() < deadline {
+        time::sleep(Duration::from_millis(5)).await;
     }
     // Writes are never dropped half-way: the frame under way is on disk before the thread ends.
     while !loops.reactor.shard.borrow().is_quiet() {
@@ -153,8 +167,14 @@ async fn inbox(loops: Rc<Loops>, mailbox: Mailbox) -> String {
             return format!("the shard's queue cannot be waited for: {error}");
         }
         loops.reactor.metrics.queue_depth.set(mailbox.depth() as u64);
+        let mut handled = 0;
         while let Some(message) = mailbox.pop() {
             loops.handle(message);
+            handled += 1;
+            if handled % MESSAGES_PER_TURN == 0 {
+                // While others keep the queue filled, commits and calls must have their turn all the same.
+                yield_now().await;
+            }
         }
     }
 }

@@ -6,7 +6,8 @@
 //! · u32 CRC32C of the 60 bytes before it and the body.
 //!
 //! The magic is not zero, so zeros never decode. The segment id tells a frame from the stale ones of a recycled file. The
-//! epoch is drawn anew by every run of a log; all frames of a segment have the same.
+//! epoch is drawn anew by every run of a log; all frames of a segment have the same, which the segment's name tells: see
+//! [`super::segment`]. A later format keeps magic, version, segment id and epoch where they are.
 
 use super::Lsn;
 use crate::{ids::ShardId, io::BLOCK_BYTES};
@@ -54,8 +55,8 @@ pub enum FrameError {
     /// No frame begins here: no magic.
     #[error("no frame begins here")]
     Absent,
-    /// A frame of another segment: left over from before the file was recycled.
-    #[error("a frame of segment {0:016x} stands here")]
+    /// A frame of another segment, left over from before the file was recycled, or what a client made to look like one.
+    #[error("a frame of segment {0:016x}, or what looks like one, stands here")]
     Stale(u64),
     /// The header's length is out of bounds, or a reserved field is not zero.
     #[error("the frame's header is not whole")]
@@ -164,14 +165,23 @@ impl FrameHeader {
         Ok(header)
     }
 
+    /// Whether it can stand in a segment whose frames bear `epoch` (`None`: any).
+    pub(super) fn is_of(&self, epoch: Option<u64>) -> bool {
+        epoch.is_none_or(|epoch| epoch == self.epoch)
+    }
+
     /// Checks the rest of a header that was peeked at, now that the whole frame is at hand.
     ///
     /// # Errors
-    /// The frame is not whole, or not for this program or `shard`.
-    pub(super) fn verify(&self, frame: &[u8], shard: ShardId) -> Result<(), FrameError> {
+    /// The frame is not whole, or not for this program or `shard`, or not of the segment's `epoch`.
+    pub(super) fn verify(&self, frame: &[u8], shard: ShardId, epoch: Option<u64>) -> Result<(), FrameError> {
         let used = frame.get(..self.used_bytes()).ok_or(FrameError::Short)?;
         if checksum(used) != self.checksum {
             return Err(FrameError::Checksum);
+        }
+        // Before anything is made of what it says: somebody wrote it, but it need not have been us.
+        if !self.is_of(epoch) {
+            return Err(FrameError::Stale(self.segment));
         }
         // From here on these are the bytes that somebody wrote.
         match u16_at(used, 4) {
@@ -181,7 +191,8 @@ impl FrameHeader {
         if self.shard != shard {
             return Err(FrameError::Shard(self.shard));
         }
-        if u16_at(used, 6) != 0 || u16_at(used, 18) != 0 || self.lsn == Lsn(0) {
+        let says_nothing = self.lsn == Lsn(0) || self.entries == 0 || self.log_start > self.segment;
+        if u16_at(used, 6) != 0 || u16_at(used, 18) != 0 || says_nothing {
             return Err(FrameError::Header);
         }
         Ok(())
@@ -195,6 +206,8 @@ fn checksum(used: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const EPOCH: Option<u64> = Some(1 << 32 | 77);
 
     fn header() -> FrameHeader {
         FrameHeader {
@@ -222,7 +235,7 @@ mod tests {
     fn a_frame_reads_back_as_it_was_sealed() -> Result<(), FrameError> {
         let frame = sealed();
         let read = FrameHeader::peek(&frame, 9)?;
-        read.verify(&frame, ShardId(3))?;
+        read.verify(&frame, ShardId(3), EPOCH)?;
         assert_eq!(FrameHeader { checksum: 0, ..read }, header());
         assert_eq!(frame.len(), 8192);
         Ok(())
@@ -234,14 +247,15 @@ mod tests {
         assert_eq!(FrameHeader::peek(&[0; HEADER_BYTES], 0), Err(FrameError::Absent));
         assert_eq!(FrameHeader::peek(&frame, 8), Err(FrameError::Stale(9)));
         let read = FrameHeader::peek(&frame, 9)?;
-        assert_eq!(read.verify(&frame, ShardId(4)), Err(FrameError::Shard(ShardId(3))));
-        assert_eq!(read.verify(&frame[..4096], ShardId(3)), Err(FrameError::Short));
+        assert_eq!(read.verify(&frame, ShardId(4), None), Err(FrameError::Shard(ShardId(3))));
+        assert_eq!(read.verify(&frame[..4096], ShardId(3), EPOCH), Err(FrameError::Short));
+        assert_eq!(read.verify(&frame, ShardId(4), Some(1 << 32 | 78)), Err(FrameError::Stale(9)));
 
         let mut newer = frame.clone();
         newer[4] = 2;
         let checksum = checksum(&newer[..header().used_bytes()]);
         newer[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3)), Err(FrameError::Version(2)));
+        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3), EPOCH), Err(FrameError::Version(2)));
 
         let mut long = frame;
         long[8..12].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -255,7 +269,7 @@ mod tests {
         for bit in 0..header().used_bytes() * 8 {
             let mut flipped = frame.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            let read = FrameHeader::peek(&flipped, 9).and_then(|h| h.verify(&flipped, ShardId(3)));
+            let read = FrameHeader::peek(&flipped, 9).and_then(|h| h.verify(&flipped, ShardId(3), EPOCH));
             assert!(read.is_err(), "bit {bit}");
         }
     }

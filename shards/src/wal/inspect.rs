@@ -101,7 +101,7 @@ pub fn inspect(
     shard: Option<ShardId>,
     on_frame: &mut dyn FnMut(&FrameInfo),
 ) -> Result<Report, RecoveryError> {
-    let only = path.file_name().and_then(|name| segment::parse_file_name(Path::new(name)));
+    let only = path.file_name().and_then(|name| segment::parse_file_name(Path::new(name))).map(|(id, _)| id);
     let dir = if only.is_some() { path.parent().unwrap_or(Path::new(".")) } else { path };
     let (scan, report) = survey(disk, dir, only, shard, on_frame)?;
     drop(scan);

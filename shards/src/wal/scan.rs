@@ -1,7 +1,7 @@
 //! Reads the frames of a log in order and checks their chain, changing nothing: what recovery, inspect, verify and repair share.
 //!
 //! A frame follows another if its position is the next one and it carries the other's checksum. Within a segment frames lie
-//! one after the other and bear one epoch. A position where no whole frame begins is the end of the segment, unless a whole
+//! one after the other and bear one epoch, that of the file's name. A position where no whole frame begins is the end of the segment, unless a whole
 //! frame of this segment stands further on, or a torn one that was begun later: then it is damage. Where the chain does not go on in the next segment that has
 //! frames, what is between them is missing.
 //!
@@ -135,12 +135,13 @@ pub(super) fn scan(
     visit: &mut dyn FnMut(Visit<'_>) -> Result<(), EntryError>,
 ) -> Result<Scan, FileError> {
     let names = disk.list(dir).map_err(|error| (dir.to_owned(), error))?;
-    let ids = names.iter().filter_map(|name| segment::parse_file_name(name));
+    let mut found: Vec<_> = names.iter().filter_map(|name| segment::parse_file_name(name)).collect();
+    found.sort_unstable();
     let mut scanner = Scanner { shard, chain: Chain::default(), window: Vec::new(), bytes_read: 0, visit };
     let mut segments = Vec::new();
-    for id in ids.filter(|&id| only.is_none_or(|only| only == id)) {
-        let path = dir.join(segment::file_name(id));
-        let scanned = open(disk, id, &path, sync).and_then(|segment| scanner.segment(segment));
+    for (id, epoch) in found.into_iter().filter(|(id, _)| only.is_none_or(|only| only == *id)) {
+        let path = dir.join(segment::file_name(id, epoch));
+        let scanned = open(disk, (id, epoch), &path, sync).and_then(|segment| scanner.segment(segment));
         segments.push(scanned.map_err(|error| (path, error))?);
     }
     let unfinished = names.into_iter().filter(|name| segment::is_unfinished(name)).map(|name| dir.join(name)).collect();
@@ -149,13 +150,13 @@ pub(super) fn scan(
     Ok(Scan { segments, unfinished, last, log_start, torn: suspect, bytes_read, issues })
 }
 
-fn open(disk: &dyn Disk, id: u64, path: &Path, sync: bool) -> io::Result<Arc<Segment>> {
+fn open(disk: &dyn Disk, (id, epoch): (u64, Option<u64>), path: &Path, sync: bool) -> io::Result<Arc<Segment>> {
     let file = disk.open(path)?;
     if sync {
         file.sync()?;
     }
     let bytes = file.len()? / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-    Ok(Arc::new(Segment { id, path: path.to_owned(), file, bytes }))
+    Ok(Arc::new(Segment { id, epoch, path: path.to_owned(), file, bytes }))
 }
 
 /// What the frames so far lead to.
@@ -283,7 +284,7 @@ impl Scanner<'_> {
             self.chain.issues.push(Issue { path, segment: id, offset, reason, before: id + 1 });
         }
         loop {
-            match reader.frame(offset, scanned.segment.id, self.shard)? {
+            match reader.frame(offset, &scanned.segment, self.shard)? {
                 Ok(header) => {
                     self.frame(&mut scanned, offset, &header, reader.slice(offset, header.used_bytes()));
                     offset += header.padded_bytes() as u64;
@@ -340,7 +341,7 @@ impl Scanner<'_> {
             self.chain.suspect = Some(issue(error.to_string(), segment.id + 1));
         }
         let mut at = offset;
-        while let Some(Found { offset: found, header, verdict }) = reader.find(at, segment.id, self.shard)? {
+        while let Some(Found { offset: found, header, verdict }) = reader.find(at, segment, self.shard)? {
             at = found + BLOCK_BYTES as u64;
             if verdict.is_err_and(|error| !error.is_refusal()) {
                 if self.chain.proves_missing(&header) {
@@ -386,31 +387,33 @@ impl Reader<'_> {
     fn frame(
         &mut self,
         offset: u64,
-        segment: u64,
+        segment: &Segment,
         shard: Option<ShardId>,
     ) -> io::Result<Result<FrameHeader, FrameError>> {
         if offset + BLOCK_BYTES as u64 > self.len {
             return Ok(Err(FrameError::Absent));
         }
         self.load(offset, BLOCK_BYTES)?;
-        let header = match FrameHeader::peek(self.slice(offset, HEADER_BYTES), segment) {
+        let header = match FrameHeader::peek(self.slice(offset, HEADER_BYTES), segment.id) {
             Ok(header) => header,
             Err(error) => return Ok(Err(error)),
         };
         if self.len - offset < header.padded_bytes() as u64 {
-            return Ok(Err(FrameError::Short));
+            let error = if header.is_of(segment.epoch) { FrameError::Short } else { FrameError::Stale(segment.id) };
+            return Ok(Err(error));
         }
         self.load(offset, header.padded_bytes())?;
-        let verified = header.verify(self.slice(offset, header.used_bytes()), shard.unwrap_or(header.shard));
+        let used = self.slice(offset, header.used_bytes());
+        let verified = header.verify(used, shard.unwrap_or(header.shard), segment.epoch);
         Ok(verified.map(|()| header))
     }
 
     /// The first place from `offset` on that begins like a frame of `segment`, and whether a whole one stands there.
-    fn find(&mut self, offset: u64, segment: u64, shard: Option<ShardId>) -> io::Result<Option<Found>> {
+    fn find(&mut self, offset: u64, segment: &Segment, shard: Option<ShardId>) -> io::Result<Option<Found>> {
         let mut at = offset;
         while at + BLOCK_BYTES as u64 <= self.len {
             self.load(at, BLOCK_BYTES)?;
-            if let Ok(header) = FrameHeader::peek(self.slice(at, HEADER_BYTES), segment) {
+            if let Ok(header) = FrameHeader::peek(self.slice(at, HEADER_BYTES), segment.id) {
                 let verdict = self.frame(at, segment, shard)?;
                 return Ok(Some(Found { offset: at, header, verdict }));
             }

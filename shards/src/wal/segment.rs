@@ -1,8 +1,11 @@
 //! Segment files: preparing, recycling, removing.
 //!
-//! A segment is `{id:016x}.wal` in the shard's folder. One that is being made has another name until it is whole, so a file
-//! with a segment's name is always pre-written to its full length. A recycled file keeps its old frames: they bear the old
-//! segment id, so they are no frames of the new segment.
+//! A segment is `{id:016x}-{epoch:016x}.wal` in the shard's folder. One that is being made has another name until it is whole,
+//! so a file with a segment's name is always pre-written to its full length. A recycled file keeps its old bytes: the frames in
+//! them bear the old segment id, so they are no frames of the new segment. Nor is anything that a client made to look like a
+//! frame of it and had written as a payload, key or metadata: all frames of a segment bear the epoch that is in its file's
+//! name, and half of an epoch is a random number that no client is told. (`{id:016x}.wal` is the name that the first version
+//! gave; its frames may bear any epoch.)
 
 use std::{
     io,
@@ -20,6 +23,8 @@ use crate::{
 pub struct Segment {
     /// Grows by one with every segment of a shard, over restarts too.
     pub id: u64,
+    /// The epoch of all its frames; `None`: of a version that did not write it into the name.
+    pub epoch: Option<u64>,
     /// The file.
     pub path: PathBuf,
     /// The open file.
@@ -35,18 +40,25 @@ impl Segment {
     }
 }
 
-/// The file name of segment `id`.
+/// The file name of segment `id` with frames of `epoch`.
 #[must_use]
-pub fn file_name(id: u64) -> String {
-    format!("{id:016x}.wal")
+pub fn file_name(id: u64, epoch: Option<u64>) -> String {
+    match epoch {
+        Some(epoch) => format!("{id:016x}-{epoch:016x}.wal"),
+        None => format!("{id:016x}.wal"),
+    }
 }
 
-/// The id in a segment's file name; `None` for the name of anything else.
+/// The id and the epoch in a segment's file name; `None` for the name of anything else.
 #[must_use]
-pub fn parse_file_name(name: &Path) -> Option<u64> {
-    let hex = name.to_str()?.strip_suffix(".wal")?;
-    let id = u64::from_str_radix(hex, 16).ok()?;
-    (file_name(id) == name.to_str()?).then_some(id)
+pub fn parse_file_name(name: &Path) -> Option<(u64, Option<u64>)> {
+    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
+    let stem = name.to_str()?.strip_suffix(".wal")?;
+    let (id, epoch) = match stem.split_once('-') {
+        Some((id, epoch)) => (number(id)?, Some(number(epoch)?)),
+        None => (number(stem)?, None),
+    };
+    (file_name(id, epoch) == name.to_str()?).then_some((id, epoch))
 }
 
 /// Whether this is the name of a segment that was being made when the process died: never evidence of anything.
@@ -60,6 +72,8 @@ pub(super) fn is_unfinished(name: &Path) -> bool {
 pub struct SegmentRequest {
     /// Its id.
     pub id: u64,
+    /// The epoch of the frames that it is for.
+    pub epoch: u64,
     /// Whose log.
     pub shard: ShardId,
     /// Its length in bytes.
@@ -93,7 +107,8 @@ pub struct ReleasedSegment {
 /// The file cannot be made; nothing of it is left.
 pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Result<PreparedSegment> {
     assert!(request.bytes > 0 && request.bytes.is_multiple_of(BLOCK_BYTES as u64), "segments are whole blocks");
-    let path = dir.join(file_name(request.id));
+    let epoch = Some(request.epoch);
+    let path = dir.join(file_name(request.id, epoch));
     let mut file = None;
     if let Some(old) = request.recycle {
         if old.recyclable && old.bytes == request.bytes {
@@ -103,7 +118,7 @@ pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Resu
         }
     }
     let file = file.map_or_else(|| create(disk, &path, request.bytes), Ok)?;
-    Ok(PreparedSegment { segment: Arc::new(Segment { id: request.id, path, file, bytes: request.bytes }) })
+    Ok(PreparedSegment { segment: Arc::new(Segment { id: request.id, epoch, path, file, bytes: request.bytes }) })
 }
 
 /// Removes a released segment. Blocking. One that is gone already is no error.
@@ -153,14 +168,17 @@ mod tests {
 
     #[test]
     fn only_a_segments_own_name_is_parsed() {
-        assert_eq!(parse_file_name(Path::new(&file_name(0x2a))), Some(42));
-        assert_eq!(parse_file_name(Path::new(&file_name(u64::MAX))), Some(u64::MAX));
+        for name in [(0x2a, Some(7)), (u64::MAX, Some(u64::MAX)), (42, None)] {
+            assert_eq!(parse_file_name(Path::new(&file_name(name.0, name.1))), Some(name));
+        }
         for name in [
             "2a.wal",
             "000000000000002A.wal",
             "000000000000002a.wal.damaged",
             "000000000000002a.tmp",
             "+00000000000002a.wal",
+            "000000000000002a-7.wal",
+            "000000000000002a-0000000000000007-.wal",
         ] {
             assert_eq!(parse_file_name(Path::new(name)), None, "{name}");
         }

@@ -19,7 +19,7 @@ use ttdust_shards::{
     query::{Bounds, FileRef, QueryContext},
     rate::{LeaseAsk, LeaseGrant, RateLimits},
     record::keys::KeyField,
-    runtime::{Engine, EngineStart},
+    runtime::{Engine, EngineStart, UnknownStreams},
     schema::CompiledSchema,
     snapshot::{CatalogSnapshot, StreamEntry, StreamState, home_shard},
 };
@@ -76,7 +76,14 @@ impl Fixture {
             *through = file.last_sequence.max(*through);
         }
         let catalog = catalog(1, stream, schema, shards, StreamState::Active, Access::Open, RateLimits::default());
-        let start = EngineStart { config, catalog, flushed_through, to_control, tls: None };
+        let start = EngineStart {
+            config,
+            catalog,
+            flushed_through,
+            unknown_streams: UnknownStreams::Keep,
+            to_control,
+            tls: None,
+        };
         let engine = Arc::new(Engine::start(start).expect("the engine starts"));
         let control = std::thread::spawn({
             let (engine, store) = (Arc::clone(&engine), Arc::clone(&store));

@@ -60,7 +60,8 @@ impl Stream {
         let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
         let request = wal.wants_segment().unwrap();
         let file = Arc::new(MemoryFile::default());
-        let segment = Segment { id: request.id, path: PathBuf::from("memory"), file, bytes: request.bytes };
+        let (path, epoch) = (PathBuf::from("memory"), Some(request.epoch));
+        let segment = Segment { id: request.id, epoch, path, file, bytes: request.bytes };
         wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
         Self { id: StreamId::from_bytes([7; 16]), wal, next_sequence: 1 }
     }
