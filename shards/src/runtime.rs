@@ -96,8 +96,8 @@ pub enum StartError {
     /// The log holds rows of a stream that nobody knows.
     #[error(
         "the log holds {records} records of stream {stream}, which the catalog does not know: start with the catalog that \
-         belongs to this log (pg.host, data_dir); or, to give up such records for good, once with \
-         wal.unknown_streams = discard"
+         belongs to this log (pg.host, data_dir); or, to give up such records for good, with \
+         wal.unknown_streams = discard until the log has gone on past them"
     )]
     UnknownStream {
         /// The stream.
