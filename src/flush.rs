@@ -23,6 +23,7 @@ use ttdust_shards::{
 use crate::{
     calendar::now_unix_micros,
     catalog::{Catalog, CatalogError, Commit, StoredFile},
+    file_lists::FileLists,
     link::ShardLink,
     metrics::ControlMetrics,
     objects::{ObjectError, Objects, hour_of, key_of},
@@ -49,6 +50,7 @@ enum FlushError {
 pub struct Flusher {
     catalog: Catalog,
     objects: Objects,
+    lists: Arc<FileLists>,
     metrics: Arc<ControlMetrics>,
     takeover: Takeover,
     /// Streams of which this run has committed files: an earlier run's orphans of theirs are gone.
@@ -58,8 +60,14 @@ pub struct Flusher {
 impl Flusher {
     /// From these parts.
     #[must_use]
-    pub fn new(catalog: Catalog, objects: Objects, metrics: Arc<ControlMetrics>, takeover: Takeover) -> Self {
-        Self { catalog, objects, metrics, takeover, swept: Arc::default() }
+    pub fn new(
+        catalog: Catalog,
+        objects: Objects,
+        lists: Arc<FileLists>,
+        metrics: Arc<ControlMetrics>,
+        takeover: Takeover,
+    ) -> Self {
+        Self { catalog, objects, lists, metrics, takeover, swept: Arc::default() }
     }
 
     /// Commits a flush and tells the shard.
@@ -115,8 +123,12 @@ impl Flusher {
         let stored: Vec<_> = files.iter().map(stored).collect();
         let keys: Vec<_> = stored.iter().map(|file| file.key.clone()).collect();
         let bytes = stored.iter().map(|file| file.bytes).sum();
-        match self.catalog.commit_files(stream, stored, now_unix_micros()).await? {
-            Commit::Done => self.metrics.files_committed(files.len() as u64, bytes),
+        match self.catalog.commit_files(stream, stored.clone(), now_unix_micros()).await? {
+            Commit::Done => {
+                // Before the shard lets go of the rows: from then on queries look for them there.
+                self.lists.committed(stream, &stored);
+                self.metrics.files_committed(files.len() as u64, bytes);
+            }
             Commit::StreamGone => self.discard(stream, keys).await?,
         }
         Ok(())

@@ -9,6 +9,7 @@ pub mod control;
 pub mod coordination;
 pub mod data_dir;
 pub mod demo;
+pub mod file_lists;
 pub mod flush;
 pub mod http;
 pub mod link;

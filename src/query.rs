@@ -14,17 +14,17 @@ use ttdust_shards::{
     message::QueryFailure,
     parquet::cache::FileCache,
     query::{
-        Bounds, Cancel, FileRef, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext, TimeRangeQuery,
+        Bounds, BufferSnapshot, Cancel, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext, QueryError,
         decode_cursor,
     },
     snapshot::{StreamEntry, StreamState},
 };
 
 use crate::{
-    catalog::{Catalog, CatalogError, StoredFile},
+    catalog::CatalogError,
+    file_lists::FileLists,
     link::ShardLink,
     metrics::ControlMetrics,
-    objects::Objects,
     publish::Publisher,
     workers::{WorkerError, Workers},
 };
@@ -81,8 +81,7 @@ pub fn after_cursor(text: Option<&str>, order: Order) -> Result<Option<i64>, Que
 /// Answers queries.
 #[derive(Debug)]
 pub struct Queries {
-    catalog: Catalog,
-    objects: Objects,
+    lists: Arc<FileLists>,
     link: ShardLink,
     workers: Workers,
     publisher: Arc<Publisher>,
@@ -94,10 +93,8 @@ pub struct Queries {
 /// The parts that queries work with.
 #[derive(Debug)]
 pub struct QueryParts {
-    /// Where files are registered.
-    pub catalog: Catalog,
-    /// Where they lie.
-    pub objects: Objects,
+    /// Which files there are.
+    pub lists: Arc<FileLists>,
     /// The way to the buffers.
     pub link: ShardLink,
     /// Who does the work.
@@ -112,9 +109,9 @@ impl Queries {
     /// From these parts; a query may take `timeout`, and what is read of files is kept in `cache_bytes` of memory.
     #[must_use]
     pub fn new(parts: QueryParts, timeout: Duration, cache_bytes: usize) -> Self {
-        let QueryParts { catalog, objects, link, workers, publisher, metrics } = parts;
+        let QueryParts { lists, link, workers, publisher, metrics } = parts;
         let cache = Arc::new(FileCache::new(cache_bytes));
-        Self { catalog, objects, link, workers, publisher, metrics, cache, timeout }
+        Self { lists, link, workers, publisher, metrics, cache, timeout }
     }
 
     /// The answer to a query. `cancel` ends it, and so does dropping this.
@@ -158,27 +155,43 @@ impl Queries {
     async fn answer(&self, query: Query, bounds: Bounds) -> Result<QueryAnswer, QueryFailure> {
         let stream = self.readable(query.stream()).ok_or(QueryFailure::Deleting)?;
         let buffer = self.link.snapshot(stream.home, stream.id).await?;
-        let (start, end) = match &query {
-            Query::TimeRange(query) => (query.start_unix_micros, query.end_unix_micros),
-            Query::Lookup(_) => (i64::MIN, i64::MAX),
-        };
-        let files = self.catalog.files_in(stream.id, start, end).await.map_err(|error| match error {
-            CatalogError::Unavailable(reason) => QueryFailure::Unavailable(reason),
+        let (query, buffer) = (Arc::new(query), Arc::new(buffer));
+        match self.answer_from_files(&query, &buffer, &bounds).await? {
+            // The list may name files that were replaced elsewhere: the catalog knows.
+            Err(QueryError::File(error)) => {
+                tracing::warn!(stream = %stream.id, %error, "a file cannot be read: reading the list of files anew");
+                self.lists.forget(stream.id);
+                self.answer_from_files(&query, &buffer, &bounds).await?.map_err(QueryFailure::from)
+            }
+            answer => answer.map_err(QueryFailure::from),
+        }
+    }
+
+    /// `Err`: the query was not run.
+    async fn answer_from_files(
+        &self,
+        query: &Arc<Query>,
+        buffer: &Arc<BufferSnapshot>,
+        bounds: &Bounds,
+    ) -> Result<Result<QueryAnswer, QueryError>, QueryFailure> {
+        let files = self.lists.get(buffer.stream, buffer.flushed_through).await.map_err(|error| match error {
+            CatalogError::Unavailable(reason) => {
+                QueryFailure::Unavailable(format!("which files the stream has is not known here, and {reason}"))
+            }
             error => QueryFailure::Internal(error.to_string()),
         })?;
-        let files = wanted(&self.objects, files, &query, buffer.flushed_through);
         let (metrics, cache) = (Arc::clone(&self.metrics), Arc::clone(&self.cache));
+        let (query, buffer, bounds) = (Arc::clone(query), Arc::clone(buffer), bounds.clone());
         let run = move || {
             let start = Instant::now();
             let answer = query.answer(&buffer, &files, &QueryContext { cache: &cache, bounds: &bounds });
             metrics.query_executed(start.elapsed());
             answer
         };
-        match self.workers.run(run).await {
-            Ok(answer) => answer.map_err(QueryFailure::from),
-            Err(WorkerError::Overloaded) => Err(QueryFailure::Overloaded),
-            Err(error @ WorkerError::Panicked) => Err(QueryFailure::Internal(error.to_string())),
-        }
+        self.workers.run(run).await.map_err(|error| match error {
+            WorkerError::Overloaded => QueryFailure::Overloaded,
+            WorkerError::Panicked => QueryFailure::Internal(error.to_string()),
+        })
     }
 }
 
@@ -204,36 +217,9 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// The files that an answer may be in: none that was committed after the buffer's snapshot, whose rows are in the snapshot,
-/// and none that the page before went past.
-fn wanted(objects: &Objects, files: Vec<StoredFile>, query: &Query, flushed_through: i64) -> Vec<FileRef> {
-    let sequences = match query {
-        Query::TimeRange(TimeRangeQuery { after_sequence: Some(after), order: Order::Ascending, .. }) => {
-            after.saturating_add(1)..=flushed_through
-        }
-        Query::TimeRange(TimeRangeQuery { after_sequence: Some(before), order: Order::Descending, .. }) => {
-            0..=flushed_through.min(before.saturating_sub(1))
-        }
-        _ => 0..=flushed_through,
-    };
-    files
-        .into_iter()
-        .filter(|file| file.first_sequence <= *sequences.end() && file.last_sequence >= *sequences.start())
-        .map(|file| FileRef {
-            source: objects.source(&file.key, file.bytes),
-            hour: file.hour,
-            first_sequence: file.first_sequence,
-            last_sequence: file.last_sequence,
-            min_timestamp: file.min_timestamp,
-            max_timestamp: file.max_timestamp,
-            bytes: file.bytes,
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use ttdust_shards::{ids::StreamId, parquet::PartitionHour, query::encode_cursor};
+    use ttdust_shards::query::encode_cursor;
 
     use super::*;
 
@@ -251,38 +237,5 @@ mod tests {
         assert_eq!(order(None), Ok(Order::Ascending));
         assert_eq!(order(Some("desc")), Ok(Order::Descending));
         assert!(order(Some("DESC")).is_err());
-    }
-
-    #[test]
-    fn files_past_the_snapshot_or_before_the_cursor_are_left_out() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let objects = Objects::local(dir.path().join("objects")).expect("opened");
-        let file = |first, last| StoredFile {
-            key: format!("{first}"),
-            hour: PartitionHour(0),
-            first_sequence: first,
-            last_sequence: last,
-            min_timestamp: 0,
-            max_timestamp: 0,
-            bytes: 0,
-            checksum: 0,
-            level: 0,
-        };
-        let chosen = |order, after_sequence| {
-            let query = Query::TimeRange(TimeRangeQuery {
-                stream: StreamId::generate(),
-                start_unix_micros: 0,
-                end_unix_micros: 1,
-                limit: 1,
-                order,
-                after_sequence,
-            });
-            let chosen = wanted(&objects, vec![file(1, 10), file(11, 20), file(21, 30)], &query, 20);
-            chosen.iter().map(|f| f.first_sequence).collect::<Vec<_>>()
-        };
-        assert_eq!(chosen(Order::Ascending, Some(10)), [11]);
-        assert_eq!(chosen(Order::Descending, Some(11)), [1]);
-        assert_eq!(chosen(Order::Descending, Some(12)), [1, 11]);
-        assert_eq!(chosen(Order::Descending, None), [1, 11]);
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     control::{Control, ControlError, Parts},
     coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
+    file_lists::FileLists,
     flush::{Flusher, Takeover, TakeoverPending},
     http::{self, App, ConnectionLimits},
     link::{Homes, ShardLink},
@@ -224,9 +225,9 @@ impl Server {
         let link = ShardLink::new(Arc::clone(&engine));
         log_start(&config, &engine, rest);
 
+        let lists = Arc::new(FileLists::new(base.catalog.clone(), base.objects.clone()));
         let parts = QueryParts {
-            catalog: base.catalog.clone(),
-            objects: base.objects.clone(),
+            lists: Arc::clone(&lists),
             link: link.clone(),
             workers: base.workers.clone(),
             publisher: Arc::clone(&base.publisher),
@@ -242,7 +243,13 @@ impl Server {
                 (takeover, Some(pending))
             }
         };
-        let flusher = Flusher::new(base.catalog.clone(), base.objects.clone(), Arc::clone(&base.metrics), takeover);
+        let flusher = Flusher::new(
+            base.catalog.clone(),
+            base.objects.clone(),
+            Arc::clone(&lists),
+            Arc::clone(&base.metrics),
+            takeover,
+        );
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let shared = base.catalog.is_shared();

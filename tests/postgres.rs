@@ -132,6 +132,9 @@ fn acks_go_on_while_postgres_is_frozen_or_gone_and_nothing_is_lost() {
         let mut producer = Producer::connect(&server.grpc, &stream).await;
         append(&mut producer, 20).await;
         wait_until_flushed(&server, &stream, &producer);
+        // From now on which files there are is known here.
+        let read = producer.read_all().await;
+        producer.check(&read);
         for door in [Door::Frozen, Door::Closed] {
             site.gate.set(door);
             append(&mut producer, 20).await;
@@ -143,6 +146,8 @@ fn acks_go_on_while_postgres_is_frozen_or_gone_and_nothing_is_lost() {
             check_refused(&server);
             assert!(asked.elapsed().as_secs() < 2, "no call waits for a server that is down: {:?}", asked.elapsed());
             append(&mut producer, 20).await;
+            let read = producer.read_all().await;
+            producer.check(&read);
             site.gate.set(Door::Open);
             wait_until_flushed(&server, &stream, &producer);
             let read = producer.read_all().await;
@@ -178,6 +183,11 @@ fn a_server_starts_without_postgres_and_goes_on_once_it_is_back() {
         let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
         append(&mut producer, 20).await;
         check_refused(&server);
+        // Which files there are was not asked for before.
+        let records = format!("/api/v1/streams/{stream}/records");
+        let (status, head, problem) = rest::call_with(&server.http, "GET", &records, &[], "");
+        assert_eq!((status, problem["code"].as_str()), (503, Some("UNAVAILABLE")), "{problem}");
+        assert!(head.contains("retry-after: "), "{head}");
         assert!(server.log().contains("starting from its mirror"));
         site.gate.set(Door::Open);
         wait_until_flushed(&server, &stream, &producer);

@@ -18,6 +18,10 @@ use bytes::Bytes;
 use process::{Server, wait_for};
 use producer::{Producer, block_on};
 use serde_json::{Value, json};
+use ttdust_proto::{
+    path,
+    query::{KeyLookupRequest, KeyLookupResponse},
+};
 
 const SMALL: (&str, &str) = ("wal.quota_bytes", "256MiB");
 
@@ -166,4 +170,27 @@ fn what_makes_no_sense_is_refused_by_name() {
     let (status, problem) = get(&server, &stream, &format!("limit=2&cursor={cursor}"));
     assert_eq!((status, &problem["errors"][0]["pointer"]), (400, &json!("cursor")), "{problem}");
     assert_eq!(get(&server, &stream, &format!("limit=2&order=desc&cursor={cursor}")).0, 200);
+}
+
+#[test]
+fn a_query_that_takes_too_long_is_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server =
+        Server::start(dir.path(), &[SMALL, ("query.timeout_ms", "1"), ("buffer.flush_interval_ms", "3600000")]);
+    let stream = create_stream(&server, "s", &["n"]);
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        for batch in 0..100 {
+            producer.append((0..500).map(|row| record(batch * 500 + row)).collect()).await.expect("taken");
+        }
+        // 50,000 records are looked through for a number, one by one.
+        let (status, problem) = get(&server, &stream, "key_field=n&key_value=99");
+        assert_eq!((status, &problem["code"]), (504, &json!("QUERY_TIMEOUT")), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("query.timeout_ms")), "{problem}");
+        let lookup = KeyLookupRequest { stream_id: "s".into(), key_field: "n".into(), key_value: "99".into() };
+        let ended = producer.client.unary::<KeyLookupResponse>(path::LOOKUP_BY_KEY, &lookup).await;
+        let ended = ended.expect_err("it takes too long");
+        assert_eq!((ended.code, ended.reason.as_str()), (4, "QUERY_TIMEOUT"), "{ended:?}");
+    });
+    assert!(metric(&server, "ttdust_query_requests_total{status=\"timeout\"}") >= 2.0);
 }

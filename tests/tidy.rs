@@ -50,6 +50,7 @@ const SERVER_FLOORS: &[&str] = &[
     "catalog",
     "access",
     "objects",
+    "file_lists",
     "link",
     "metrics",
     "coordination",

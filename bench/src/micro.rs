@@ -1,5 +1,6 @@
 //! Micro-benchmarks: one part of the engine, in this process, without a server. One file a part, each with a `run`.
 
+pub mod lookup;
 pub mod parquet;
 pub mod validate;
 pub mod wal;
@@ -42,6 +43,12 @@ enum Part {
     },
     /// Checking records against their schema
     Validate,
+    /// Finding records in a local file, by key and by range
+    Lookup {
+        /// Records of the file
+        #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+        rows: usize,
+    },
     /// Writing records to a Parquet file
     Parquet {
         /// How often, after a warm-up
@@ -64,6 +71,7 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
     let kinds =
         if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
     match &args.part {
+        &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;
             Ok(())

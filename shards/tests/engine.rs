@@ -5,17 +5,25 @@ mod client;
 #[path = "engine/control.rs"]
 mod control;
 
-use std::{collections::HashMap, io::Write as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use client::{Client, framed_bytes};
-use control::{Fixture, config};
+use control::{Fixture, HELD, config};
 use ttdust_proto::{
     admin,
     health::{HealthCheckRequest, HealthCheckResponse},
     ingestion::{AppendRequest, AppendResponse, IngestRequest, IngestResponse, OnInvalid, Status},
     path,
-    query::{TimeRangeQueryRequest, TimeRangeQueryResponse},
+    query::{KeyLookupRequest, KeyLookupResponse, TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
 use ttdust_shards::{
     access::{Access, Credentials, KeyEntry, Role, StreamPermissions, digest},
@@ -467,5 +475,61 @@ fn a_drain_ends_idle_calls_and_answers_what_was_taken() {
         let ended = store.ended.lock().expect("not poisoned");
         assert!(ended.iter().all(|(_, outcome)| outcome.is_ok()), "{ended:?}");
         assert!(std::net::TcpStream::connect(address).is_err(), "nothing listens any more");
+    }
+}
+
+fn lookup(field: &str, value: &str) -> KeyLookupRequest {
+    KeyLookupRequest { stream_id: "events".to_owned(), key_field: field.to_owned(), key_value: value.to_owned() }
+}
+
+fn wait_for(counter: &AtomicU64, count: u64) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while counter.load(SeqCst) < count {
+        assert!(Instant::now() < end, "{count} did not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_query_ends_when_its_client_gives_up_or_goes() {
+    for io in BACKENDS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let fixture = Fixture::start(config(dir.path(), 1, io));
+        block_on(async {
+            let mut client = Client::connect(fixture.engine.grpc_address()).await;
+            client.unary::<IngestResponse>(path::INGEST, &ingest(record(1))).await.expect("taken");
+            let found: KeyLookupResponse =
+                client.unary(path::LOOKUP_BY_KEY, &lookup("/name", "r1")).await.expect("an answer");
+            assert_eq!(found.record.map(|record| record.sequence_number), Some(1));
+            // Reset.
+            let mut call = client.call(path::LOOKUP_BY_KEY).await;
+            call.send(&lookup("/name", HELD)).await;
+            call.finish();
+            tokio::task::yield_now().await;
+            while fixture.store.held.load(SeqCst) < 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            call.send.send_reset(h2::Reason::CANCEL);
+            while fixture.store.cancelled.load(SeqCst) < 1 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            // Its deadline passes.
+            client.headers.push(("grpc-timeout", "20m".to_owned()));
+            let ended = client.unary::<KeyLookupResponse>(path::LOOKUP_BY_KEY, &lookup("/name", HELD)).await;
+            assert_eq!(ended.expect_err("no answer comes").reason, "DEADLINE_EXCEEDED");
+        });
+        wait_for(&fixture.store.cancelled, 2);
+        // The connection ends with its runtime.
+        block_on(async {
+            let mut client = Client::connect(fixture.engine.grpc_address()).await;
+            let mut call = client.call(path::LOOKUP_BY_KEY).await;
+            call.send(&lookup("/name", HELD)).await;
+            call.finish();
+            while fixture.store.held.load(SeqCst) < 3 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        wait_for(&fixture.store.cancelled, 3);
+        fixture.stop();
     }
 }

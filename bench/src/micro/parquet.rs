@@ -70,7 +70,7 @@ fn print(records: usize, json_bytes: usize, file_bytes: u64, elapsed: Duration) 
 }
 
 /// `payloads` as the log holds them.
-fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
+pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
     let config = WalConfig { segment_bytes: 1 << 40, ..WalConfig::default() };
     let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
     let request = wal.wants_segment().expect("a new log wants its first segment");

@@ -4,8 +4,11 @@ use std::{
     collections::HashMap,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc, oneshot};
@@ -14,9 +17,9 @@ use ttdust_shards::{
     access::Access,
     config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
     ids::{SchemaId, ShardId, StreamId},
-    message::{AdminFailure, AdminReply, AdminRequest, FailureKind, ToControl, ToShard},
+    message::{AdminFailure, AdminReply, AdminRequest, FailureKind, QueryFailure, ToControl, ToShard},
     parquet::{FileMeta, cache::FileCache},
-    query::{Bounds, FileRef, QueryContext},
+    query::{Bounds, FileRef, KeyLookup, Query, QueryContext, Wanted},
     rate::{LeaseAsk, LeaseGrant, RateLimits},
     record::keys::KeyField,
     runtime::{Engine, EngineStart, UnknownStreams},
@@ -32,7 +35,13 @@ pub const SCHEMA: &str = r#"{"type":"object","required":["id"],"properties":{"id
 pub struct Store {
     pub files: Mutex<Vec<FileMeta>>,
     pub ended: Mutex<Vec<(ShardId, Result<(), String>)>>,
+    /// Lookups of [`HELD`] that came, and that were cancelled.
+    pub held: AtomicU64,
+    pub cancelled: AtomicU64,
 }
+
+/// A lookup of this key does not end before it is cancelled.
+pub const HELD: &str = "held";
 
 /// A running engine and its control thread.
 pub struct Fixture {
@@ -149,6 +158,23 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
             ToControl::FilesReady { shard, stream, files, through } => {
                 store.files.lock().expect("not poisoned").extend(files);
                 engine.send(shard, ToShard::Flushed(stream, through)).expect("room");
+            }
+            ToControl::Query {
+                query: Query::Lookup(KeyLookup { wanted: Wanted::Key { key, .. }, .. }),
+                cancel,
+                reply,
+                ..
+            } if key == HELD => {
+                // A query that takes for ever, until nobody waits for it.
+                store.held.fetch_add(1, SeqCst);
+                let end = Instant::now() + Duration::from_secs(60);
+                while !cancel.is_cancelled() {
+                    assert!(Instant::now() < end, "a held query is cancelled");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                store.cancelled.fetch_add(1, SeqCst);
+                let answer = ToShard::Answer(reply.token, Err(QueryFailure::Cancelled));
+                engine.send(reply.shard, answer).expect("never refused");
             }
             ToControl::Query { query, reply, .. } => {
                 let (sent, snapshot) = oneshot::channel();
