@@ -73,7 +73,7 @@ pub fn run(rows: usize, duration: Duration) -> io::Result<()> {
             files.ask(&files.range(order, after), &files.local, &cache, RANGE_ROWS.min(rows))
         })?;
     }
-    println!("what an object store is asked for, pages never kept:");
+    println!("what an object store is asked for, a query:");
     // Only what is small fits: footers and heads of indexes would not.
     let uncached = FileCache::new(0);
     files.count("key, present, nothing known", 50, &uncached, || present(next()))?;
