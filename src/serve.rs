@@ -205,6 +205,18 @@ impl Base {
             UnknownStreamsPolicy::Refuse => UnknownStreams::Refuse { deleted: self.catalog.deleted_streams().await? },
         })
     }
+
+    fn queries(&self, config: &Config, lists: &Arc<FileLists>, link: &ShardLink) -> Arc<Queries> {
+        let parts = QueryParts {
+            lists: Arc::clone(lists),
+            link: link.clone(),
+            workers: self.workers.clone(),
+            publisher: Arc::clone(&self.publisher),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let cache_bytes = usize::try_from(config.settings().query_cache_bytes).unwrap_or(usize::MAX);
+        Arc::new(Queries::new(parts, config.settings().query_timeout, cache_bytes))
+    }
 }
 
 type Message = ttdust_shards::message::ToControl;
@@ -226,15 +238,7 @@ impl Server {
         log_start(&config, &engine, rest);
 
         let lists = Arc::new(FileLists::new(base.catalog.clone(), base.objects.clone()));
-        let parts = QueryParts {
-            lists: Arc::clone(&lists),
-            link: link.clone(),
-            workers: base.workers.clone(),
-            publisher: Arc::clone(&base.publisher),
-            metrics: Arc::clone(&base.metrics),
-        };
-        let cache_bytes = usize::try_from(config.settings().query_cache_bytes).unwrap_or(usize::MAX);
-        let queries = Arc::new(Queries::new(parts, config.settings().query_timeout, cache_bytes));
+        let queries = base.queries(&config, &lists, &link);
         let coordinator = coordinator(&config, &base.metrics).await?;
         let (takeover, pending) = match &base.known {
             Known { mirrored: false, .. } => (Takeover::not_needed(), None),

@@ -1,6 +1,8 @@
-//! A shard's two helper threads, for what may block: the flusher writes Parquet, the preparer makes log segments.
+//! A shard's helper threads, for what may block: the flusher writes Parquet, the preparer makes log segments, the reader looks
+//! up idempotency keys in files, the keeper writes and removes those files, the merger merges them.
 //!
-//! The flusher runs on the shard's own core at lower priority, so that what it takes is what the shard leaves.
+//! The flusher, the keeper and the merger run on the shard's own core at lower priority, so that what they take is what the
+//! shard leaves.
 
 use std::{
     io,
@@ -17,6 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::mpsc;
 
 use crate::{
+    dedup::jobs::{KeyDone, KeyJob, KeyQuestion},
     ids::{ShardId, StreamId},
     io::Disk,
     mailbox::MailboxSender,
@@ -191,6 +194,67 @@ fn prepare(shard: ShardId, dir: &Path, disk: &dyn Disk, mailbox: &MailboxSender,
             }
         }
     }
+}
+
+/// Starts a shard's reader of idempotency keys.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start_key_reader(shard: ShardId, mailbox: MailboxSender) -> io::Result<Helper<KeyQuestion>> {
+    // Bounded by the submissions that may wait.
+    let (sender, jobs) = crossbeam_channel::unbounded::<KeyQuestion>();
+    let thread = std::thread::Builder::new().name(format!("keys-{shard}")).spawn(move || {
+        while let Ok(question) = jobs.recv() {
+            let sent = mailbox.send(ToShard::Keys(question.answer()));
+            assert!(sent.is_ok(), "an answer is never refused");
+        }
+    })?;
+    Ok(Helper { jobs: Some(sender), thread: Some(thread), ending: Arc::default() })
+}
+
+/// Starts one of a shard's two threads that work on the files of keys in `dir`.
+///
+/// # Errors
+/// No thread can be made.
+pub fn start_keeper(
+    name: &str,
+    (shard, core): (ShardId, Option<usize>),
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    mailbox: MailboxSender,
+) -> io::Result<Helper<KeyJob>> {
+    // Bounded by the files that there are.
+    let (sender, jobs) = crossbeam_channel::unbounded::<KeyJob>();
+    let thread = std::thread::Builder::new().name(format!("{name}-{shard}")).spawn(move || {
+        if let Err(error) = pin(core) {
+            tracing::warn!(%shard, %error, "a keeper of idempotency keys is not pinned");
+        }
+        if let Err(error) = rustix::process::setpriority_process(None, FLUSHER_NICE) {
+            tracing::warn!(%shard, %error, "a keeper of idempotency keys runs at the shard's own priority");
+        }
+        let mut failing = false;
+        while let Ok(job) = jobs.recv() {
+            let done = job.perform(&*disk, &dir);
+            let failed = match &done {
+                KeyDone::Written(Err(error)) | KeyDone::Merged(Err(error)) => Some(error),
+                _ => None,
+            };
+            // Once when it begins and once when it ends: it is tried again many times in between.
+            match failed {
+                Some(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Some(error) if !std::mem::replace(&mut failing, true) => {
+                    tracing::error!(%shard, %error, dir = %dir.display(), "idempotency keys cannot be written: the log is kept");
+                }
+                None if std::mem::replace(&mut failing, false) => {
+                    tracing::warn!(%shard, dir = %dir.display(), "idempotency keys can be written again");
+                }
+                _ => {}
+            }
+            let sent = mailbox.send(ToShard::KeysDone(done));
+            assert!(sent.is_ok(), "what is done is never refused");
+        }
+    })?;
+    Ok(Helper { jobs: Some(sender), thread: Some(thread), ending: Arc::default() })
 }
 
 /// Where the flusher writes the rows of `stream` from `first` on.

@@ -33,10 +33,8 @@ pub struct EngineConfig {
     pub wal: WalConfig,
     /// The row buffer of each shard.
     pub buffer: BufferConfig,
-    /// How many idempotency keys a shard remembers at most.
-    pub dedup_keys_max: usize,
-    /// How long an idempotency key is remembered.
-    pub dedup_window: Duration,
+    /// The idempotency keys of each shard.
+    pub dedup: DedupConfig,
 }
 
 /// Bounds on what clients send.
@@ -106,5 +104,33 @@ pub struct BufferConfig {
 impl Default for BufferConfig {
     fn default() -> Self {
         Self { memory_bytes: 512 << 20, freeze_bytes: 128 << 20, freeze_age: Duration::from_secs(60) }
+    }
+}
+
+/// The idempotency keys of one shard.
+#[derive(Debug, Clone, Copy)]
+pub struct DedupConfig {
+    /// How long a key is remembered at least.
+    pub window: Duration,
+    /// How many keys are remembered; at this number, records with keys are refused.
+    pub keys_max: u64,
+    /// How many keys are kept in memory before they are written to a file.
+    pub part_keys: usize,
+    /// Which streams are whose, as a number: another one whenever a stream may have got another home.
+    pub homes: u64,
+}
+
+impl Default for DedupConfig {
+    fn default() -> Self {
+        // As many keys in memory as 2²⁰ slots take.
+        Self { window: Duration::from_secs(24 * 3600), keys_max: 1_000_000_000, part_keys: 7 << 17, homes: 0 }
+    }
+}
+
+impl DedupConfig {
+    /// The window in µs.
+    #[must_use]
+    pub fn window_micros(&self) -> u64 {
+        self.window.as_micros() as u64
     }
 }

@@ -39,7 +39,8 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// Reads exactly `buf.len()` bytes at `offset`, or fails.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
-    /// Writes all of `data` at `offset` (both multiples of [`BLOCK_BYTES`]) and syncs it: on `Ok` it is on stable storage.
+    /// Writes all of `data` at `offset` (both multiples of [`BLOCK_BYTES`]) and syncs it: on `Ok` it is on stable storage. A
+    /// file that was made empty may so be written at its end.
     fn write_durable(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// Syncs whatever of the file is only in the page cache, and lets the cache go: what is read after it came from the
     /// device, so it is durable (a kernel may keep pages that it failed to write, marked clean).

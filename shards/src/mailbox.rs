@@ -50,7 +50,9 @@ impl MailboxSender {
             | ToShard::Answer(..)
             | ToShard::Admin(..)
             | ToShard::Leases(_)
-            | ToShard::Segment(_) => self.0.replies.push(message),
+            | ToShard::Segment(_)
+            | ToShard::Keys(_)
+            | ToShard::KeysDone(_) => self.0.replies.push(message),
             ToShard::Submit(submission) => self.queue_records(submission)?,
             request => self.0.requests.push(request)?,
         }

@@ -10,6 +10,10 @@ use ttdust_proto::admin;
 use crate::{
     access::Principal,
     buffer::StreamFigures,
+    dedup::{
+        Seen,
+        jobs::{KeyAnswer, KeyDone},
+    },
     ids::{ShardId, StreamId},
     parquet::FileMeta,
     query::{BufferSnapshot, Cancel, Query, QueryAnswer, QueryError},
@@ -84,8 +88,8 @@ pub struct Committed {
     pub accepted: u32,
     /// When they were ingested, Unix µs.
     pub timestamp_unix_micros: i64,
-    /// Index in the submission and original sequence number of each duplicate, in order of the index.
-    pub duplicates: Vec<(u32, i64)>,
+    /// Index in the submission of each duplicate, in order, and what its original got.
+    pub duplicates: Vec<(u32, Seen)>,
 }
 
 impl Committed {
@@ -109,6 +113,8 @@ pub enum Refusal {
     Draining,
     /// An earlier write failed; the shard takes no more.
     Poisoned,
+    /// As many idempotency keys as may be are remembered: without a key the records are taken.
+    KeysFull(Duration),
     /// The stream is gone, or its home has moved: look it up again.
     NotHere,
 }
@@ -142,6 +148,10 @@ pub enum ToShard {
     Leases(Vec<LeaseGrant>),
     /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
     Segment(std::io::Result<crate::wal::segment::PreparedSegment>),
+    /// What files of keys say. Never refused: a submission of each stream asks at a time.
+    Keys(KeyAnswer),
+    /// What came of work on files of keys. Never refused: two are under way at a time, and removals.
+    KeysDone(KeyDone),
     /// Stop taking records and connections, finish what is in flight, sync, stop. Control retries while the queue is full.
     Drain,
 }

@@ -114,6 +114,18 @@ pub struct ShardMetrics {
     pub queue_depth: Gauge,
     /// Microseconds of CPU time that the shard's thread has used.
     pub busy_micros: Gauge,
-    /// Idempotency keys remembered.
-    pub dedup_keys: Gauge,
+    /// Idempotency keys in memory.
+    pub dedup_keys_in_memory: Gauge,
+    /// Idempotency keys in files.
+    pub dedup_keys_in_files: Gauge,
+    /// Files of idempotency keys.
+    pub dedup_files: Gauge,
+    /// Memory of the tables of keys, in bytes.
+    pub dedup_table_bytes: Gauge,
+    /// Memory of the filters and indexes of those files, in bytes.
+    pub dedup_filter_bytes: Gauge,
+    /// Keys looked up in files.
+    pub dedup_lookups: Counter,
+    /// Files of keys that could not be opened, and reads of them that failed.
+    pub dedup_damaged: Counter,
 }

@@ -16,7 +16,9 @@ use tokio::sync::mpsc;
 
 use crate::{
     access::Principal,
+    background::Helper,
     config::Limits,
+    dedup::jobs::{KeyAnswer, KeyQuestion},
     ids::ShardId,
     mailbox::MailboxSender,
     message::{
@@ -59,6 +61,7 @@ pub struct Reactor {
     slots: RefCell<Slots>,
     shards: Vec<MailboxSender>,
     to_control: mpsc::Sender<ToControl>,
+    key_reader: Helper<KeyQuestion>,
     draining: Cell<bool>,
     /// The calls that serve requests now.
     pub calls: Rc<Registry>,
@@ -179,6 +182,7 @@ impl Reactor {
         metrics: Arc<ShardMetrics>,
         shards: Vec<MailboxSender>,
         to_control: mpsc::Sender<ToControl>,
+        key_reader: Helper<KeyQuestion>,
     ) -> Self {
         Self {
             id,
@@ -194,6 +198,7 @@ impl Reactor {
             slots: RefCell::default(),
             shards,
             to_control,
+            key_reader,
             draining: Cell::new(false),
             calls: Rc::default(),
             connections: Rc::default(),
@@ -250,7 +255,7 @@ impl Reactor {
         let (slot, token) = self.new_slot(waiter);
         submission.reply = ReplyTo { shard: self.id, token };
         if home == self.id {
-            self.admit(&submission);
+            self.admit(submission);
         } else if self.shards[home.index()].send(ToShard::Submit(submission)).is_err() {
             self.fill(token, Reply::Outcome(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY))));
         }
@@ -258,12 +263,39 @@ impl Reactor {
     }
 
     /// Puts a submission, from here or from another shard, before this shard's state.
-    pub fn admit(&self, submission: &Submission) {
+    pub fn admit(&self, submission: Submission) {
+        let reply = submission.reply;
         let submitted = self.shard.borrow_mut().submit(submission);
         match submitted {
-            Submitted::Waiting => self.commit.ring(),
-            Submitted::Done(outcome) => self.tell(submission.reply, outcome),
+            Submitted::Waiting => {
+                self.ask_key_files();
+                self.commit.ring();
+            }
+            Submitted::Done(outcome) => self.tell(reply, outcome),
         }
+    }
+
+    /// Has files of keys read, if submissions wait for it.
+    fn ask_key_files(&self) {
+        while let Some(question) = self.next_key_question() {
+            self.metrics.dedup_lookups.add(question.lookups.len() as u64);
+            let sent = self.key_reader.give(question);
+            assert!(sent.is_ok(), "the reader of keys lives as long as the shard");
+        }
+    }
+
+    fn next_key_question(&self) -> Option<KeyQuestion> {
+        self.shard.borrow_mut().next_question()
+    }
+
+    /// Takes what files of keys say.
+    pub fn take_key_answer(&self, answer: &KeyAnswer) {
+        self.metrics.dedup_damaged.add(answer.failed);
+        let mut outcomes = Vec::new();
+        self.shard.borrow_mut().answered(answer, |reply, outcome| outcomes.push((reply, outcome)));
+        outcomes.into_iter().for_each(|(reply, outcome)| self.tell(reply, outcome));
+        self.ask_key_files();
+        self.commit.ring();
     }
 
     /// Brings an outcome to the call that waits for it, here or on another shard.

@@ -21,6 +21,11 @@ use tokio::sync::mpsc;
 use crate::{
     background,
     config::{EngineConfig, IoChoice},
+    dedup::{
+        fingerprint::Seeds,
+        folder::{FolderError, OpenKeys},
+        jobs::KeyJob,
+    },
     ids::{ShardId, StreamId},
     io::{
         Disk,
@@ -80,6 +85,9 @@ pub enum StartError {
     /// A log cannot be used.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The idempotency keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] FolderError),
     /// The log and the catalog do not fit together.
     #[error(
         "stream {stream}: the log begins at record {log_begins}, but committed files end at {files_end}: the catalog is \
@@ -190,6 +198,7 @@ struct ShardStart {
     tls: Option<Arc<ServerConfig>>,
     disk: Arc<dyn Disk>,
     silent: Arc<Silent>,
+    keys: OpenKeys,
 }
 
 impl Engine {
@@ -210,6 +219,7 @@ impl Engine {
         let (driver, backend) = choose_backend(&*disk, &config)?;
         let began = Instant::now();
         let mut recovered = recover_all(&disk, &config.wal_dir)?;
+        let keys = OpenKeys::open(&*disk, &config.wal_dir.join("keys"), Seeds::draw())?;
         let recovery = summarise(&recovered, &start.flushed_through, began);
         let mut kept = let_go_or_keep(&mut recovered, &start.catalog, &start.unknown_streams)?;
         let homes = distribute(&mut recovered, &start.catalog, &start.flushed_through, count)?;
@@ -244,6 +254,7 @@ impl Engine {
                 tls: start.tls.clone(),
                 disk: Arc::clone(&disk),
                 silent: Arc::clone(&silent),
+                keys: keys.clone(),
             };
             engine.shards.push(spawn(shard, ready.clone())?);
         }
@@ -510,6 +521,8 @@ struct Parts {
     listener: Option<TcpListener>,
     mailbox: MailboxSender,
     flusher: background::Helper<background::FlushJob>,
+    key_keeper: background::Helper<KeyJob>,
+    key_merger: background::Helper<KeyJob>,
     preparer: background::Helper<background::DiskJob>,
     retired: Vec<VecDeque<Arc<Segment>>>,
     staging_dir: PathBuf,
@@ -526,16 +539,24 @@ struct Silent {
 }
 
 fn build(start: ShardStart) -> std::io::Result<Parts> {
-    let ShardStart { id, config, disk, metrics, to_control, .. } = start;
+    let ShardStart { id, config, disk, keys, metrics, to_control, .. } = start;
     let mailbox = start.mailboxes[id.index()].clone();
     let dir = log_dir(&config.wal_dir, id);
     disk.create_dir(&dir)?;
     let core = config.shard_cores[id.index()];
-    let preparer = background::start_preparer(id, dir, disk, mailbox.clone())?;
-    let flusher = background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let clock = Arc::new(SystemClock::new());
     let wal = Wal::new(id, config.wal, start.end);
-    let shard = Shard::new(id, &config, wal, start.batches, &start.flushed_through, Arc::new(SystemClock::new()))?;
-    let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control);
+    let shard = Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys), clock)?;
+    let keeper =
+        |name| background::start_keeper(name, (id, core), keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
+    let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);
+    let key_reader = background::start_key_reader(id, mailbox.clone())?;
+    let preparer = background::start_preparer(id, dir, Arc::clone(&disk), mailbox.clone())?;
+    let flusher = background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    if id == ShardId(0) {
+        metrics.dedup_damaged.add(keys.damaged);
+    }
+    let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control, key_reader);
     reactor.set_catalog(start.catalog);
     if let Some(config) = start.tls {
         reactor.set_tls(config);
@@ -546,6 +567,8 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
         listener: Some(start.listener),
         mailbox,
         flusher,
+        key_keeper,
+        key_merger,
         preparer,
         retired: start.retired,
         staging_dir: config.staging_dir.clone(),

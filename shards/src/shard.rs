@@ -1,7 +1,9 @@
 //! The state owner of one shard: sequence numbers, dedup, log, buffer, and who waits for what. Synchronous, no I/O, no await:
-//! it only puts the parts in sequence. The runtime performs [`Shard::next_write`] and tells [`Shard::written`].
+//! it only puts the parts in sequence. The runtime performs [`Shard::next_write`] and tells [`Shard::written`]; likewise
+//! [`Shard::next_question`] and [`Shard::next_key_job`].
 //!
-//! Invariant: an outcome is told only when every frame that it rests on is synced, and in the order of the frames.
+//! Invariants: an outcome is told only when every frame that it rests on is synced, and in the order of the frames. While one
+//! submission of a stream waits for what files of keys say, the later ones of that stream wait behind it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,9 +15,13 @@ use std::{
 use crate::{
     buffer::{Buffer, Frozen, StreamFigures},
     config::EngineConfig,
-    dedup::{Dedup, Seen},
+    dedup::{
+        Dedup, KeyFigures, KeysRefused, Looked, Seen,
+        folder::OpenKeys,
+        jobs::{KeyAnswer, KeyDone, KeyJob, KeyQuestion},
+    },
     ids::{FIRST_SEQUENCE, ShardId, StreamId},
-    io::Clock,
+    io::{Clock, Disk},
     message::{Committed, Outcome, Refusal, ReplyTo, Submission},
     query::BufferSnapshot,
     snapshot::CatalogSnapshot,
@@ -37,6 +43,10 @@ const QUOTA_FULL_PERCENT: u64 = 95;
 const QUOTA_HURRY_PERCENT: u64 = 40;
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Payload bytes that wait for files of keys, past which a shard refuses more.
+const PARKED_BYTES_MAX: usize = 32 << 20;
+/// What a client is told to wait when as many keys as may be are remembered.
+const KEYS_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// The pause after a failed flush, in microseconds.
 const FLUSH_RETRY_MICROS: u64 = 1_000_000;
 
@@ -68,33 +78,56 @@ pub struct Shard {
     /// Payloads and keys that were not duplicates, reused from submission to submission.
     fresh_payloads: Vec<bytes::Bytes>,
     fresh_keys: Vec<bytes::Bytes>,
+    /// What is known of the keys of the submission at hand, likewise.
+    looked: Looked,
+    /// Of each stream, the submission that waits for files of keys, and those behind it.
+    parked: HashMap<StreamId, VecDeque<Parked>, ahash::RandomState>,
+    parked_bytes: usize,
+    questions: VecDeque<KeyQuestion>,
+}
+
+/// A submission that waits.
+#[derive(Debug)]
+struct Parked {
+    submission: Submission,
+    bytes: usize,
+    /// Of the first of its stream only.
+    looked: Looked,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Sequencer {
     next: i64,
     last_timestamp: i64,
+    /// What `next` was at the start.
+    recovered: i64,
+}
+
+impl Sequencer {
+    fn after(sequence: i64) -> Self {
+        Self { next: sequence + 1, last_timestamp: 0, recovered: sequence + 1 }
+    }
 }
 
 impl Shard {
     /// A shard that goes on with `recovered` rows (those of its streams, oldest first) on top of files up to
-    /// `flushed_through`.
+    /// `flushed_through`, and with the idempotency keys of both `recovered` and `keys`. Blocking.
     ///
     /// # Errors
-    /// A recovered batch's keys cannot be read.
+    /// A recovered batch's keys cannot be read, or not be written to files when there are too many for the memory.
     pub fn new(
         id: ShardId,
         config: &EngineConfig,
         wal: Wal,
-        recovered: Vec<RowBatch>,
-        flushed_through: &HashMap<StreamId, i64>,
+        (recovered, flushed_through): (Vec<RowBatch>, &HashMap<StreamId, i64>),
+        (disk, keys): (&dyn Disk, &OpenKeys),
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let mut shard = Self {
             id,
             catalog: Arc::default(),
             sequencers: HashMap::default(),
-            dedup: Dedup::new(config.dedup_window, config.dedup_keys_max),
+            dedup: Dedup::new(id, config.dedup, keys, clock.monotonic_micros()),
             wal,
             buffer: Buffer::new(config.buffer, flushed_through),
             waiting: VecDeque::new(),
@@ -104,13 +137,18 @@ impl Shard {
             disk_full: false,
             fresh_payloads: Vec::new(),
             fresh_keys: Vec::new(),
+            looked: Looked::default(),
+            parked: HashMap::default(),
+            parked_bytes: 0,
+            questions: VecDeque::new(),
         };
         for (&stream, &through) in flushed_through {
-            shard.sequencers.insert(stream, Sequencer { next: through + 1, last_timestamp: 0 });
+            shard.sequencers.insert(stream, Sequencer::after(through));
         }
         let now = shard.clock.monotonic_micros();
         for batch in recovered {
             shard.remember(&batch)?;
+            shard.dedup.spill(disk, &keys.dir)?;
             shard.buffer.insert(batch, 0, now);
         }
         shard.buffer.forget_rates();
@@ -122,6 +160,7 @@ impl Shard {
         let header = batch.header();
         let sequencer = self.sequencer(header.stream);
         sequencer.next = sequencer.next.max(header.last_sequence() + 1);
+        sequencer.recovered = sequencer.next;
         sequencer.last_timestamp = sequencer.last_timestamp.max(header.timestamp_unix_micros);
         if header.key_bytes == 0 {
             return Ok(());
@@ -132,14 +171,15 @@ impl Shard {
             if !key.is_empty() {
                 let sequence = header.first_sequence + index as i64;
                 let seen = Seen { sequence, timestamp_unix_micros: header.timestamp_unix_micros };
-                self.dedup.check(header.stream, key, seen);
+                self.dedup.replay(header.stream, key, seen);
             }
         }
+        self.dedup.hold(batch.segment(), Lsn(0));
         Ok(())
     }
 
     fn sequencer(&mut self, stream: StreamId) -> &mut Sequencer {
-        self.sequencers.entry(stream).or_insert(Sequencer { next: FIRST_SEQUENCE, last_timestamp: 0 })
+        self.sequencers.entry(stream).or_insert(Sequencer::after(FIRST_SEQUENCE - 1))
     }
 
     /// Runs on a new catalog: forgets streams that are gone from it.
@@ -152,23 +192,99 @@ impl Shard {
         self.catalog = catalog;
     }
 
-    /// Takes validated records: gives them sequence numbers and puts them into the open frame.
-    pub fn submit(&mut self, submission: &Submission) -> Submitted {
-        if let Some(refusal) = self.refusal(submission) {
+    /// Takes validated records: gives them sequence numbers and puts them into the open frame, at once or when files of keys
+    /// were asked ([`Shard::next_question`]).
+    pub fn submit(&mut self, submission: Submission) -> Submitted {
+        if !self.parked.contains_key(&submission.stream) {
+            return self.begin(submission);
+        }
+        let looked = Looked::default();
+        match self.refusal(&submission) {
+            Some(refusal) => Submitted::Done(Outcome::Refused(refusal)),
+            None => self.park(submission, looked),
+        }
+    }
+
+    /// Takes the next submission of a stream of which none waits.
+    fn begin(&mut self, submission: Submission) -> Submitted {
+        if let Some(refusal) = self.refusal(&submission) {
             return Submitted::Done(Outcome::Refused(refusal));
         }
+        if !has_keys(&submission) {
+            return self.commit(&submission, None);
+        }
+        let stream = submission.stream;
+        let recovered = self.sequencer(stream).recovered;
+        let mut looked = std::mem::take(&mut self.looked);
+        let lookups = self.dedup.look(stream, &submission.keys, recovered, &mut looked);
+        if !lookups.is_empty() {
+            self.questions.push_back(KeyQuestion { stream, lookups });
+            return self.park(submission, looked);
+        }
+        let submitted = self.commit(&submission, Some(&looked));
+        self.looked = looked;
+        submitted
+    }
+
+    fn park(&mut self, submission: Submission, looked: Looked) -> Submitted {
+        let bytes = submission.payloads.iter().chain(&submission.keys).map(bytes::Bytes::len).sum::<usize>();
+        self.parked_bytes += bytes;
+        self.parked.entry(submission.stream).or_default().push_back(Parked { submission, bytes, looked });
+        Submitted::Waiting
+    }
+
+    /// Keys to look up in files, by another thread; the answer goes to [`Shard::answered`].
+    pub fn next_question(&mut self) -> Option<KeyQuestion> {
+        self.questions.pop_front()
+    }
+
+    /// Goes on with the submission that asked, and with those behind it; `tell` gets each outcome that stands at once.
+    ///
+    /// # Panics
+    /// Nothing of that stream was asked.
+    pub fn answered(&mut self, answer: &KeyAnswer, mut tell: impl FnMut(ReplyTo, Outcome)) {
+        let mut waiting = self.parked.remove(&answer.stream).expect("a stream that asked has a submission that waits");
+        let Parked { submission, bytes, mut looked } = waiting.pop_front().expect("it is not empty");
+        self.parked_bytes -= bytes;
+        for &(index, seen) in &answer.found {
+            let known = &mut looked.known[index as usize];
+            // What is said of one key in several files: the newest counts.
+            *known = (*known).into_iter().chain([seen]).max_by_key(|seen| seen.sequence);
+        }
+        let reply = submission.reply;
+        let submitted = match self.refusal(&submission) {
+            Some(refusal) => Submitted::Done(Outcome::Refused(refusal)),
+            None => self.commit(&submission, Some(&looked)),
+        };
+        if let Submitted::Done(outcome) = submitted {
+            tell(reply, outcome);
+        }
+        while let Some(Parked { submission, bytes, .. }) = waiting.pop_front() {
+            self.parked_bytes -= bytes;
+            let (stream, reply) = (submission.stream, submission.reply);
+            if let Submitted::Done(outcome) = self.begin(submission) {
+                tell(reply, outcome);
+            }
+            if let Some(asking) = self.parked.get_mut(&stream) {
+                asking.append(&mut waiting);
+            }
+        }
+    }
+
+    /// Puts a submission into the open frame, without what `looked` or the records before it show to be duplicates.
+    fn commit(&mut self, submission: &Submission, looked: Option<&Looked>) -> Submitted {
         let now = self.clock.unix_micros();
         let sequencer = self.sequencer(submission.stream);
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
         let first_sequence = sequencer.next;
         sequencer.last_timestamp = timestamp_unix_micros;
         let mut committed = Committed { first_sequence, accepted: 0, timestamp_unix_micros, duplicates: Vec::new() };
-        let has_keys = submission.keys.iter().any(|key| !key.is_empty());
-        let (payloads, keys): (&[_], &[_]) = if has_keys {
-            self.drop_duplicates(submission, &mut committed);
-            (&self.fresh_payloads, &self.fresh_keys)
-        } else {
-            (&submission.payloads, &[])
+        let (payloads, keys): (&[_], &[_]) = match looked {
+            Some(looked) => {
+                self.drop_duplicates(submission, looked, &mut committed);
+                (&self.fresh_payloads, &self.fresh_keys)
+            }
+            None => (&submission.payloads, &[]),
         };
         committed.accepted = payloads.len() as u32;
         let lsn = if payloads.is_empty() {
@@ -211,17 +327,28 @@ impl Shard {
         if self.disk_full || percent(usage) >= QUOTA_FULL_PERCENT {
             return Some(Refusal::LogFull(RETRY_AFTER * 10));
         }
-        let behind = self.wal.unsynced_bytes() >= UNSYNCED_BYTES_MAX;
+        let mut behind = self.wal.unsynced_bytes() >= UNSYNCED_BYTES_MAX || self.parked_bytes >= PARKED_BYTES_MAX;
+        if has_keys(submission) {
+            match self.dedup.refusal() {
+                Some(KeysRefused::Full) => return Some(Refusal::KeysFull(KEYS_RETRY_AFTER)),
+                refused => behind |= refused.is_some(),
+            }
+        }
         (behind || percent(usage) >= QUOTA_BACKPRESSURE_PERCENT).then_some(Refusal::Backpressure(RETRY_AFTER))
     }
 
     /// Sorts a submission's records into duplicates (told in `committed`) and fresh ones (left in `self.fresh_*`).
-    fn drop_duplicates(&mut self, submission: &Submission, committed: &mut Committed) {
+    fn drop_duplicates(&mut self, submission: &Submission, looked: &Looked, committed: &mut Committed) {
         for (index, (payload, key)) in submission.payloads.iter().zip(&submission.keys).enumerate() {
             let sequence = committed.first_sequence + self.fresh_payloads.len() as i64;
             let seen = Seen { sequence, timestamp_unix_micros: committed.timestamp_unix_micros };
-            match if key.is_empty() { None } else { self.dedup.check(submission.stream, key, seen) } {
-                Some(first) => committed.duplicates.push((index as u32, first.sequence)),
+            let first = match looked.known[index] {
+                _ if key.is_empty() => None,
+                None => self.dedup.get_or_insert(looked.keys[index], seen),
+                known => known,
+            };
+            match first {
+                Some(first) => committed.duplicates.push((index as u32, first)),
                 None => {
                     self.fresh_payloads.push(payload.clone());
                     self.fresh_keys.push(key.clone());
@@ -251,6 +378,7 @@ impl Shard {
             Ok(frame) => frame,
             Err(poisoned) => {
                 self.waiting.drain(..).for_each(|(_, reply, _)| tell(reply, Outcome::Unknown));
+                self.dedup.stop();
                 return Err(poisoned);
             }
         };
@@ -261,6 +389,9 @@ impl Shard {
         let mut records = 0;
         for batch in frame.batches {
             records += u64::from(batch.header().count);
+            if batch.header().key_bytes > 0 {
+                self.dedup.hold(batch.segment(), frame.lsn);
+            }
             let memory_bytes = batch.header().entry_bytes as usize + std::mem::take(&mut overhead);
             if self.catalog.stream(batch.header().stream).is_some() {
                 self.buffer.insert(batch, memory_bytes, now);
@@ -345,22 +476,39 @@ impl Shard {
         self.wal.usage()
     }
 
-    /// Idempotency keys remembered.
+    /// Lets time pass for the idempotency keys, and returns work on their files, if there is some: to be asked again until
+    /// there is none. What comes of it goes to [`Shard::key_job_done`].
+    pub fn next_key_job(&mut self) -> Option<KeyJob> {
+        self.dedup.tend(self.clock.monotonic_micros(), self.wal.last_lsn(), self.wal.current_segment());
+        if self.wal.is_poisoned() { None } else { self.dedup.next_job(self.wal.synced_lsn()) }
+    }
+
+    /// See [`Dedup::done`].
+    pub fn key_job_done(&mut self, done: KeyDone) {
+        self.dedup.done(done);
+    }
+
+    /// Figures of the idempotency keys.
     #[must_use]
-    pub fn dedup_keys(&self) -> usize {
-        self.dedup.len()
+    pub fn key_figures(&self) -> KeyFigures {
+        self.dedup.figures()
     }
 
     /// From now on every submission is refused.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.dedup.stop();
     }
 
     /// Whether everything that was admitted is synced and told.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.waiting.is_empty() && self.wal.unsynced_bytes() == 0
+        self.waiting.is_empty() && self.parked.is_empty() && self.wal.unsynced_bytes() == 0
     }
+}
+
+fn has_keys(submission: &Submission) -> bool {
+    submission.keys.iter().any(|key| !key.is_empty())
 }
 
 fn percent(usage: WalUsage) -> u64 {

@@ -249,6 +249,12 @@ impl Wal {
         self.positions.synced
     }
 
+    /// The segment that frames go to, if one was begun.
+    #[must_use]
+    pub fn current_segment(&self) -> Option<&Arc<Segment>> {
+        self.current.as_ref().map(|current| &current.segment)
+    }
+
     /// Bytes appended and not yet synced, with what pads them.
     #[must_use]
     pub fn unsynced_bytes(&self) -> usize {

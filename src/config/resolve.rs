@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
-use ttdust_shards::config::{BufferConfig, EngineConfig, WalConfig};
+use sha2::{Digest, Sha256};
+use ttdust_shards::config::{BufferConfig, DedupConfig, EngineConfig, WalConfig};
 
 use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings};
 
@@ -93,8 +94,12 @@ impl Config {
             limits: settings.shard_limits(),
             wal: wal_share(&loaded, shard_cores.len() as u64)?,
             buffer: buffer_share(&loaded, shard_cores.len() as u64)?,
-            dedup_keys_max: (settings.dedup_keys_max / shard_cores.len() as u64) as usize,
-            dedup_window: settings.dedup_window,
+            dedup: DedupConfig {
+                window: settings.dedup_window,
+                keys_max: (settings.dedup_keys_max / shard_cores.len() as u64).max(1),
+                homes: homes(settings, shard_cores.len()),
+                ..DedupConfig::default()
+            },
             shard_cores: shard_cores.into_iter().map(Some).collect(),
         };
         check_pins(settings, engine.shard_cores.len())?;
@@ -196,6 +201,14 @@ fn check_cores(key: &str, cores: &[usize], usable: &[usize]) -> Result<(), Confi
         }
     }
     Ok(())
+}
+
+/// A number for which streams live on which shard: of how many shards there are, and what is pinned.
+fn homes(settings: &Settings, shards: usize) -> u64 {
+    let mut pins: Vec<_> = settings.pins.iter().map(|pin| format!("{}={}", pin.stream, pin.shard)).collect();
+    pins.sort();
+    let digest = Sha256::digest(format!("{shards} shards, {}", pins.join(",")));
+    u64::from_le_bytes(*digest.first_chunk().expect("a digest is longer"))
 }
 
 fn check_pins(settings: &Settings, shards: usize) -> Result<(), ConfigError> {

@@ -79,7 +79,21 @@ const SHARD_METRICS: &[ShardMetric] = &[
     ),
     metric!("ingestion_buffer_size_bytes", Read::Gauge(|m| m.buffer_bytes.get()), "rows in memory"),
     metric!("ingestion_buffer_records", Read::Gauge(|m| m.buffer_records.get()), "rows in no committed file"),
-    metric!("ingestion_dedup_keys", Read::Gauge(|m| m.dedup_keys.get()), "idempotency keys remembered"),
+    metric!("dedup_keys_in_memory", Read::Gauge(|m| m.dedup_keys_in_memory.get()), "idempotency keys in memory"),
+    metric!("dedup_keys_in_files", Read::Gauge(|m| m.dedup_keys_in_files.get()), "idempotency keys in files"),
+    metric!("dedup_files", Read::Gauge(|m| m.dedup_files.get()), "files of idempotency keys"),
+    metric!("dedup_table_bytes", Read::Gauge(|m| m.dedup_table_bytes.get()), "memory of the newest idempotency keys"),
+    metric!(
+        "dedup_filter_bytes",
+        Read::Gauge(|m| m.dedup_filter_bytes.get()),
+        "memory of filters and indexes of the files of idempotency keys"
+    ),
+    metric!("dedup_lookups_total", Read::Counter(|m| m.dedup_lookups.get()), "idempotency keys looked up in files"),
+    metric!(
+        "dedup_damaged_total",
+        Read::Counter(|m| m.dedup_damaged.get()),
+        "files of idempotency keys set aside, and reads of them that failed: duplicates may have been accepted"
+    ),
     metric!("wal_writes_total", Read::Counter(|m| m.wal_writes.get()), "frames written to the log"),
     metric!("wal_bytes_total", Read::Counter(|m| m.wal_bytes.get()), "bytes written to the log"),
     metric!("wal_flush_latency_seconds", Read::Histogram(|m| &m.wal_latency), "one durable write to the log"),

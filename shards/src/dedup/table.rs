@@ -26,7 +26,7 @@ impl Table {
     /// An empty table that can take `keys` without growing.
     #[must_use]
     pub fn with_room(keys: usize) -> Self {
-        let slots = (keys * 8).div_ceil(7) + 1;
+        let slots = (keys * 8).div_ceil(7);
         Self::with_bits(slots.next_power_of_two().ilog2().max(SMALLEST_BITS))
     }
 

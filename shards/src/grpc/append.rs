@@ -242,7 +242,7 @@ impl Request {
         let duplicate_sequences = committed
             .duplicates
             .iter()
-            .map(|&(at, sequence_number)| DuplicateSequence { index: self.index_of(at), sequence_number })
+            .map(|&(at, seen)| DuplicateSequence { index: self.index_of(at), sequence_number: seen.sequence })
             .collect();
         let last_sequence = match committed.accepted {
             0 => 0,
@@ -251,7 +251,10 @@ impl Request {
         AppendResponse {
             first_sequence: committed.first_sequence,
             last_sequence,
-            timestamp_unix_micros: committed.timestamp_unix_micros,
+            timestamp_unix_micros: match committed.duplicates.first() {
+                Some((_, original)) if committed.accepted == 0 => original.timestamp_unix_micros,
+                _ => committed.timestamp_unix_micros,
+            },
             accepted: committed.accepted,
             duplicates,
             rejected: self.rejected,

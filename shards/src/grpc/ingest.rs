@@ -13,6 +13,7 @@ use super::{
     status::Status,
 };
 use crate::{
+    dedup::Seen,
     ids::{RecordId, StreamId},
     message::{Committed, Outcome},
     reactor::{Bell, Slot},
@@ -210,7 +211,9 @@ impl Group {
             }
             let timestamp = committed.timestamp_unix_micros;
             match duplicates.next_if(|(at, _)| *at == index) {
-                Some(&(_, original)) => put_record(out, self.stream.id, original, timestamp, RecordStatus::Duplicate),
+                Some(&(_, Seen { sequence, timestamp_unix_micros })) => {
+                    put_record(out, self.stream.id, sequence, timestamp_unix_micros, RecordStatus::Duplicate);
+                }
                 None => {
                     put_record(out, self.stream.id, sequence, timestamp, RecordStatus::Ok);
                     sequence += 1;
@@ -288,15 +291,16 @@ pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Resul
         }
     };
     reactor.observe_ack(received, Instant::now());
-    let (sequence, status) = match committed.duplicates.first() {
+    let Committed { first_sequence: sequence, timestamp_unix_micros, .. } = committed;
+    let (seen, status) = match committed.duplicates.first() {
         Some(&(_, original)) => (original, RecordStatus::Duplicate),
-        None => (committed.first_sequence, RecordStatus::Ok),
+        None => (Seen { sequence, timestamp_unix_micros }, RecordStatus::Ok),
     };
     reactor.count_requests(status, 1);
     Ok(IngestResponse {
-        record_id: RecordId::of(stream.id, sequence).to_string(),
-        sequence_number: sequence,
-        timestamp_unix_micros: committed.timestamp_unix_micros,
+        record_id: RecordId::of(stream.id, seen.sequence).to_string(),
+        sequence_number: seen.sequence,
+        timestamp_unix_micros: seen.timestamp_unix_micros,
         status: status.into(),
         error: None,
     })

@@ -230,6 +230,11 @@ impl Status {
                 "SHARD_STOPPED",
                 "an earlier log write failed and the shard stopped: nothing was admitted",
             ),
+            Refusal::KeysFull(after) => exhausted(
+                "IDEMPOTENCY_KEYS_FULL",
+                "as many idempotency keys as may be are remembered: nothing was admitted; raise dedup.keys_max",
+                after,
+            ),
             Refusal::NotHere => Self::new(Code::NotFound, "STREAM_NOT_FOUND", "the stream was deleted"),
         }
     }

@@ -77,6 +77,8 @@ struct Node {
     lost: BTreeSet<usize>,
     /// Whether the medium knows the file's length; if not, it may be empty after the power was gone.
     sized: bool,
+    /// Whether it was made empty, to be written at its end.
+    grows: bool,
 }
 
 impl Node {
@@ -408,7 +410,7 @@ impl Disk for SimDisk {
         }
         let len = usize::try_from(len).expect("simulated files are small");
         let node = state.nodes.len();
-        state.nodes.push(Node { shown: vec![0; len], medium: vec![0; len], ..Node::default() });
+        state.nodes.push(Node { shown: vec![0; len], medium: vec![0; len], grows: len == 0, ..Node::default() });
         state.names.insert(path.to_owned(), node);
         state.pending_names.push(NameChange::Add(path.to_owned(), node));
         state.step()?;
@@ -482,8 +484,14 @@ impl DiskFile for SimFile {
         assert!(data.len().is_multiple_of(BLOCK_BYTES) && offset.is_multiple_of(BLOCK_BYTES as u64), "whole blocks");
         let fault = state.call(9 ^ offset << 8 ^ u64::from(crc32c::crc32c(data)) << 32)?;
         let start = usize::try_from(offset).expect("simulated files are small");
-        if start + data.len() > state.nodes[self.node].shown.len() {
-            return Err(io::ErrorKind::FileTooLarge.into());
+        let node = &mut state.nodes[self.node];
+        if start + data.len() > node.shown.len() {
+            if !node.grows || start > node.shown.len() {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            node.shown.resize(start + data.len(), 0);
+            node.medium.resize(start + data.len(), 0);
+            node.sized = false;
         }
         // A part of the sectors first: a crash now finds the write half done.
         let sectors = data.len() / SECTOR_BYTES;

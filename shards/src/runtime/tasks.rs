@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::Parts;
 use crate::{
     background::{DiskJob, FlushJob, staging_path},
+    dedup::jobs::{KeyDone, KeyJob},
     grpc::server,
     ids::StreamId,
     io::uring,
@@ -185,6 +186,7 @@ async fn upkeep(loops: Rc<Loops>) -> String {
     loop {
         loops.reactor.set_second(started.elapsed().as_secs());
         loops.order_flush();
+        loops.order_key_jobs();
         loops.release_segments();
         loops.set_gauges();
         loops.reactor.look_after_leases();
@@ -198,7 +200,7 @@ impl Loops {
     fn handle(&self, message: ToShard) {
         let reactor = &self.reactor;
         match message {
-            ToShard::Submit(submission) => reactor.admit(&submission),
+            ToShard::Submit(submission) => reactor.admit(submission),
             ToShard::Outcome(token, outcome) => reactor.fill(token, Reply::Outcome(outcome)),
             ToShard::Admin(token, answer) => reactor.fill(token, Reply::Admin(*answer)),
             ToShard::Answer(token, answer) => reactor.fill(token, Reply::Answer(answer)),
@@ -236,6 +238,14 @@ impl Loops {
                     self.order_segments();
                 }
                 reactor.commit.ring();
+            }
+            ToShard::Keys(answer) => reactor.take_key_answer(&answer),
+            ToShard::KeysDone(done) => {
+                if let KeyDone::Merged(Ok((_, damaged))) = &done {
+                    reactor.metrics.dedup_damaged.add(*damaged);
+                }
+                reactor.shard.borrow_mut().key_job_done(done);
+                self.order_key_jobs();
             }
             ToShard::Drain => self.drain.ring(),
         }
@@ -283,6 +293,19 @@ impl Loops {
         }
     }
 
+    fn order_key_jobs(&self) {
+        loop {
+            let job = self.reactor.shard.borrow_mut().next_key_job();
+            let sent = match job {
+                None => return,
+                // A merge takes long, and keys that wait to be written keep the log from being released.
+                Some(merge @ KeyJob::Merge { .. }) => self.parts.key_merger.give(merge),
+                Some(job) => self.parts.key_keeper.give(job),
+            };
+            assert!(sent.is_ok(), "the keepers of keys live as long as the shard");
+        }
+    }
+
     fn release_segments(&self) {
         let mut released = self.reactor.shard.borrow_mut().release();
         for folder in self.retired.borrow_mut().iter_mut() {
@@ -307,7 +330,12 @@ impl Loops {
         metrics.wal_used_bytes.set(usage.used_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
-        metrics.dedup_keys.set(shard.dedup_keys() as u64);
+        let keys = shard.key_figures();
+        metrics.dedup_keys_in_memory.set(keys.in_memory);
+        metrics.dedup_keys_in_files.set(keys.in_files);
+        metrics.dedup_files.set(keys.files);
+        metrics.dedup_table_bytes.set(keys.table_bytes);
+        metrics.dedup_filter_bytes.set(keys.filter_bytes);
         let busy = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
         metrics.busy_micros.set(busy.tv_sec as u64 * 1_000_000 + busy.tv_nsec as u64 / 1000);
     }

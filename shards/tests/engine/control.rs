@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use ttdust_proto::admin;
 use ttdust_shards::{
     access::Access,
-    config::{BufferConfig, EngineConfig, IoChoice, Limits, WalConfig},
+    config::{BufferConfig, DedupConfig, EngineConfig, IoChoice, Limits, WalConfig},
     ids::{SchemaId, ShardId, StreamId},
     message::{AdminFailure, AdminReply, AdminRequest, FailureKind, QueryFailure, ToControl, ToShard},
     parquet::{FileMeta, cache::FileCache},
@@ -65,8 +65,7 @@ pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
         limits: Limits::default(),
         wal: WalConfig { segment_bytes: 1 << 20, quota_bytes: 64 << 20, frame_bytes: 256 << 10, segments_ahead: 2 },
         buffer: BufferConfig { memory_bytes: 4 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
-        dedup_keys_max: 100_000,
-        dedup_window: Duration::from_secs(24 * 3600),
+        dedup: DedupConfig { homes: shards as u64, ..DedupConfig::default() },
     }
 }
 
