@@ -16,7 +16,7 @@ use prometheus_client::{
 };
 use ttdust_shards::{query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
-use crate::{catalog::PgFigures, link::ShardLink};
+use crate::{catalog::PgFigures, link::ShardLink, objects::S3Figures};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -80,6 +80,10 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_reloads_total", "counter", "result", "reloads by SIGHUP"),
     info("ttdust_pg_connections_active", "gauge", "", "connections to Postgres that a catalog call uses"),
     info("ttdust_pg_query_latency_seconds", "histogram", "", "a catalog call to Postgres"),
+    info("ttdust_s3_operations_total", "counter", "operation,outcome", "requests to the S3 store, each try"),
+    info("ttdust_s3_latency_seconds", "histogram", "operation", "one request to the S3 store"),
+    info("ttdust_s3_bytes_total", "counter", "direction", "bytes of bodies sent to the S3 store and received"),
+    info("ttdust_s3_breaker_open", "gauge", "", "1 while the S3 store counts as down and is asked seldom"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
     info("process_open_fds", "gauge", "", "open file descriptors"),
@@ -125,6 +129,7 @@ pub struct ControlMetrics {
     rates: Arc<rates::RateNumbers>,
     tls: Arc<tls::TlsNumbers>,
     postgres: PgFigures,
+    s3: S3Figures,
 }
 
 impl Default for ControlMetrics {
@@ -148,6 +153,7 @@ impl Default for ControlMetrics {
             rates: Arc::default(),
             tls: Arc::default(),
             postgres: PgFigures::default(),
+            s3: S3Figures::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
@@ -196,6 +202,12 @@ impl ControlMetrics {
     #[must_use]
     pub fn postgres(&self) -> PgFigures {
         self.postgres.clone()
+    }
+
+    /// Where the objects' client counts what it asks of S3.
+    #[must_use]
+    pub fn s3(&self) -> S3Figures {
+        self.s3.clone()
     }
 
     /// A commit failed and is tried again.
@@ -274,6 +286,10 @@ impl ControlMetrics {
         registry.register("pg_connections_active", meaning("pg_connections_active"), self.postgres.active.clone());
         let name = "pg_query_latency_seconds";
         registry.register(name, meaning(name), self.postgres.latency.clone());
+        registry.register("s3_operations", meaning("s3_operations_total"), self.s3.operations.clone());
+        registry.register("s3_latency_seconds", meaning("s3_latency_seconds"), self.s3.latency.clone());
+        registry.register("s3_bytes", meaning("s3_bytes_total"), self.s3.bytes.clone());
+        registry.register("s3_breaker_open", meaning("s3_breaker_open"), self.s3.breaker_open.clone());
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where committed files and what belongs to them lie: one object a key, in a local directory.
+//! Where committed files and what belongs to them lie: one object a key, in a local directory or in S3.
 //!
 //! Invariants: an object appears whole or not at all; what [`Objects::put`] says is in place was read back or vouched for by the
 //! store, length and CRC32C; a key that holds something else is never overwritten but by [`Objects::replace`] and
@@ -7,6 +7,7 @@
 
 mod local;
 pub mod names;
+mod s3;
 
 use std::{
     io,
@@ -18,11 +19,14 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 use ttdust_shards::parquet::source::FileSource;
 
+use crate::config::{Config, S3Options};
 use local::LocalObjects;
 use names::is_key;
+use s3::S3Objects;
 
 pub use local::clean_staging;
 pub use names::{FORMAT_VERSION, FileName, hour_of, key_of, prefix_of};
+pub use s3::{CredentialsError, FreshCredentials, S3Figures};
 
 /// Objects that one call of [`Objects::list`] gives at most.
 pub const LIST_MAX: usize = 10_000;
@@ -65,6 +69,22 @@ pub enum ObjectError {
     TooShort {
         /// The key.
         key: String,
+    },
+    /// The store does not do what is asked until somebody changes something: credentials, bucket, endpoint.
+    #[error("{what} is refused: {reason}")]
+    Denied {
+        /// What was tried.
+        what: String,
+        /// What the store said and what to do.
+        reason: String,
+    },
+    /// The store cannot answer now; worth trying again. What was asked may have happened.
+    #[error("{what} failed: {reason}")]
+    Unavailable {
+        /// What was tried.
+        what: String,
+        /// What happened.
+        reason: String,
     },
     /// The system failed; worth trying again.
     #[error("{what}: {source}")]
@@ -111,6 +131,7 @@ pub struct Objects {
 #[derive(Debug, Clone)]
 enum Store {
     Local(LocalObjects),
+    S3(S3Objects),
 }
 
 /// Runs what blocks on a thread that may.
@@ -137,6 +158,59 @@ impl Objects {
         Ok(Self { store: Store::Local(LocalObjects::open(&root)?) })
     }
 
+    /// The objects of a bucket, used from this runtime, one of a single thread, alone. A store that is away does not keep it
+    /// from opening; one that refuses what is needed does.
+    ///
+    /// # Errors
+    /// `Denied`: the settings, the credentials or the bucket have to be put right.
+    pub async fn s3(options: &S3Options, figures: S3Figures) -> Result<Self, ObjectError> {
+        let s3 = S3Objects::open(options, figures)?;
+        match s3.probe_once().await {
+            Ok(()) => {}
+            Err(error @ ObjectError::Unavailable { .. }) => {
+                tracing::warn!(%error, "the object store is away: files wait in the log until it is there");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Self { store: Store::S3(s3) })
+    }
+
+    /// The objects where the configuration puts them.
+    ///
+    /// # Errors
+    /// See [`Objects::local`] and [`Objects::s3`].
+    pub async fn open(config: &Config, figures: S3Figures) -> Result<Self, ObjectError> {
+        match &config.s3 {
+            Some(options) => Self::s3(options, figures).await,
+            None => Self::local(config.objects_dir()),
+        }
+    }
+
+    /// Whether the store is elsewhere and may be away while this node goes on.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.store, Store::S3(_))
+    }
+
+    /// The credentials as they are now in their file; `None`: none are needed. Blocking.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub fn fresh_credentials(&self) -> Result<Option<FreshCredentials>, CredentialsError> {
+        match &self.store {
+            Store::Local(_) => Ok(None),
+            Store::S3(s3) => s3.fresh_credentials().map(Some),
+        }
+    }
+
+    /// From now on these are used.
+    pub fn use_credentials(&self, fresh: FreshCredentials) {
+        match &self.store {
+            Store::Local(_) => {}
+            Store::S3(s3) => s3.use_credentials(fresh),
+        }
+    }
+
     /// Puts a staged file of `bytes` bytes and this CRC32C into place, verifies it there, and takes the staged one away. The
     /// same object again is no change, also without the staged file.
     ///
@@ -151,6 +225,7 @@ impl Objects {
         let (staged, key) = (staged.to_owned(), key.to_owned());
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.put(&staged, &key, bytes, checksum)).await,
+            Store::S3(s3) => s3.put(&staged, &key, bytes, checksum, false).await,
         }
     }
 
@@ -163,6 +238,7 @@ impl Objects {
         let (staged, key) = (staged.to_owned(), key.to_owned());
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.replace(&staged, &key, bytes, checksum)).await,
+            Store::S3(s3) => s3.put(&staged, &key, bytes, checksum, true).await,
         }
     }
 
@@ -176,6 +252,7 @@ impl Objects {
         let key = key.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.put_bytes(&key, &content)).await,
+            Store::S3(s3) => s3.put_bytes(&key, content).await,
         }
     }
 
@@ -188,6 +265,7 @@ impl Objects {
         let key = key.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.get(&key, limit)).await,
+            Store::S3(s3) => s3.get(&key, limit).await,
         }
     }
 
@@ -200,6 +278,7 @@ impl Objects {
         let key = key.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.read_ranges(&key, &ranges)).await,
+            Store::S3(s3) => s3.read_ranges(&key, &ranges).await,
         }
     }
 
@@ -212,6 +291,7 @@ impl Objects {
         let key = key.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.size(&key)).await,
+            Store::S3(s3) => s3.size(&key).await,
         }
     }
 
@@ -228,6 +308,7 @@ impl Objects {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.list(&prefix, after.as_deref(), limit)).await,
+            Store::S3(s3) => s3.list(&prefix, after.as_deref(), limit).await,
         }
     }
 
@@ -240,6 +321,7 @@ impl Objects {
         let key = key.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.remove(&key)).await,
+            Store::S3(s3) => s3.remove(&key).await,
         }
     }
 
@@ -252,6 +334,7 @@ impl Objects {
         let folder = folder.to_owned();
         match &self.store {
             Store::Local(local) => on_a_thread(local, move |l| l.remove_prefix(&folder)).await,
+            Store::S3(s3) => s3.remove_prefix(&folder).await,
         }
     }
 
@@ -262,6 +345,7 @@ impl Objects {
     pub async fn check(&self) -> Result<(), ObjectError> {
         match &self.store {
             Store::Local(local) => on_a_thread(local, LocalObjects::check).await,
+            Store::S3(s3) => s3.check().await,
         }
     }
 
@@ -270,6 +354,7 @@ impl Objects {
     pub fn store_name(&self) -> &str {
         match &self.store {
             Store::Local(_) => "local directory",
+            Store::S3(s3) => s3.place(),
         }
     }
 
@@ -277,9 +362,9 @@ impl Objects {
     #[must_use]
     pub fn source(&self, key: &str, bytes: u64) -> FileSource {
         assert!(is_key(key), "{key:?} is no key");
-        let _ = bytes;
         match &self.store {
             Store::Local(local) => local.path(key).into(),
+            Store::S3(s3) => s3.source(key, bytes),
         }
     }
 }

@@ -153,7 +153,7 @@ impl Base {
         }
         let metrics = Arc::<ControlMetrics>::default();
         let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
-        let objects = Objects::local(config.objects_dir())?;
+        let objects = Objects::open(config, metrics.s3()).await?;
         let workers = Workers::start(settings.query_workers, settings.query_queue, &config.control_cores)
             .map_err(system("cannot start the workers"))?;
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
@@ -256,7 +256,7 @@ impl Server {
         );
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
-        let shared = base.catalog.is_shared();
+        let (shared, objects) = (base.catalog.is_shared(), base.objects.clone());
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
             catalog: base.catalog,
@@ -284,6 +284,7 @@ impl Server {
         let reloader = reload::Reloader {
             config: Arc::clone(&config),
             control: Arc::clone(&control),
+            objects,
             link: link.clone(),
             level,
             metrics,

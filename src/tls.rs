@@ -220,6 +220,24 @@ fn private_key(path: &Path, warnings: &mut Vec<String>) -> Result<PrivateKeyDer<
     })
 }
 
+/// The CAs of a PEM file, for a client to trust. A system's file may hold some that cannot be used: those are left out.
+///
+/// # Errors
+/// The file cannot be read or holds none.
+pub fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let (bytes, _) = read(path)?;
+    let mut roots = RootCertStore::empty();
+    for der in CertificateDer::pem_slice_iter(&bytes) {
+        let der = der.map_err(|error| content(path, format!("this is no PEM: {error}")))?;
+        // Counted below: one that is usable has to be left.
+        let _ = roots.add(der);
+    }
+    if roots.is_empty() {
+        return Err(content(path, "there is no CA in it that can be used"));
+    }
+    Ok(roots)
+}
+
 fn client_verifier(
     path: &Path,
     required: bool,

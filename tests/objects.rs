@@ -1,11 +1,15 @@
 //! What every store of objects does, shown on each of them.
 
+#[path = "server/s3.rs"]
+mod s3;
+
 use std::{fs, io, ops::Range, path::PathBuf};
 
 use bytes::Bytes;
 use ttdust::{
     calendar::now_unix_micros,
-    objects::{ObjectEntry, ObjectError, Objects},
+    config::S3Options,
+    objects::{ObjectEntry, ObjectError, Objects, S3Figures},
 };
 
 /// A store of its own, and a directory for staged files.
@@ -13,12 +17,35 @@ struct Site {
     objects: Objects,
     dir: tempfile::TempDir,
     name: &'static str,
+    /// Lives as long as its objects.
+    store: Option<s3::Store>,
 }
 
 impl Site {
     fn local() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        Self { objects: Objects::local(dir.path().join("objects")).expect("opened"), dir, name: "local" }
+        Self { objects: Objects::local(dir.path().join("objects")).expect("opened"), dir, name: "local", store: None }
+    }
+
+    /// In a store that `set` makes, as `change` has it used.
+    async fn s3(name: &'static str, set: fn(&mut s3::State), change: fn(&mut S3Options)) -> Self {
+        let store = s3::Store::start();
+        set(&mut store.state());
+        let mut options = store.options();
+        change(&mut options);
+        let objects = Objects::s3(&options, S3Figures::default()).await.expect("opened");
+        Self { objects, dir: tempfile::tempdir().expect("a directory"), name, store: Some(store) }
+    }
+
+    async fn each() -> Vec<Self> {
+        let bare = |state: &mut s3::State| (state.conditional, state.checksums) = (false, false);
+        let prefix = |options: &mut S3Options| options.prefix = "deep/prod".into();
+        vec![
+            Self::local(),
+            Self::s3("S3", |_| {}, |_| {}).await,
+            Self::s3("S3 with a prefix", |_| {}, prefix).await,
+            Self::s3("S3 without conditions and checksums", bare, |_| {}).await,
+        ]
     }
 
     fn staged(&self, content: &[u8]) -> PathBuf {
@@ -58,7 +85,7 @@ impl Site {
 /// Runs `case` on a fresh store of each kind.
 fn on_each(case: impl AsyncFn(&Site)) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
-        for site in [Site::local()] {
+        for site in Site::each().await {
             case(&site).await;
         }
     });
@@ -258,5 +285,40 @@ fn puts_and_removals_side_by_side_do_not_disturb_each_other() {
         let mut wanted: Vec<_> = (0..60).filter(|n| n % 2 == 1).map(|n| format!("s/{}/{n}", n % 3)).collect();
         wanted.sort_unstable();
         assert_eq!(site.keys("", None, 100).await, wanted);
+    });
+}
+
+#[test]
+fn a_long_file_is_the_same_object() {
+    on_each(async |site| {
+        // More than two parts, the last one short.
+        let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        site.put("s/long", &content).await;
+        assert_eq!(site.get("s/long").await.expect("it is there"), content);
+        site.put("s/long", &content).await;
+        let mut other = content.clone();
+        other[11_000_000] ^= 1;
+        let refused = site.try_put("s/long", &other).await;
+        assert!(matches!(refused, Err(ObjectError::Different { .. })), "{refused:?}");
+        assert_eq!(site.get("s/long").await.expect("it is there"), content);
+        let staged = site.staged(&other);
+        let lost = site.objects.put(&staged, "s/other", other.len() as u64, crc32c::crc32c(&content)).await;
+        assert!(matches!(lost, Err(ObjectError::StagedLost { .. })), "{lost:?}");
+        assert_eq!(site.keys("", None, 10).await, ["s/long"]);
+        if let Some(store) = &site.store {
+            assert!(store.count("put_part") > 2, "it went up in parts");
+            assert!(store.state().uploads.is_empty(), "what failed was aborted");
+        }
+    });
+}
+
+#[test]
+fn a_store_holds_nothing_but_objects() {
+    on_each(async |site| {
+        site.put("s/a", b"rows").await;
+        site.objects.remove("s/a").await.expect("removed");
+        if let Some(store) = &site.store {
+            assert_eq!(store.state().objects.len(), 0, "probes are removed");
+        }
     });
 }

@@ -87,6 +87,47 @@ pub(super) fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
     if number < least || number > most { Err(wanted()) } else { Ok(number) }
 }
 
+/// Where an S3 store is: a URL without anything that a request would add.
+pub(super) fn s3_endpoint(text: &str) -> Result<String, String> {
+    let wanted = || "want http://host:port or https://host, without user, query or fragment".to_owned();
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    let url = url::Url::parse(text).map_err(|_| wanted())?;
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() || !plain {
+        return Err(wanted());
+    }
+    Ok(text.to_owned())
+}
+
+/// A bucket's name, as every store takes it.
+pub(super) fn bucket(text: &str) -> Result<String, String> {
+    let byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+    let ends = |text: &str| !text.starts_with(['.', '-']) && !text.ends_with(['.', '-']);
+    if (3..=63).contains(&text.len()) && text.bytes().all(byte) && ends(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("want 3 to 63 of a-z, 0-9, `.` and `-`, first and last a letter or digit".into())
+    }
+}
+
+/// What keys in a bucket begin with: parts separated by slashes, or nothing.
+pub(super) fn s3_prefix(text: &str) -> Result<String, String> {
+    let byte = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(byte);
+    let trimmed = text.trim_end_matches('/');
+    if trimmed.is_empty() && text.len() <= 1 {
+        return Ok(String::new());
+    }
+    if trimmed.len() <= 256 && trimmed.split('/').all(part) {
+        Ok(trimmed.to_owned())
+    } else {
+        Err("want parts of letters, digits, `.`, `_` and `-` separated by /, 256 bytes at most".into())
+    }
+}
+
 /// Bytes: an integer, or one with KiB, MiB, GiB or TiB.
 pub(super) fn bytes(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let wanted = || format!("want bytes from {least} to {most}: an integer, or one with KiB, MiB, GiB or TiB");

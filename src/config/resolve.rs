@@ -61,6 +61,43 @@ impl PgOptions {
     }
 }
 
+/// Who we are to an S3 store.
+#[derive(Debug, Clone)]
+pub enum S3Credentials {
+    /// By settings.
+    Keys {
+        /// The access key.
+        access_key: String,
+        /// The secret key.
+        secret_key: Secret,
+    },
+    /// By what this file holds.
+    File(PathBuf),
+}
+
+/// Where objects lie, if in S3, and how to get there.
+#[derive(Debug, Clone)]
+pub struct S3Options {
+    /// A URL.
+    pub endpoint: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The region.
+    pub region: String,
+    /// Who we are.
+    pub credentials: S3Credentials,
+    /// What keys begin with; empty, or without a slash at its ends.
+    pub prefix: String,
+    /// The bucket is the path's first part, not the host's.
+    pub path_style: bool,
+    /// PEM certificates that vouch for the store's; `None`: the system's.
+    pub ca_path: Option<PathBuf>,
+    /// What one request may take.
+    pub timeout: Duration,
+    /// Longer files are sent in parts of so many bytes.
+    pub multipart_bytes: u64,
+}
+
 /// The configuration that the server runs on.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -74,6 +111,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// The Postgres of the catalog; `None`: it is in SQLite, at [`Config::catalog_path`].
     pub postgres: Option<PgOptions>,
+    /// The S3 store of the objects; `None`: they are in the directory [`Config::objects_dir`].
+    pub s3: Option<S3Options>,
     /// What the shards are told.
     pub engine: EngineConfig,
 }
@@ -114,6 +153,7 @@ impl Config {
             auth: authentication(settings)?,
             tls: tls_files(settings)?,
             postgres: postgres(&loaded)?,
+            s3: s3(&loaded)?,
             engine,
             loaded,
         })
@@ -321,8 +361,7 @@ fn tls_files(settings: &Settings) -> Result<Option<TlsFiles>, ConfigError> {
 fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
     let settings = &loaded.settings;
     if settings.pg_host.is_empty() {
-        let keys = super::SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("pg."));
-        return match keys.into_iter().find(|&key| key != "pg.host" && loaded.is_set(key)) {
+        return match set_without(loaded, "pg.", "pg.host") {
             None => Ok(None),
             Some(key) => conflict(format!(
                 "{key} is set without pg.host, so the catalog would be in SQLite: set pg.host, or unset {key}"
@@ -346,6 +385,52 @@ fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
         pool_size: settings.pg_pool_size,
         statement_timeout: settings.pg_statement_timeout,
         connect_timeout: settings.pg_connect_timeout,
+    }))
+}
+
+/// A key of the part `prefix` that is set; `leading`, which is not, says whether the part is used at all.
+fn set_without(loaded: &Loaded, prefix: &str, leading: &str) -> Option<&'static str> {
+    let mut keys = super::SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with(prefix));
+    keys.find(|&key| key != leading && loaded.is_set(key))
+}
+
+fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {
+    let settings = &loaded.settings;
+    if settings.s3_endpoint.is_empty() {
+        return match set_without(loaded, "s3.", "s3.endpoint") {
+            None => Ok(None),
+            Some(key) => conflict(format!(
+                "{key} is set without s3.endpoint, so files would lie under data_dir: set s3.endpoint, or unset {key}"
+            )),
+        };
+    }
+    let (access, secret) = (&settings.s3_access_key, &settings.s3_secret_key);
+    let credentials = match (&settings.s3_credentials_path, access.is_empty(), secret.reveal().is_empty()) {
+        (Some(path), true, true) => S3Credentials::File(path.clone()),
+        (None, false, false) => S3Credentials::Keys { access_key: access.clone(), secret_key: secret.clone() },
+        (Some(_), ..) => return conflict("s3.credentials_path and keys are set: set the one or the other".into()),
+        (None, ..) => {
+            return conflict(
+                "s3.endpoint is set without credentials: set s3.access_key and s3.secret_key, or s3.credentials_path"
+                    .into(),
+            );
+        }
+    };
+    if settings.s3_ca_path.is_some() && !settings.s3_endpoint.starts_with("https:") {
+        return conflict(
+            "s3.ca_path is set, but s3.endpoint is not encrypted: make it https://, or unset s3.ca_path".into(),
+        );
+    }
+    Ok(Some(S3Options {
+        endpoint: settings.s3_endpoint.clone(),
+        bucket: settings.s3_bucket.clone(),
+        region: settings.s3_region.clone(),
+        credentials,
+        prefix: settings.s3_prefix.clone(),
+        path_style: settings.s3_path_style,
+        ca_path: settings.s3_ca_path.clone(),
+        timeout: settings.s3_timeout,
+        multipart_bytes: settings.s3_multipart_bytes,
     }))
 }
 
@@ -413,6 +498,31 @@ mod tests {
         assert_eq!((options.host.as_str(), options.port, options.tls), ("db", 5432, PgTls::Prefer));
         assert!(matches!(postgres(&[("pg.user", "u")]), Err(ConfigError::Conflict(_))));
         assert!(matches!(postgres(&[("pg.host", "db"), ("pg.tls", "require")]), Err(ConfigError::Conflict(_))));
+    }
+
+    #[test]
+    fn objects_are_in_s3_only_where_an_endpoint_is_set() {
+        let s3 = |flags: &[(&str, &str)]| resolve(flags, &[0]).map(|config| config.s3);
+        assert!(s3(&[]).expect("valid").is_none());
+        let endpoint = ("s3.endpoint", "http://store:9000");
+        let keys = [endpoint, ("s3.access_key", "a"), ("s3.secret_key", "s3cret")];
+        let options = s3(&keys).expect("valid").expect("S3");
+        assert_eq!((options.bucket.as_str(), options.path_style), ("ttdust-data", true));
+        assert!(!format!("{options:?}").contains("s3cret"));
+        let file = ("s3.credentials_path", "/run/s3");
+        assert!(matches!(s3(&[endpoint, file]).expect("valid").expect("S3").credentials, S3Credentials::File(_)));
+        let with = |more: &[(&'static str, &'static str)]| [&keys[..], more].concat();
+        for flags in [&[endpoint][..], &keys[..2], &[file], &with(&[file]), &with(&[("s3.ca_path", "ca.pem")])] {
+            assert!(matches!(s3(flags), Err(ConfigError::Conflict(_))), "{flags:?}");
+        }
+        for bad in ["store:9000", "ftp://store", "http://u:p@store", "http://store/?a=b", "https://"] {
+            assert!(matches!(s3(&[("s3.endpoint", bad)]), Err(ConfigError::Value { .. })), "{bad}");
+        }
+        for (key, bad) in [("s3.bucket", "No"), ("s3.bucket", "a/b"), ("s3.prefix", "a//b"), ("s3.prefix", "/a")] {
+            assert!(matches!(s3(&with(&[(key, bad)])), Err(ConfigError::Value { .. })), "{bad}");
+        }
+        let options = s3(&with(&[("s3.prefix", "a/b/")])).expect("valid").expect("S3");
+        assert_eq!(options.prefix, "a/b");
     }
 
     #[test]

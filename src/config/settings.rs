@@ -158,6 +158,17 @@ pub struct Settings {
     pub pg_pool_size: usize,
     pub pg_statement_timeout: Duration,
     pub pg_connect_timeout: Duration,
+    pub s3_endpoint: String,
+    pub s3_bucket: String,
+    pub s3_region: String,
+    pub s3_access_key: String,
+    pub s3_secret_key: Secret,
+    pub s3_credentials_path: Option<PathBuf>,
+    pub s3_prefix: String,
+    pub s3_path_style: bool,
+    pub s3_ca_path: Option<PathBuf>,
+    pub s3_timeout: Duration,
+    pub s3_multipart_bytes: u64,
     pub rate_ingest_records: u64,
     pub rate_ingest_bytes: u64,
     pub rate_queries: u64,
@@ -228,6 +239,17 @@ impl Settings {
             pg_pool_size: 0,
             pg_statement_timeout: Duration::ZERO,
             pg_connect_timeout: Duration::ZERO,
+            s3_endpoint: String::new(),
+            s3_bucket: String::new(),
+            s3_region: String::new(),
+            s3_access_key: String::new(),
+            s3_secret_key: Secret::default(),
+            s3_credentials_path: None,
+            s3_prefix: String::new(),
+            s3_path_style: true,
+            s3_ca_path: None,
+            s3_timeout: Duration::ZERO,
+            s3_multipart_bytes: 0,
             rate_ingest_records: 0,
             rate_ingest_bytes: 0,
             rate_queries: 0,
@@ -278,9 +300,7 @@ pub(super) fn variable_of(key: &str) -> String {
 /// The part that a variable belongs to, if it is one that this version does not have.
 pub(super) fn later_part(variable: &str) -> Option<&'static str> {
     let name = variable.strip_prefix("TTDUST_")?;
-    [("S3_", "S3 storage"), ("OTEL_", "trace export (OTLP)")]
-        .iter()
-        .find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
+    [("OTEL_", "trace export (OTLP)")].iter().find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
 
 fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -391,6 +411,17 @@ pub const SETTINGS: &[Setting] = &[
     setting!("pg.pool_size", "8", pg_pool_size, t => parse::number(t, 1, 1000), "open connections to Postgres at most"),
     setting!("pg.statement_timeout_ms", "10000", pg_statement_timeout, t => parse::number(t, 10, 3_600_000).map(Duration::from_millis), "a catalog call that takes longer fails"),
     setting!("pg.connect_timeout_ms", "3000", pg_connect_timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "a connection that takes longer to open fails"),
+    setting!("s3.endpoint", "", s3_endpoint, t => parse::s3_endpoint(t), "http:// or https:// URL of the S3 store that holds the files; not set: a directory under data_dir"),
+    setting!("s3.bucket", "ttdust-data", s3_bucket, t => parse::bucket(t), "its bucket, which must exist"),
+    setting!("s3.region", "us-east-1", s3_region, t => Ok(t.to_owned()), "its region"),
+    setting!("s3.access_key", "", s3_access_key, t => Ok(t.to_owned()), "who to be to the store"),
+    setting!("s3.secret_key", "", s3_secret_key, t => Ok(Secret(t.to_owned())), "with which secret key; never shown", secret: true),
+    setting!("s3.credentials_path", "", s3_credentials_path, t => parse::path_or_none(t), "a file with both instead: profile [default] of an AWS file, or two lines, access key and secret key; read again on SIGHUP"),
+    setting!("s3.prefix", "", s3_prefix, t => parse::s3_prefix(t), "what every key in the bucket begins with, such as `prod/events`"),
+    setting!("s3.path_style", "true", s3_path_style, t => parse::flag(t), "the bucket is the path's first part; false: the host's"),
+    setting!("s3.ca_path", "", s3_ca_path, t => parse::path_or_none(t), "PEM certificates that vouch for the store's; default: those that the system trusts"),
+    setting!("s3.timeout_ms", "5000", s3_timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "one request to the store may take so long, and a second more for each MiB that it carries"),
+    setting!("s3.multipart_bytes", "16MiB", s3_multipart_bytes, t => parse::bytes(t, 5 << 20, GIB), "longer files are sent in parts of this size; four parts may be in memory"),
     setting!("rate.ingest_records_per_second", "0", rate_ingest_records, t => parse::number(t, 0, RATE_MAX), "records that a client may send a second; 0: no limit"),
     setting!("rate.ingest_bytes_per_second", "0", rate_ingest_bytes, t => parse::bytes(t, 0, RATE_MAX), "bytes of requests with records that a client may send a second; 0: no limit"),
     setting!("rate.queries_per_second", "0", rate_queries, t => parse::number(t, 0, RATE_MAX), "queries of a client a second, by gRPC and REST; 0: no limit"),

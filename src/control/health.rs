@@ -29,7 +29,7 @@ pub struct Component {
 /// How the server stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readiness {
-    /// Whether it can do its work. It takes records without a catalog in Postgres, too.
+    /// Whether it can do its work. It takes records without Postgres or S3, too.
     pub ready: bool,
     /// Its parts, by name.
     pub components: BTreeMap<String, Component>,
@@ -63,7 +63,11 @@ impl Control {
             let detail = "the server is shutting down".into();
             components.insert("server".into(), Component { up: false, latency_ms: 0.0, detail });
         }
-        let spared = |part: &str| part == "catalog" && self.parts.catalog.is_shared();
+        let spared = |part: &str| match part {
+            "catalog" => self.parts.catalog.is_shared(),
+            "objects" => self.parts.objects.is_remote(),
+            _ => false,
+        };
         Readiness { ready: components.iter().all(|(part, component)| component.up || spared(part)), components }
     }
 

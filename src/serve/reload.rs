@@ -19,6 +19,7 @@ use crate::{
     control::{Control, ControlError, Reload},
     link::ShardLink,
     metrics::ControlMetrics,
+    objects::{CredentialsError, FreshCredentials, Objects},
     publish::Checks,
     telemetry::Level,
     tls::{self, Identity, TlsError},
@@ -38,6 +39,9 @@ pub(super) enum ReloadError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The credentials of the object store.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokenKeyError),
@@ -53,6 +57,7 @@ pub(super) enum ReloadError {
 pub(super) struct Reloader {
     pub(super) config: Arc<Config>,
     pub(super) control: Arc<Control>,
+    pub(super) objects: Objects,
     pub(super) level: Level,
     pub(super) link: ShardLink,
     pub(super) metrics: Arc<ControlMetrics>,
@@ -66,6 +71,8 @@ struct Prepared {
     tls: Option<Identity>,
     settings: Arc<Loaded>,
     checks: Checks,
+    /// `None`: objects lie in a directory.
+    credentials: Option<FreshCredentials>,
 }
 
 impl Reloader {
@@ -99,26 +106,30 @@ impl Reloader {
 
     async fn prepare(&self, changes: Vec<(String, String)>) -> Result<Prepared, ReloadError> {
         let current = self.control.settings();
-        let (settings, checks) = tokio::task::spawn_blocking(move || {
+        let objects = self.objects.clone();
+        let (settings, checks, credentials) = tokio::task::spawn_blocking(move || {
             let newer = current.again(&changes)?;
             let (settings, left) = current.with_reloadable(&newer);
             if !left.is_empty() {
                 tracing::warn!(keys = ?left, "these settings were changed too, and need a restart");
             }
             let checks = Checks::load(&settings.settings)?;
-            Ok::<_, ReloadError>((Arc::new(settings), checks))
+            Ok::<_, ReloadError>((Arc::new(settings), checks, objects.fresh_credentials()?))
         })
         .await??;
         let tls = match &self.config.tls {
             None => None,
             Some(files) => Some(load_tls(files.clone()).await??),
         };
-        Ok(Prepared { tls, settings, checks })
+        Ok(Prepared { tls, settings, checks, credentials })
     }
 
     /// Only the first step can fail, and it undoes itself then.
     async fn apply(&self, prepared: Prepared) -> Result<Arc<Loaded>, ReloadError> {
         self.control.set_checks(prepared.checks, prepared.settings.settings.rate_limits()).await?;
+        if let Some(credentials) = prepared.credentials {
+            self.objects.use_credentials(credentials);
+        }
         self.level.set(&prepared.settings.settings.log_level);
         self.control.set_settings(Arc::clone(&prepared.settings));
         if let (Some(identity), Some(rest)) = (prepared.tls, &self.rest_tls) {

@@ -3,14 +3,17 @@
 use std::{path::Path, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::catalog::{CatalogError, Result};
+use crate::{
+    catalog::{CatalogError, Result},
+    tls::{TlsError, roots},
+};
 
 /// A connector that trusts the certificates in the file at `ca`; without a file, any server.
 pub(super) fn connector(ca: Option<&Path>) -> Result<MakeRustlsConnect> {
@@ -19,7 +22,7 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<MakeRustlsConnect> {
         .with_safe_default_protocol_versions()
         .map_err(|e| CatalogError::Unavailable(format!("TLS to Postgres: {e}")))?;
     let config = match ca {
-        Some(path) => builder.with_root_certificates(roots(path)?).with_no_client_auth(),
+        Some(path) => builder.with_root_certificates(roots(path).map_err(unusable)?).with_no_client_auth(),
         // `prefer` also takes a server without any certificate: to refuse an unknown one would protect from nobody.
         None => {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))).with_no_client_auth()
@@ -28,18 +31,8 @@ pub(super) fn connector(ca: Option<&Path>) -> Result<MakeRustlsConnect> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn roots(path: &Path) -> Result<RootCertStore> {
-    let unusable = |reason: String| CatalogError::Unavailable(format!("pg.ca_path {}: {reason}", path.display()));
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| unusable(e.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|e| unusable(e.to_string()))?;
-        roots.add(certificate).map_err(|e| unusable(e.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(unusable("holds no PEM certificate".into()));
-    }
-    Ok(roots)
+fn unusable(error: TlsError) -> CatalogError {
+    CatalogError::Unavailable(format!("pg.ca_path: {error}"))
 }
 
 /// Takes any certificate of whoever holds its key.

@@ -1,0 +1,498 @@
+//! A real server with its files in S3, and what happens when the store fails, lies, is slow or is gone: every acked record is
+//! read, once, and everything goes on by itself (DURABILITY 12, 13, 21).
+
+#[path = "server/certificates.rs"]
+mod certificates;
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/noise.rs"]
+mod noise;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+#[path = "server/s3.rs"]
+mod s3;
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use noise::{BATCH, Noise, RECORD_BYTES, append_at_last, fill};
+use process::{Server, wait_for};
+use producer::{Producer, block_on};
+use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
+use s3::{Fault, Store};
+use serde_json::{Value, json};
+use ttdust::{
+    catalog::{Catalog, CatalogPlace, PgFigures},
+    objects::{FileName, ObjectError, Objects, S3Figures},
+};
+
+/// A server's directory, and the store of its files.
+struct Site {
+    dir: tempfile::TempDir,
+    store: Store,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Site {
+    fn new(more: &[(&'static str, &str)]) -> Self {
+        let (dir, store) = (tempfile::tempdir().expect("a directory"), Store::start());
+        let own = [("shards.count", "1"), ("buffer.flush_interval_ms", "50"), ("log.level", "trace")];
+        let more = own.iter().chain(more).map(|&(key, value)| (key, value.to_owned()));
+        let mut settings = store.settings();
+        settings.extend(more);
+        if !settings.iter().any(|(key, _)| *key == "wal.quota_bytes") {
+            settings.push(("wal.quota_bytes", "256MiB".into()));
+        }
+        Self { dir, store, settings }
+    }
+
+    fn spawn(&self) -> Server {
+        let settings: Vec<_> = self.settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        Server::spawn(self.dir.path(), &settings)
+    }
+
+    fn start(&self) -> Server {
+        let mut server = self.spawn();
+        server.wait_until_ready();
+        server
+    }
+
+    /// Of a server that has ended: each row is in one file, and each file of the catalog is in the store. Returns what else is.
+    fn orphans(&self, stream: &str, rows: usize) -> Vec<String> {
+        let place = CatalogPlace::Embedded(self.dir.path().join("data/catalog.sqlite"));
+        let stream = stream.parse().expect("an id");
+        let read = async move {
+            let catalog = Catalog::open(&place, PgFigures::default()).await.expect("the catalog");
+            catalog.files_in(stream, 0, i64::MAX).await.expect("files")
+        };
+        // The caller may be on a runtime of its own.
+        let catalog = std::thread::spawn(move || block_on(read)).join().expect("read");
+        let mut next = 1;
+        for file in &catalog {
+            assert_eq!(file.first_sequence, next, "{catalog:?}");
+            next = file.last_sequence + 1;
+            let state = self.store.state();
+            let object = state.objects.get(&file.key).expect("it is in the store");
+            assert_eq!((object.content.len() as u64, crc32c::crc32c(&object.content)), (file.bytes, file.checksum));
+            assert!(FileName::parse(&file.key).is_some_and(|name| name.first_sequence == file.first_sequence));
+        }
+        assert_eq!(next, rows as i64 + 1);
+        assert!(!self.dir.path().join("data/objects").exists(), "no file lies in a directory");
+        let known: BTreeSet<_> = catalog.into_iter().map(|file| file.key).collect();
+        self.store.keys().into_iter().filter(|key| !known.contains(key)).collect()
+    }
+
+    /// The same, and there is nothing else.
+    fn check_files(&self, stream: &str, rows: usize) {
+        assert_eq!(self.orphans(stream, rows), Vec::<String>::new());
+    }
+
+    /// Whoever reads the log learns no secret.
+    fn check_log(&self) {
+        let log = fs::read_to_string(self.dir.path().join("server.log")).expect("a log");
+        for secret in ["X-Amz-", "x-amz-signature", s3::SECRET_KEY] {
+            assert!(!log.contains(secret), "the log holds {secret}");
+        }
+    }
+}
+
+fn batch(from: usize) -> Vec<Bytes> {
+    (from..from + 10).map(|n| Bytes::from(json!({"n": n, "filler": "x".repeat(100)}).to_string())).collect()
+}
+
+async fn append(producer: &mut Producer, batches: usize) {
+    for _ in 0..batches {
+        producer.append(batch(producer.acked.len())).await.expect("acked");
+    }
+}
+
+fn ready(server: &Server) -> (u16, Value) {
+    let (status, body) = rest::call(&server.http, "GET", "/health/ready", "");
+    (status, body["components"]["objects"].clone())
+}
+
+fn flushed_through(server: &Server, stream: &str) -> Option<i64> {
+    let (status, body) = rest::call(&server.http, "GET", &format!("/api/v1/streams/{stream}"), "");
+    (status == 200).then(|| body["statistics"]["flushed_through"].as_i64().expect("a number"))
+}
+
+/// Waits until every acked row is in a committed file.
+fn wait_until_flushed(server: &Server, stream: &str, producer: &Producer) {
+    let all = producer.acked.len() as i64;
+    wait_for("the last flush", || flushed_through(server, stream).filter(|&through| through == all));
+}
+
+async fn check_read(producer: &mut Producer) {
+    let read = producer.read_all().await;
+    producer.check(&read);
+}
+
+#[test]
+fn records_go_to_s3_and_are_read_from_there_over_a_kill() {
+    let site = Site::new(&[("s3.prefix", "prod")]);
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        for _ in 0..3 {
+            append(&mut producer, 10).await;
+            wait_until_flushed(&server, &stream, &producer);
+        }
+        check_read(&mut producer).await;
+        append(&mut producer, 10).await;
+        producer.acked
+    });
+    let (status, objects) = ready(&server);
+    assert_eq!((status, objects["status"].as_str()), (200, Some("ok")), "{objects}");
+    assert!(objects["detail"].as_str().is_some_and(|detail| detail.contains("ttdust-data")), "{objects}");
+    let metrics = rest::call(&server.http, "GET", "/metrics", "").1;
+    let metrics = metrics.as_str().expect("text");
+    assert!(metrics.contains("ttdust_s3_operations_total{operation=\"put\",outcome=\"ok\"}"), "{metrics}");
+    server.kill();
+    assert!(site.store.keys().iter().all(|key| key.starts_with("prod/str_")), "{:?}", site.store.keys());
+
+    let server = site.start();
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+        check_read(&mut producer).await;
+        append(&mut producer, 10).await;
+        wait_until_flushed(&server, &stream, &producer);
+        check_read(&mut producer).await;
+    });
+    let (status, answer) = rest::call(&server.http, "DELETE", &format!("/api/v1/streams/{stream}"), "");
+    assert!((200..300).contains(&status), "{answer}");
+    wait_for("the end of its objects", || site.store.keys().is_empty().then_some(()));
+    assert!(server.stop().success());
+    site.check_log();
+}
+
+/// What may happen to a request without harm, and how often.
+fn faults() -> Vec<(&'static str, Fault)> {
+    let mut faults = Vec::new();
+    for operation in ["put", "head"] {
+        faults.extend([
+            (operation, Fault::Refuse(500, "InternalError")),
+            (operation, Fault::Refuse(503, "SlowDown")),
+            (operation, Fault::Refuse(409, "ConditionalRequestConflict")),
+            (operation, Fault::DoThenRefuse(500, "InternalError")),
+            (operation, Fault::Drop),
+            (operation, Fault::DoThenDrop),
+            (operation, Fault::Late(Duration::from_millis(900))),
+        ]);
+    }
+    faults.push(("put", Fault::Refuse(412, "PreconditionFailed")));
+    faults.push(("put", Fault::Refuse(400, "BadDigest")));
+    faults.push(("put", Fault::Refuse(403, "AccessDenied")));
+    faults.push(("put", Fault::Damage));
+    faults
+}
+
+#[test]
+fn no_fault_at_the_flush_loses_or_doubles_a_row() {
+    let site = Site::new(&[("s3.timeout_ms", "400")]);
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        for (operation, fault) in faults() {
+            for times in [1, 3] {
+                site.store.fault(operation, times, fault.clone());
+                append(&mut producer, 1).await;
+                wait_until_flushed(&server, &stream, &producer);
+                wait_for("the faults", || (site.store.faults_left() == 0).then_some(()));
+            }
+        }
+        check_read(&mut producer).await;
+        for (times, fault) in [(1, Fault::Cut), (2, Fault::Drop), (2, Fault::Refuse(503, "SlowDown"))] {
+            site.store.fault("get", times, fault);
+            check_read(&mut producer).await;
+            assert_eq!(site.store.faults_left(), 0);
+        }
+        let rows = producer.acked.len();
+        assert!(server.stop().success());
+        site.check_files(&stream, rows);
+    });
+    site.check_log();
+}
+
+#[test]
+fn a_crash_between_put_and_commit_leaves_each_row_in_one_file() {
+    let site = Site::new(&[]);
+    let mut acked = Vec::new();
+    let mut stream = String::new();
+    // Put, and not verified; refused although it was put; never put.
+    let edges = [("head", Fault::Refuse(503, "")), ("put", Fault::DoThenDrop), ("put", Fault::Drop)];
+    for (round, (operation, fault)) in edges.into_iter().enumerate() {
+        let server = site.start();
+        if round == 0 {
+            stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+        }
+        site.store.fault(operation, usize::MAX, fault);
+        let asked = site.store.count(operation);
+        acked = block_on(async {
+            let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+            append(&mut producer, 5).await;
+            producer.acked
+        });
+        wait_for("the edge", || (site.store.count(operation) > asked + 1).then_some(()));
+        server.kill();
+        site.store.clear_faults();
+    }
+    let server = site.start();
+    block_on(async {
+        let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
+        append(&mut producer, 5).await;
+        wait_until_flushed(&server, &stream, &producer);
+        check_read(&mut producer).await;
+        let rows = producer.acked.len();
+        assert!(server.stop().success());
+        // What was put before a crash and never committed may stay; its name says what it is.
+        assert!(site.orphans(&stream, rows).iter().all(|key| FileName::parse(key).is_some()));
+    });
+    site.check_log();
+}
+
+#[test]
+fn an_outage_costs_no_ack_until_the_log_is_full_and_then_all_drains() {
+    let small = [
+        ("wal.quota_bytes", "4MiB"),
+        ("wal.segment_bytes", "512KiB"),
+        ("wal.frame_bytes", "64KiB"),
+        ("limits.message_bytes", "256KiB"),
+        ("limits.record_bytes", "64KiB"),
+        ("buffer.freeze_bytes", "1MiB"),
+        ("log.level", "info"),
+    ];
+    let (quota_bytes, mut noise) = (4 << 20, Noise(7));
+    let site = Site::new(&small);
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "events", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append_at_last(&mut producer, &mut noise).await;
+        wait_until_flushed(&server, &stream, &producer);
+        site.store.set_up(false);
+        // Refusals are checked in there: each says when to try again.
+        fill(&mut producer, &mut noise).await;
+        let acked = producer.acked.len();
+        assert!(acked * RECORD_BYTES > quota_bytes / 2, "the log took what fits: {acked} records");
+        let (status, objects) = ready(&server);
+        assert_eq!((status, objects["status"].as_str()), (200, Some("down")), "{objects}");
+        let metrics = rest::call(&server.http, "GET", "/metrics", "").1;
+        assert!(metrics.as_str().is_some_and(|text| text.contains("ttdust_s3_breaker_open 1")), "{metrics}");
+
+        site.store.set_up(true);
+        for _ in 0..2 * quota_bytes / (BATCH * RECORD_BYTES) {
+            append_at_last(&mut producer, &mut noise).await;
+        }
+        wait_until_flushed(&server, &stream, &producer);
+        check_read(&mut producer).await;
+        let (status, objects) = ready(&server);
+        assert_eq!((status, objects["status"].as_str()), (200, Some("ok")), "{objects}");
+        let rows = producer.acked.len();
+        assert!(server.stop().success());
+        site.check_files(&stream, rows);
+    });
+    site.check_log();
+}
+
+#[test]
+fn a_server_starts_while_the_store_is_down() {
+    let site = Site::new(&[]);
+    site.store.set_up(false);
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 20).await;
+        check_read(&mut producer).await;
+        assert_eq!(ready(&server).1["status"].as_str(), Some("down"));
+        site.store.set_up(true);
+        wait_until_flushed(&server, &stream, &producer);
+        check_read(&mut producer).await;
+        let rows = producer.acked.len();
+        assert!(server.stop().success());
+        site.check_files(&stream, rows);
+    });
+    site.check_log();
+}
+
+/// The server does not start, and says this.
+fn check_refused(site: &Site, wanted: &str) {
+    let mut server = site.spawn();
+    assert!(!server.wait().success());
+    let log = server.log();
+    assert!(log.contains(wanted), "{log}");
+}
+
+#[test]
+fn wrong_credentials_or_no_bucket_refuse_the_start_and_say_what_to_do() {
+    let mut site = Site::new(&[]);
+    site.store.state().secret_key = "another".into();
+    check_refused(&site, "check s3.access_key and s3.secret_key");
+    site.store.state().secret_key = s3::SECRET_KEY.into();
+    site.settings.push(("s3.bucket", "no-such-bucket".into()));
+    check_refused(&site, "the bucket does not exist");
+    site.check_log();
+}
+
+#[test]
+fn new_credentials_are_taken_on_sighup_and_what_waited_is_flushed() {
+    let mut site = Site::new(&[]);
+    let path = s3::credentials_file(&site.dir.path().join("s3"), s3::ACCESS_KEY, s3::SECRET_KEY);
+    site.settings.retain(|(key, _)| !["s3.access_key", "s3.secret_key"].contains(key));
+    site.settings.push(("s3.credentials_path", path.to_str().expect("a path").to_owned()));
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, &stream).await;
+        append(&mut producer, 5).await;
+        wait_until_flushed(&server, &stream, &producer);
+        site.store.state().secret_key = "rotated".into();
+        append(&mut producer, 5).await;
+        let down = || Some(ready(&server)).filter(|(_, objects)| objects["status"] == "down");
+        let (status, objects) = wait_for("word of it", down);
+        assert_eq!(status, 200);
+        assert!(objects["detail"].as_str().is_some_and(|text| text.contains("s3.credentials_path")), "{objects}");
+
+        let hangup = || {
+            let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("a process");
+            rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
+        };
+        fs::write(&path, "half").expect("a file");
+        hangup();
+        wait_for("the refusal", || server.log().contains("reload refused").then_some(()));
+        s3::credentials_file(&path, s3::ACCESS_KEY, "rotated");
+        hangup();
+        wait_until_flushed(&server, &stream, &producer);
+        check_read(&mut producer).await;
+        let rows = producer.acked.len();
+        assert!(server.stop().success());
+        site.check_files(&stream, rows);
+    });
+    site.check_log();
+}
+
+async fn open(store: &Store) -> Objects {
+    Objects::s3(&store.options(), S3Figures::default()).await.expect("opened")
+}
+
+fn staged(dir: &Path, content: &[u8]) -> std::path::PathBuf {
+    let path = dir.join("staged");
+    fs::write(&path, content).expect("a staged file");
+    path
+}
+
+#[test]
+fn a_long_file_survives_faults_of_its_parts() {
+    let (store, dir) = (Store::start(), tempfile::tempdir().expect("a directory"));
+    let content: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let (bytes, checksum) = (content.len() as u64, crc32c::crc32c(&content));
+    block_on(async {
+        let objects = open(&store).await;
+        let faults = [
+            ("create_upload", Fault::Refuse(500, "InternalError")),
+            ("put_part", Fault::Refuse(503, "SlowDown")),
+            ("put_part", Fault::DoThenDrop),
+            // The answer is a 200 that holds an error.
+            ("complete_upload", Fault::Refuse(200, "InternalError")),
+            ("complete_upload", Fault::DoThenDrop),
+            ("complete_upload", Fault::Drop),
+        ];
+        for (at, (operation, fault)) in faults.into_iter().enumerate() {
+            store.fault(operation, 1, fault);
+            let key = format!("s/{at}");
+            objects.put(&staged(dir.path(), &content), &key, bytes, checksum).await.expect("put");
+            assert_eq!(store.faults_left(), 0);
+            assert_eq!(store.state().objects[&key].content, content);
+        }
+        store.fault("complete_upload", 1, Fault::Refuse(200, "InvalidPart"));
+        let refused = objects.put(&staged(dir.path(), &content), "s/refused", bytes, checksum).await;
+        assert!(matches!(refused, Err(ObjectError::Denied { .. })), "{refused:?}");
+        assert!(store.state().uploads.is_empty(), "what failed was aborted");
+        assert!(!store.state().objects.contains_key("s/refused"));
+    });
+}
+
+#[test]
+fn an_outage_fails_fast_and_one_request_ends_it() {
+    let store = Store::start();
+    block_on(async {
+        let objects = open(&store).await;
+        objects.put_bytes("s/a", Bytes::from_static(b"rows")).await.expect("put");
+        store.fault("get", usize::MAX, Fault::Refuse(500, "InternalError"));
+        for _ in 0..20 {
+            let failed = objects.get("s/a", 100).await;
+            assert!(matches!(failed, Err(ObjectError::Unavailable { .. })), "{failed:?}");
+        }
+        assert!(store.count("get") < 20, "{} requests went to a store that is down", store.count("get"));
+        store.clear_faults();
+        let end = std::time::Instant::now() + process::DEADLINE;
+        while objects.get("s/a", 100).await.is_err() {
+            assert!(std::time::Instant::now() < end, "it never came back");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
+fn a_kept_connection_that_was_closed_is_opened_anew() {
+    let store = Store::start();
+    block_on(async {
+        let objects = open(&store).await;
+        for n in 0..5 {
+            objects.put_bytes("s/a", Bytes::from(vec![n; 10])).await.expect("put");
+            store.set_up(false);
+            store.set_up(true);
+            let read = wait_ready(&objects).await;
+            assert_eq!(read, vec![n; 10]);
+        }
+    });
+}
+
+async fn wait_ready(objects: &Objects) -> Bytes {
+    let end = std::time::Instant::now() + process::DEADLINE;
+    loop {
+        match objects.get("s/a", 100).await {
+            Ok(read) => return read,
+            Err(error) => assert!(std::time::Instant::now() < end, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn only_a_store_with_a_certificate_that_is_vouched_for_is_talked_to() {
+    let (ca, other) = (certificates::Authority::new("store CA"), certificates::Authority::new("another CA"));
+    let own = ca.server();
+    let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes()).expect("a key");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.clone()], key)
+        .expect("a pair");
+    let store = Store::start_with(Some(tokio_rustls::TlsAcceptor::from(Arc::new(config))));
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |name: &str, pem: &str| {
+        fs::write(dir.path().join(name), pem).expect("a file");
+        Some(dir.path().join(name))
+    };
+    block_on(async {
+        let mut options = store.options();
+        options.ca_path = at("ca.pem", &ca.pem);
+        let objects = Objects::s3(&options, S3Figures::default()).await.expect("opened");
+        objects.put_bytes("s/a", Bytes::from_static(b"rows")).await.expect("put");
+        assert_eq!(objects.get("s/a", 100).await.expect("there"), &b"rows"[..]);
+        options.ca_path = at("other.pem", &other.pem);
+        let objects = Objects::s3(&options, S3Figures::default()).await.expect("opened, though it cannot be reached");
+        let refused = objects.get("s/a", 100).await.expect_err("another CA").to_string();
+        assert!(refused.contains("certificate"), "{refused}");
+        options.ca_path = at("none.pem", "nothing");
+        let refused = Objects::s3(&options, S3Figures::default()).await.expect_err("no CA").to_string();
+        assert!(refused.contains("none.pem"), "{refused}");
+    });
+}
