@@ -149,7 +149,7 @@ impl From<Component> for Part {
 }
 
 async fn ready(State(app): State<Shared>) -> UpOrDown<Readiness> {
-    let readiness = app.control.readiness().await;
+    let readiness = Box::pin(app.control.readiness()).await;
     let components = readiness.components.into_iter().map(|(name, part)| (name, part.into())).collect();
     UpOrDown { up: readiness.ready, body: Readiness { status: Health::of(readiness.ready), components } }
 }

@@ -143,6 +143,7 @@ impl RangeRead for ObjectReader {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
 mod tests {
     use super::*;
 
