@@ -16,10 +16,11 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Instant,
 };
 
 use noise::{BATCH, Noise, RECORD_BYTES, append_at_last, fill};
-use process::Server;
+use process::{DEADLINE, Server};
 use producer::{Producer, block_on};
 use serde_json::json;
 
