@@ -240,13 +240,7 @@ impl Server {
         let lists = Arc::new(FileLists::new(base.catalog.clone(), base.objects.clone()));
         let queries = base.queries(&config, &lists, &link);
         let coordinator = coordinator(&config, &base.metrics).await?;
-        let (takeover, pending) = match &base.known {
-            Known { mirrored: false, .. } => (Takeover::not_needed(), None),
-            Known { everything, .. } => {
-                let (takeover, pending) = Takeover::needed(&everything.streams);
-                (takeover, Some(pending))
-            }
-        };
+        let (takeover, pending) = takeover(&base.known);
         let flusher = Flusher::new(
             base.catalog.clone(),
             base.objects.clone(),
@@ -326,6 +320,14 @@ impl Server {
         tracing::info!("stopped");
         Ok(engine)
     }
+}
+
+fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
+    if !known.mirrored {
+        return (Takeover::not_needed(), None);
+    }
+    let (takeover, pending) = Takeover::needed(&known.everything.streams);
+    (takeover, Some(pending))
 }
 
 /// What the control plane does by itself, for as long as the server runs.

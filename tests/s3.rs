@@ -193,7 +193,8 @@ fn faults() -> Vec<(&'static str, Fault)> {
 
 #[test]
 fn no_fault_at_the_flush_loses_or_doubles_a_row() {
-    let site = Site::new(&[("s3.timeout_ms", "400")]);
+    // Each query asks the store: nothing is kept in memory.
+    let site = Site::new(&[("s3.timeout_ms", "400"), ("query.cache_bytes", "0")]);
     let server = site.start();
     let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
     block_on(async {
