@@ -1,5 +1,6 @@
 //! Micro-benchmarks: one part of the engine, in this process, without a server. One file a part, each with a `run`.
 
+pub mod dedup;
 pub mod lookup;
 pub mod parquet;
 pub mod validate;
@@ -41,6 +42,15 @@ enum Part {
         #[arg(long, value_name = "DIR", default_value = ".")]
         dir: PathBuf,
     },
+    /// Idempotency keys: memory, and the cost of new keys and of old duplicates with many in the window
+    Dedup {
+        /// Keys in the window
+        #[arg(long, value_name = "N", default_value_t = 50_000_000)]
+        keys: u64,
+        /// Where to make their files; they are removed at the end
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
     /// Checking records against their schema
     Validate,
     /// Finding records in a local file, by key and by range
@@ -74,6 +84,10 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
         &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;
+            Ok(())
+        }
+        Part::Dedup { keys, dir } => {
+            dedup::run(*keys, dir)?;
             Ok(())
         }
         Part::Validate => {

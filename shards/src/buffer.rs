@@ -102,6 +102,7 @@ impl Buffer {
     /// go at once (a log may hold rows whose files were committed just before a crash).
     pub fn insert(&mut self, batch: RowBatch, memory_bytes: usize, now_micros: u64) {
         let header = *batch.header();
+        assert!(header.count > 0, "a batch without records holds nothing to read");
         let rows = self.streams.entry(header.stream).or_default();
         if header.last_sequence() <= rows.flushed_through {
             return;

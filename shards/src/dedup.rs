@@ -1,4 +1,4 @@
-//! Idempotency keys that a shard remembers, with the sequence number and time that each got.
+//! Idempotency keys that a shard remembers, with the sequence number and time that each got; and its writers.
 //!
 //! The newest are in a table in memory. When it is full, old, or the last that holds a segment of the log, it is sealed, and
 //! written to a sorted file behind a filter once all its records are synced; files are merged as they grow in number. [`Dedup`]
@@ -17,6 +17,7 @@ pub mod fingerprint;
 pub mod folder;
 pub mod jobs;
 pub mod table;
+pub mod writers;
 
 use std::{
     collections::VecDeque,
@@ -41,6 +42,7 @@ use fingerprint::{Fingerprint, Seeds};
 use folder::OpenKeys;
 use jobs::{KeyDone, KeyJob, Lookup};
 use table::Table;
+use writers::{Session, Writers};
 
 /// The window is divided into so many generations. More would mean more filters to ask, fewer keys that stay too long.
 const GENERATIONS: u64 = 8;
@@ -83,6 +85,8 @@ pub struct Looked {
 /// Figures of a shard's keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyFigures {
+    /// Writers.
+    pub writers: u64,
     /// Keys in memory.
     pub in_memory: u64,
     /// Keys in files; one that two files hold counts twice, until they are merged.
@@ -101,6 +105,8 @@ struct Active {
     table: Table,
     /// Segments that hold records of these keys.
     holds: Vec<Arc<Segment>>,
+    /// Whether sessions of writers came too.
+    has_sessions: bool,
     /// When the first came.
     since: u64,
 }
@@ -109,6 +115,8 @@ struct Active {
 #[derive(Debug)]
 struct Sealed {
     table: Arc<Table>,
+    /// The writers as they were then, if something of theirs had changed.
+    writers: Option<Bytes>,
     holds: Vec<Arc<Segment>>,
     clock: (u64, u64),
     /// The last frame that one of its keys is in: it may only be written when that is synced.
@@ -138,14 +146,21 @@ pub struct Dedup {
     /// The files of the merge under way.
     merging: Option<Vec<Arc<KeyFile>>>,
     merge_retry_at: u64,
+    writers: Writers,
     removals: VecDeque<PathBuf>,
     stop: Arc<AtomicBool>,
 }
 
 impl Dedup {
-    /// The keys of `shard` that `open` holds, at `monotonic_micros` of the process's clock.
+    /// The keys of `shard` that `open` holds, and the writers of the streams whose home it is, at `monotonic_micros` of the process's clock.
     #[must_use]
-    pub fn new(shard: ShardId, config: DedupConfig, open: &OpenKeys, monotonic_micros: u64) -> Self {
+    pub fn new(
+        shard: ShardId,
+        config: DedupConfig,
+        open: &OpenKeys,
+        is_home: impl Fn(StreamId) -> bool,
+        monotonic_micros: u64,
+    ) -> Self {
         let at_home = |file: &&Arc<KeyFile>| file.facts().homes == config.homes;
         let files: Vec<_> = open.files.iter().filter(at_home).filter(|f| f.facts().shard == shard).cloned().collect();
         let old_files: Vec<_> = open.files.iter().filter(|file| !at_home(file)).cloned().collect();
@@ -156,7 +171,7 @@ impl Dedup {
             seeds: open.seeds,
             started: (open.clock, monotonic_micros),
             clock: open.clock,
-            active: Active { table: Table::with_room(0), holds: Vec::new(), since: open.clock },
+            active: Active { table: Table::with_room(0), holds: Vec::new(), has_sessions: false, since: open.clock },
             sealed: None,
             in_files: files.iter().chain(&old_files).map(|file| file.len()).sum(),
             files,
@@ -164,6 +179,7 @@ impl Dedup {
             next_number: last_number.unwrap_or(0) + 1,
             merging: None,
             merge_retry_at: 0,
+            writers: Writers::of(shard, &open.writers, is_home),
             removals: VecDeque::new(),
             stop: Arc::default(),
         }
@@ -244,7 +260,20 @@ impl Dedup {
         self.active.table.get_or_insert(key, seen)
     }
 
-    /// Holds a segment that a frame with keys was synced to, until those keys are in a file.
+    /// The writers.
+    #[must_use]
+    pub fn writers(&self) -> &Writers {
+        &self.writers
+    }
+
+    /// Takes a session whose accepted records have the sequence numbers from `sequence` on: of an entry that was appended, or
+    /// that the log holds at a start.
+    pub fn take_session(&mut self, stream: StreamId, session: &Session, sequence: i64) {
+        self.writers.take(stream, session, sequence, self.clock);
+        self.active.has_sessions = true;
+    }
+
+    /// Holds a segment that a frame with keys or a session was synced to, until those are in a file.
     pub fn hold(&mut self, segment: &Arc<Segment>, lsn: Lsn) {
         hold(&mut self.active.holds, segment);
         if let Some(sealed) = self.sealed.as_mut().filter(|sealed| lsn <= sealed.through) {
@@ -269,7 +298,7 @@ impl Dedup {
             self.removals.extend(gone.iter().map(|file| file.path().to_owned()));
         }
         self.recount();
-        if self.active.table.is_empty() {
+        if self.active.table.is_empty() && !self.active.has_sessions {
             self.active.holds.clear();
             self.active.since = self.clock;
         } else if self.sealed.is_none() && self.is_seal_due(filling) {
@@ -293,11 +322,18 @@ impl Dedup {
 
     fn seal(&mut self, through: Lsn) {
         // Like the last one, so that it will not have to grow.
-        let next = Active { table: Table::with_room(self.active.table.len()), holds: Vec::new(), since: self.clock };
-        let Active { table, holds, since } = mem::replace(&mut self.active, next);
+        let next = Active {
+            table: Table::with_room(self.active.table.len()),
+            holds: Vec::new(),
+            has_sessions: false,
+            since: self.clock,
+        };
+        let Active { table, holds, since, .. } = mem::replace(&mut self.active, next);
         let clock = (since, self.clock);
         let table = Arc::new(table);
-        self.sealed = Some(Sealed { table, holds, clock, through, is_being_written: false, retry_at: 0 });
+        self.writers.forget(self.clock);
+        let writers = self.writers.snapshot();
+        self.sealed = Some(Sealed { table, writers, holds, clock, through, is_being_written: false, retry_at: 0 });
     }
 
     /// Work for another thread, if there is some now: its end is told to [`Dedup::done`]. At most one [`KeyJob::Write`] and one
@@ -310,8 +346,8 @@ impl Dedup {
             && sealed.retry_at <= now
         {
             sealed.is_being_written = true;
-            let (table, clock) = (Arc::clone(&sealed.table), sealed.clock);
-            return Some(KeyJob::Write { table, facts: self.next_facts(clock), wide });
+            let (table, clock, writers) = (Arc::clone(&sealed.table), sealed.clock, sealed.writers.clone());
+            return Some(KeyJob::Write { table, facts: self.next_facts(clock), wide, writers });
         }
         if let Some(path) = self.removals.pop_front() {
             return Some(KeyJob::Remove(path));
@@ -357,9 +393,9 @@ impl Dedup {
         match done {
             KeyDone::Removed => {}
             KeyDone::Written(Ok(file)) => {
-                self.in_files += file.len();
                 self.sealed = None;
-                self.files.push(file);
+                self.files.extend(file);
+                self.recount();
             }
             KeyDone::Written(Err(_)) => {
                 let sealed = self.sealed.as_mut().expect("a table is being written");
@@ -394,6 +430,7 @@ impl Dedup {
         let sealed = self.sealed.as_ref().map(|sealed| &sealed.table);
         let files = || self.files.iter().chain(&self.old_files);
         KeyFigures {
+            writers: self.writers.len() as u64,
             in_memory: self.in_tables() as u64,
             in_files: self.in_files,
             files: files().count() as u64,

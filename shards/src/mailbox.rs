@@ -44,6 +44,7 @@ impl MailboxSender {
     ///
     /// # Errors
     /// The message, if it may be refused and the queue is full.
+    #[allow(clippy::result_large_err, reason = "what was not taken goes back by value, and rarely")]
     pub fn send(&self, message: ToShard) -> Result<(), ToShard> {
         match message {
             ToShard::Outcome(..)
@@ -66,6 +67,7 @@ impl MailboxSender {
 }
 
 impl MailboxSender {
+    #[allow(clippy::result_large_err, reason = "what was not taken goes back by value, and rarely")]
     fn queue_records(&self, submission: Submission) -> Result<(), ToShard> {
         let bytes = submission.record_bytes();
         if self.0.record_bytes.fetch_add(bytes, Ordering::Relaxed) > RECORD_BYTES_MAX {

@@ -13,6 +13,7 @@ use crate::{
     dedup::{
         Seen,
         jobs::{KeyAnswer, KeyDone},
+        writers::WriterRefused,
     },
     ids::{ShardId, StreamId},
     parquet::FileMeta,
@@ -28,12 +29,14 @@ pub struct Submission {
     pub stream: StreamId,
     /// The schema version that they were checked with.
     pub schema_version: u32,
-    /// The records; at least one.
+    /// The records; at least one, if there is no writer.
     pub payloads: Vec<Bytes>,
     /// Their idempotency keys: none, or one a record (empty: no key).
     pub keys: Vec<Bytes>,
     /// Encoded metadata that all of them share.
     pub metadata: Bytes,
+    /// Whose they are, if they are of a writer that numbers them: then they have no keys.
+    pub writer: Option<Box<WriterRows>>,
     /// Who waits for the outcome.
     pub reply: ReplyTo,
 }
@@ -45,6 +48,21 @@ impl Submission {
         let bytes = |all: &[Bytes]| all.iter().map(Bytes::len).sum::<usize>();
         bytes(&self.payloads) + bytes(&self.keys) + self.metadata.len()
     }
+}
+
+/// Which of a writer's numbers a request takes.
+#[derive(Debug)]
+pub struct WriterRows {
+    /// The writer.
+    pub id: Bytes,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The number of the first record of the request.
+    pub first: u64,
+    /// How many records the request has, the rejected ones too.
+    pub sent: u32,
+    /// Index in the request of each record of the submission.
+    pub taken: Vec<u32>,
 }
 
 /// A waiting call: which shard it runs on, and its token there.
@@ -88,15 +106,18 @@ pub struct Committed {
     pub accepted: u32,
     /// When they were ingested, Unix µs.
     pub timestamp_unix_micros: i64,
-    /// Index in the submission of each duplicate, in order, and what its original got.
+    /// Index in the submission (of a writer: in the request) of each duplicate, in order, and what its original got. Of a
+    /// writer's there is no time, and the number is 0 where it is not known any more.
     pub duplicates: Vec<(u32, Seen)>,
+    /// Of a writer's request: index of each record that was rejected when its number was taken.
+    pub rejected: Vec<u32>,
 }
 
 impl Committed {
     /// Of a group of requests none of which was good: nothing was submitted.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { first_sequence: 0, accepted: 0, timestamp_unix_micros: 0, duplicates: Vec::new() }
+        Self { first_sequence: 0, accepted: 0, timestamp_unix_micros: 0, duplicates: Vec::new(), rejected: Vec::new() }
     }
 }
 
@@ -115,6 +136,8 @@ pub enum Refusal {
     Poisoned,
     /// As many idempotency keys as may be are remembered: without a key the records are taken.
     KeysFull(Duration),
+    /// The writer's numbers do not fit.
+    Writer(WriterRefused),
     /// The stream is gone, or its home has moved: look it up again.
     NotHere,
 }

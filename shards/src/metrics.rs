@@ -124,6 +124,8 @@ pub struct ShardMetrics {
     pub dedup_table_bytes: Gauge,
     /// Memory of the filters and indexes of those files, in bytes.
     pub dedup_filter_bytes: Gauge,
+    /// Writers that number their records.
+    pub writers: Gauge,
     /// Keys looked up in files.
     pub dedup_lookups: Counter,
     /// Files of keys that could not be opened, and reads of them that failed.

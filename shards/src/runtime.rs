@@ -276,6 +276,7 @@ impl Engine {
     ///
     /// # Errors
     /// The message, when the queue is full.
+    #[allow(clippy::result_large_err, reason = "what was not taken goes back by value, and rarely")]
     pub fn send(&self, shard: ShardId, message: ToShard) -> Result<(), ToShard> {
         self.shards[shard.index()].mailbox.send(message)
     }
@@ -438,7 +439,8 @@ fn distribute(
                 let log_begins = header.first_sequence;
                 return Err(StartError::CatalogBehind { stream: header.stream, log_begins, files_end: end });
             }
-            last = Some((header.stream, header.last_sequence()));
+            // An entry without records ends before it begins.
+            last = Some((header.stream, header.last_sequence().max(end)));
         }
     }
     Ok(homes)
@@ -545,8 +547,11 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     disk.create_dir(&dir)?;
     let core = config.shard_cores[id.index()];
     let clock = Arc::new(SystemClock::new());
+    let catalog = Arc::clone(&start.catalog);
+    let is_home = |stream| catalog.stream(stream).is_some_and(|stream| stream.home == id);
     let wal = Wal::new(id, config.wal, start.end);
-    let shard = Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys), clock)?;
+    let shard =
+        Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys, &is_home), clock)?;
     let keeper =
         |name| background::start_keeper(name, (id, core), keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
     let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);

@@ -19,10 +19,11 @@ use crate::{
         Dedup, KeyFigures, KeysRefused, Looked, Seen,
         folder::OpenKeys,
         jobs::{KeyAnswer, KeyDone, KeyJob, KeyQuestion},
+        writers::{Session, Taken},
     },
     ids::{FIRST_SEQUENCE, ShardId, StreamId},
     io::{Clock, Disk},
-    message::{Committed, Outcome, Refusal, ReplyTo, Submission},
+    message::{Committed, Outcome, Refusal, ReplyTo, Submission, WriterRows},
     query::BufferSnapshot,
     snapshot::CatalogSnapshot,
     wal::{
@@ -120,14 +121,14 @@ impl Shard {
         config: &EngineConfig,
         wal: Wal,
         (recovered, flushed_through): (Vec<RowBatch>, &HashMap<StreamId, i64>),
-        (disk, keys): (&dyn Disk, &OpenKeys),
+        (disk, keys, is_home): (&dyn Disk, &OpenKeys, &dyn Fn(StreamId) -> bool),
         clock: Arc<dyn Clock>,
     ) -> io::Result<Self> {
         let mut shard = Self {
             id,
             catalog: Arc::default(),
             sequencers: HashMap::default(),
-            dedup: Dedup::new(id, config.dedup, keys, clock.monotonic_micros()),
+            dedup: Dedup::new(id, config.dedup, keys, is_home, clock.monotonic_micros()),
             wal,
             buffer: Buffer::new(config.buffer, flushed_through),
             waiting: VecDeque::new(),
@@ -149,7 +150,9 @@ impl Shard {
         for batch in recovered {
             shard.remember(&batch)?;
             shard.dedup.spill(disk, &keys.dir)?;
-            shard.buffer.insert(batch, 0, now);
+            if batch.header().count > 0 {
+                shard.buffer.insert(batch, 0, now);
+            }
         }
         shard.buffer.forget_rates();
         Ok(shard)
@@ -162,10 +165,15 @@ impl Shard {
         sequencer.next = sequencer.next.max(header.last_sequence() + 1);
         sequencer.recovered = sequencer.next;
         sequencer.last_timestamp = sequencer.last_timestamp.max(header.timestamp_unix_micros);
-        if header.key_bytes == 0 {
+        if header.key_bytes == 0 && header.session_bytes == 0 {
             return Ok(());
         }
         let rows = batch.rows()?;
+        if header.session_bytes > 0 {
+            let unknown = || io::Error::new(io::ErrorKind::InvalidData, "the log tells of a session in no known form");
+            let session = Session::decode(rows.session()).ok_or_else(unknown)?;
+            self.dedup.take_session(header.stream, &session, header.first_sequence);
+        }
         for index in 0..header.count as usize {
             let key = rows.key(index);
             if !key.is_empty() {
@@ -209,6 +217,9 @@ impl Shard {
     fn begin(&mut self, submission: Submission) -> Submitted {
         if let Some(refusal) = self.refusal(&submission) {
             return Submitted::Done(Outcome::Refused(refusal));
+        }
+        if let Some(rows) = &submission.writer {
+            return self.commit_session(&submission, rows);
         }
         if !has_keys(&submission) {
             return self.commit(&submission, None);
@@ -278,7 +289,7 @@ impl Shard {
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
         let first_sequence = sequencer.next;
         sequencer.last_timestamp = timestamp_unix_micros;
-        let mut committed = Committed { first_sequence, accepted: 0, timestamp_unix_micros, duplicates: Vec::new() };
+        let mut committed = Committed { first_sequence, timestamp_unix_micros, ..Committed::nothing() };
         let (payloads, keys): (&[_], &[_]) = match looked {
             Some(looked) => {
                 self.drop_duplicates(submission, looked, &mut committed);
@@ -299,16 +310,72 @@ impl Shard {
                 payloads,
                 keys,
                 metadata: &submission.metadata,
+                session: &[],
             })
         };
         let accepted = i64::from(committed.accepted);
         self.sequencer(submission.stream).next += accepted;
         self.fresh_payloads.clear();
         self.fresh_keys.clear();
+        self.wait_for(lsn, submission.reply, committed)
+    }
+
+    /// Puts what is new of a writer's request into the open frame: its records, and which of its numbers are taken now.
+    fn commit_session(&mut self, submission: &Submission, rows: &WriterRows) -> Submitted {
+        let (stream, sent) = (submission.stream, u64::from(rows.sent));
+        let (again, is_new) = match self.dedup.writers().check(stream, &rows.id, rows.epoch, rows.first, sent) {
+            Ok(checked) => checked,
+            Err(refused) => return Submitted::Done(Outcome::Refused(Refusal::Writer(refused))),
+        };
+        let now = self.clock.unix_micros();
+        let sequencer = self.sequencer(stream);
+        let timestamp_unix_micros = now.max(sequencer.last_timestamp);
+        let first_sequence = sequencer.next;
+        let skipped = rows.taken.partition_point(|&index| u64::from(index) < again);
+        let payloads = &submission.payloads[skipped..];
+        sequencer.last_timestamp = timestamp_unix_micros;
+        sequencer.next += payloads.len() as i64;
+        let mut committed = Committed { timestamp_unix_micros, ..Committed::nothing() };
+        for index in 0..again as u32 {
+            let original = match self.dedup.writers().taken(stream, &rows.id, rows.first + u64::from(index)) {
+                Taken::Rejected => {
+                    committed.rejected.push(index);
+                    continue;
+                }
+                Taken::As(sequence) => sequence,
+                Taken::Unknown => 0,
+            };
+            committed.duplicates.push((index, Seen { sequence: original, timestamp_unix_micros: 0 }));
+        }
+        if !payloads.is_empty() {
+            (committed.first_sequence, committed.accepted) = (first_sequence, payloads.len() as u32);
+        }
+        let lsn = if again == sent && !is_new {
+            self.wal.last_lsn()
+        } else {
+            let runs = runs(again as u32..rows.sent, &rows.taken[skipped..]);
+            let session = Session { writer: rows.id.clone(), epoch: rows.epoch, first: rows.first + again, runs };
+            self.dedup.take_session(stream, &session, first_sequence);
+            self.wal.append(&EntryDraft {
+                stream,
+                first_sequence,
+                timestamp_unix_micros,
+                schema_version: submission.schema_version,
+                payloads,
+                keys: &[],
+                metadata: &submission.metadata,
+                session: &session.encode(),
+            })
+        };
+        self.wait_for(lsn, submission.reply, committed)
+    }
+
+    /// What was committed is told when the frame at `lsn` is synced.
+    fn wait_for(&mut self, lsn: Lsn, reply: ReplyTo, committed: Committed) -> Submitted {
         if lsn <= self.wal.synced_lsn() {
             return Submitted::Done(Outcome::Committed(committed));
         }
-        self.waiting.push_back((lsn, submission.reply, committed));
+        self.waiting.push_back((lsn, reply, committed));
         Submitted::Waiting
     }
 
@@ -389,8 +456,11 @@ impl Shard {
         let mut records = 0;
         for batch in frame.batches {
             records += u64::from(batch.header().count);
-            if batch.header().key_bytes > 0 {
+            if batch.header().key_bytes > 0 || batch.header().session_bytes > 0 {
                 self.dedup.hold(batch.segment(), frame.lsn);
+            }
+            if batch.header().count == 0 {
+                continue;
             }
             let memory_bytes = batch.header().entry_bytes as usize + std::mem::take(&mut overhead);
             if self.catalog.stream(batch.header().stream).is_some() {
@@ -505,6 +575,20 @@ impl Shard {
     pub fn is_quiet(&self) -> bool {
         self.waiting.is_empty() && self.parked.is_empty() && self.wal.unsynced_bytes() == 0
     }
+}
+
+/// How many of the records `range` of a request are `taken`, how many after them are not, and so on in turns.
+fn runs(range: std::ops::Range<u32>, taken: &[u32]) -> Vec<u32> {
+    let mut runs = vec![0];
+    let mut next = taken.iter().copied().peekable();
+    for index in range {
+        let is_taken = next.next_if_eq(&index).is_some();
+        if is_taken != (runs.len() % 2 == 1) {
+            runs.push(0);
+        }
+        *runs.last_mut().expect("it is not empty") += 1;
+    }
+    runs
 }
 
 fn has_keys(submission: &Submission) -> bool {

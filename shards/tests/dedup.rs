@@ -81,7 +81,7 @@ impl World {
         let open = OpenKeys::open(&disk, dir(), seeds()).expect("no accident is set");
         let mut world = Self {
             rng: SimRng::new(seed),
-            dedup: Dedup::new(ShardId(1), config(0), &open, 0),
+            dedup: Dedup::new(ShardId(1), config(0), &open, |_| true, 0),
             disk,
             shard: ShardId(1),
             homes: 0,
@@ -240,7 +240,7 @@ impl World {
         }
         let open = OpenKeys::open(&self.disk, dir(), seeds()).expect("no accident is set");
         assert_eq!(open.damaged, 0, "a crash damages no file");
-        self.dedup = Dedup::new(self.shard, config(self.homes), &open, self.now);
+        self.dedup = Dedup::new(self.shard, config(self.homes), &open, |_| true, self.now);
         for (segment, entries) in &self.log {
             for Logged { stream, key, seen, .. } in entries {
                 self.dedup.replay(*stream, key, *seen);
@@ -422,8 +422,13 @@ fn at_their_bounds_keys_are_refused_and_not_forgotten() {
     let disk = SimDisk::new(1);
     let open = OpenKeys::open(&disk, dir(), seeds()).expect("it opens");
     let stream = StreamId::from_bytes([1; 16]);
-    let mut dedup =
-        Dedup::new(ShardId(0), DedupConfig { keys_max: 200, window: Duration::from_secs(3600), ..config(0) }, &open, 0);
+    let mut dedup = Dedup::new(
+        ShardId(0),
+        DedupConfig { keys_max: 200, window: Duration::from_secs(3600), ..config(0) },
+        &open,
+        |_| true,
+        0,
+    );
     let mut number = 0;
     let mut insert = |dedup: &mut Dedup, count| {
         for _ in 0..count {

@@ -53,6 +53,7 @@ fn draft<'a>(stream: StreamId, first: i64, payloads: &'a [Bytes], keys: &'a [Byt
         payloads,
         keys,
         metadata: b"meta",
+        session: &[],
     }
 }
 

@@ -55,6 +55,7 @@ fn write(wal: &mut Wal, disk: &dyn Disk, dir: &Path, sequences: std::ops::RangeI
             payloads: &[payload(sequence)],
             keys: &[Bytes::from(sequence.to_string())],
             metadata: b"m",
+            session: &[],
         });
         while let Some(request) = wal.wants_segment() {
             wal.offer_segment(segment::prepare(disk, dir, request).expect("the disk is sound"));
@@ -334,6 +335,7 @@ fn a_write_torn_at_any_sectors_is_cut_off_and_never_comes_back() {
             payloads: &lost,
             keys: &[],
             metadata: b"",
+            session: &[],
         });
         let op = wal.next_write().expect("a frame waits");
         disk.crash_after(2 + rng.below(2), Crash::Power);

@@ -88,6 +88,7 @@ const SHARD_METRICS: &[ShardMetric] = &[
         Read::Gauge(|m| m.dedup_filter_bytes.get()),
         "memory of filters and indexes of the files of idempotency keys"
     ),
+    metric!("ingestion_writers", Read::Gauge(|m| m.writers.get()), "writers that number their records"),
     metric!("dedup_lookups_total", Read::Counter(|m| m.dedup_lookups.get()), "idempotency keys looked up in files"),
     metric!(
         "dedup_damaged_total",

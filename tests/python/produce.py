@@ -155,6 +155,30 @@ def append_records(client, stream, sample, acked):
     assert [row.index for row in refusal.row_errors] == [1] and refusal.HasField("error"), refusal
 
 
+def write_session(client, stream, sample, acked):
+    """A writer that numbers its records: duplicates, a row that is rejected, a gap, a new epoch that fences the old one."""
+    def ask(first, payloads, epoch=1):
+        return contract.AppendRequest(stream_id=stream, payloads=payloads, on_invalid=contract.SKIP, writer_id="tower",
+                                      writer_epoch=epoch, first_writer_sequence=first)
+
+    asked = [ask(0, sample[:3]), ask(3, [bad(sample[3]), sample[4]]), ask(1, sample[1:6]), ask(7, sample[:1]), ask(6, [], 2)]
+    first, mixed, again, gap, opened = client.append(iter(asked), timeout=60)
+    assert (first.accepted, mixed.accepted, mixed.rejected) == (3, 1, 1), (first, mixed)
+    assert (again.accepted, again.duplicates, again.rejected) == (1, 3, 1), again
+    originals = [(found.index, found.sequence_number) for found in again.duplicate_sequences]
+    start = first.first_sequence
+    assert originals == [(0, start + 1), (1, start + 2), (3, mixed.first_sequence)], again
+    assert gap.error.code == "WRITER_SEQUENCE_GAP" and gap.rejected == 1, gap
+    assert opened.status == contract.STATUS_OK, opened
+    for n, payload in enumerate(sample[:3]):
+        acked.take(start + n, payload)
+    acked.take(mixed.first_sequence, sample[4])
+    acked.take(again.first_sequence, sample[5])
+    whole = lambda asked, timeout: list(client.append(iter(asked), timeout=timeout))
+    code, found = refused(whole, [ask(6, sample[:1])])
+    assert (code, found["ErrorInfo"].reason) == (grpc.StatusCode.FAILED_PRECONDITION, "WRITER_FENCED"), found
+
+
 def compressed(address, credentials, stream, sample, acked):
     """gzip on the wire, in a call of one message and in a stream."""
     client = Client(address, grpc.Compression.Gzip, credentials)
@@ -261,6 +285,7 @@ def main(address, stream, sample_path, acked_path, *tls_paths):
     first = stream_records(client, stream, sample[:STREAMED], acked)
     call_unary(client, stream, sample, acked)
     append_records(client, stream, sample[STREAMED:], acked)
+    write_session(client, stream, sample[:6], acked)
     compressed(address, credentials, stream, sample[:100], acked)
     pages = read_back(client, stream, acked, first)
     health(client)

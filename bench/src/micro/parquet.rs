@@ -87,6 +87,7 @@ pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
             payloads: chunk,
             keys: &[],
             metadata: &[],
+            session: &[],
         });
         next_sequence += chunk.len() as i64;
     }

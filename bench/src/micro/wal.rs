@@ -85,6 +85,7 @@ impl<'a> Bench<'a> {
                 payloads: &self.records[self.next..self.next + batch],
                 keys: &[],
                 metadata: &[],
+                session: &[],
             };
             self.wal.append(&draft);
             self.next += batch;

@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
+
 use super::{
     file::{KeyFile, OpenError, is_whole, parse_file_name, seal_block},
     fingerprint::Seeds,
+    writers::{SnapshotError, is_snapshot, read_snapshot},
 };
 use crate::io::{BLOCK_BYTES, Disk, aligned_buffer};
 
@@ -27,6 +30,8 @@ pub struct OpenKeys {
     pub files: Vec<Arc<KeyFile>>,
     /// The latest time of the keys' clock that a file knows, µs.
     pub clock: u64,
+    /// What each shard last wrote of its writers.
+    pub writers: Vec<(PathBuf, Bytes)>,
     /// How many files were set aside.
     pub damaged: u64,
 }
@@ -63,11 +68,26 @@ impl OpenKeys {
             seeds: seeds(disk, dir, &names, new_seeds)?,
             files: Vec::new(),
             clock: 0,
+            writers: Vec::new(),
             damaged: 0,
         };
         for name in names {
+            let path = dir.join(&name);
+            if is_snapshot(&name) {
+                match read_snapshot(disk, &path) {
+                    Ok(body) => keys.writers.push((path, body)),
+                    Err(SnapshotError::Damaged) => {
+                        set_aside(disk, &path, "the file of writers is not whole")?;
+                        keys.damaged += 1;
+                    }
+                    Err(SnapshotError::Newer(version)) => {
+                        return Err(FolderError { path, source: OpenError::Newer(version) });
+                    }
+                    Err(SnapshotError::Io(error)) => return Err(failed(&path)(error)),
+                }
+                continue;
+            }
             let Some((shard, number)) = parse_file_name(&name) else { continue };
-            let path = dir.join(name);
             let opened = KeyFile::open(disk, &path).and_then(|file| {
                 let facts = file.facts();
                 let wrong = if (facts.shard, facts.number) != (shard, number) {

@@ -6,18 +6,21 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+use bytes::Bytes;
+
 use super::{
     Seen,
     file::{self, Facts, KeyFile, KeyFileWriter},
     fingerprint::Fingerprint,
     table::Table,
+    writers::write_snapshot,
 };
 use crate::{ids::StreamId, io::Disk};
 
 /// Work on a shard's key files. Blocking, up to seconds (a merge: minutes).
 #[derive(Debug)]
 pub enum KeyJob {
-    /// Write the keys of a full table.
+    /// Write the keys of a full table, and the writers.
     Write {
         /// The table.
         table: Arc<Table>,
@@ -25,6 +28,8 @@ pub enum KeyJob {
         facts: Facts,
         /// With the larger filter.
         wide: bool,
+        /// The writers, if something of theirs changed.
+        writers: Option<Bytes>,
     },
     /// Make one file of several, which stay.
     Merge {
@@ -44,8 +49,8 @@ pub enum KeyJob {
 /// What came of a [`KeyJob`].
 #[derive(Debug)]
 pub enum KeyDone {
-    /// The file is on stable storage, or why not.
-    Written(io::Result<Arc<KeyFile>>),
+    /// All is on stable storage, or why not. Without keys there is no file.
+    Written(io::Result<Option<Arc<KeyFile>>>),
     /// The same; with the number of blocks that were damaged.
     Merged(io::Result<(Arc<KeyFile>, u64)>),
     /// Nothing that the shard must know.
@@ -57,9 +62,9 @@ impl KeyJob {
     #[must_use]
     pub fn perform(self, disk: &dyn Disk, dir: &Path) -> KeyDone {
         match self {
-            Self::Write { table, facts, wide } => {
-                let written = write(disk, dir, &table, facts, wide);
-                KeyDone::Written(tidy_up(disk, dir, &facts, written).map(Arc::new))
+            Self::Write { table, facts, wide, writers } => {
+                let written = write(disk, dir, &table, facts, wide, writers.as_deref());
+                KeyDone::Written(tidy_up(disk, dir, &facts, written))
             }
             Self::Merge { files, facts, wide, stop } => {
                 let merged = file::merge(disk, dir, facts, &files, wide, &stop);
@@ -88,10 +93,21 @@ fn tidy_up<T>(disk: &dyn Disk, dir: &Path, facts: &Facts, made: io::Result<T>) -
     made
 }
 
-fn write(disk: &dyn Disk, dir: &Path, table: &Table, facts: Facts, wide: bool) -> io::Result<KeyFile> {
+fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    table: &Table,
+    facts: Facts,
+    wide: bool,
+    writers: Option<&[u8]>,
+) -> io::Result<Option<Arc<KeyFile>>> {
+    writers.map_or(Ok(()), |body| write_snapshot(disk, dir, facts.shard, body))?;
+    if table.is_empty() {
+        return Ok(None);
+    }
     let mut writer = KeyFileWriter::begin(disk, dir, facts, table.len() as u64, wide)?;
     table.for_each_in_order(|entry| writer.push(entry))?;
-    writer.finish()
+    writer.finish().map(|file| Some(Arc::new(file)))
 }
 
 /// A key that a file may hold.

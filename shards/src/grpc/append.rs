@@ -15,7 +15,8 @@ use super::{
     status::{Code, Status},
 };
 use crate::{
-    message::{Committed, Outcome},
+    dedup::writers::{ID_BYTES_MAX, WriterRefused},
+    message::{Committed, Outcome, Refusal, WriterRows},
     reactor::{Bell, Slot},
     snapshot::StreamEntry,
 };
@@ -51,6 +52,8 @@ struct Request {
     slot: Option<Rc<Slot>>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
+    /// It is a writer's, so that what is told of its records goes by their index in the request.
+    is_writers: bool,
 }
 
 impl Append {
@@ -74,9 +77,20 @@ impl Append {
                 format!("{keys} idempotency keys for {payloads} payloads: send none, or one each"),
             );
         }
-        if !request.writer_id.is_empty() {
-            let message = "writer sessions are not available in this version: use idempotency_keys";
-            return Err(Status::new(Code::Unimplemented, "WRITER_SESSIONS_UNAVAILABLE", message));
+        if request.writer_id.is_empty() && (request.writer_epoch, request.first_writer_sequence) != (0, 0) {
+            return invalid("WRITER_ID_MISSING", "writer_epoch and first_writer_sequence need a writer_id".to_owned());
+        }
+        if request.writer_id.len() > ID_BYTES_MAX {
+            let message =
+                format!("a writer_id has {} bytes, over the limit of {ID_BYTES_MAX}", request.writer_id.len());
+            return invalid("WRITER_ID_TOO_LONG", message);
+        }
+        if !request.writer_id.is_empty() && keys != 0 {
+            let message = "a writer numbers its records: it needs no idempotency_keys".to_owned();
+            return invalid("WRITER_WITH_KEYS", message);
+        }
+        if request.first_writer_sequence.checked_add(payloads as u64).is_none() {
+            return invalid("WRITER_SEQUENCE_OVERFLOW", "first_writer_sequence is too large".to_owned());
         }
         match OnInvalid::try_from(request.on_invalid) {
             Ok(OnInvalid::Atomic | OnInvalid::Skip) => Ok(()),
@@ -146,6 +160,7 @@ impl Method for Append {
             received,
             slot: None,
             limited: None,
+            is_writers: !request.writer_id.is_empty(),
         };
         match self.intake.charge(request.payloads.len(), bytes, received) {
             Ok(()) => self.sort_out(&mut request, &mut answer),
@@ -154,9 +169,20 @@ impl Method for Append {
                 request.payloads.clear();
             }
         }
-        if !request.payloads.is_empty() {
+        // Rejected records take a number of their writer's too, but for those of a request that is refused whole.
+        let refused = answer.limited.is_some() || (answer.rejected > 0 && request.on_invalid() == OnInvalid::Atomic);
+        let writer = answer.is_writers.then(|| WriterRows {
+            id: std::mem::take(&mut request.writer_id).into(),
+            epoch: request.writer_epoch,
+            first: request.first_writer_sequence,
+            sent: answer.records,
+            taken: if answer.rejected == 0 { (0..answer.records).collect() } else { answer.taken.clone() },
+        });
+        if !refused && (writer.is_some() || !request.payloads.is_empty()) {
             let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
-            answer.slot = Some(self.intake.submit(&answer.stream, request.payloads, keys, metadata, &self.bell));
+            let (stream, bell) = (&answer.stream, &self.bell);
+            answer.slot =
+                Some(self.intake.submit(stream, request.payloads, keys, metadata, writer.map(Box::new), bell));
         }
         self.bytes += bytes;
         self.submitted.push_back(answer);
@@ -184,6 +210,11 @@ impl Method for Append {
                     request.refused(error, retry_after_millis)
                 }
                 Outcome::Unknown => return Err(Status::outcome_unknown()),
+                Outcome::Refused(refusal @ Refusal::Writer(WriterRefused::Gap(_))) => AppendResponse {
+                    status: RecordStatus::ValidationError.into(),
+                    retry_after_millis: None,
+                    ..request.refused(Status::refused(refusal).to_error(), 0)
+                },
                 Outcome::Refused(refusal) => {
                     let (error, retry_after_millis) = refused_in_stream(reactor, refusal)?;
                     request.refused(error, retry_after_millis)
@@ -228,6 +259,9 @@ impl Request {
     }
 
     fn committed(&mut self, committed: Committed) -> AppendResponse {
+        if self.is_writers {
+            self.settle_rejected(&committed);
+        }
         let duplicates = committed.duplicates.len() as u32;
         let status = match committed.accepted {
             0 if self.rejected > 0 && duplicates == 0 => RecordStatus::ValidationError,
@@ -242,6 +276,7 @@ impl Request {
         let duplicate_sequences = committed
             .duplicates
             .iter()
+            .filter(|(_, seen)| seen.sequence > 0)
             .map(|&(at, seen)| DuplicateSequence { index: self.index_of(at), sequence_number: seen.sequence })
             .collect();
         let last_sequence = match committed.accepted {
@@ -268,8 +303,26 @@ impl Request {
         }
     }
 
+    /// Of a writer's request, what was said of a record when its number was taken stands, whatever its schema says now.
+    fn settle_rejected(&mut self, committed: &Committed) {
+        self.rejected = self.records - committed.accepted - committed.duplicates.len() as u32;
+        let is_duplicate = |index| committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok();
+        self.row_errors.retain(|error| !is_duplicate(error.index));
+        for &index in &committed.rejected {
+            let told = self.row_errors.iter().any(|error| error.index == index);
+            if !told && self.row_errors.len() < ROW_ERRORS_MAX {
+                let code = "WRITER_SEQUENCE_REJECTED".to_owned();
+                let message =
+                    "this number's record was rejected when it was first sent: send it under a new one".to_owned();
+                let error = Some(IngestError { code, message, field_errors: Vec::new() });
+                self.row_errors.push(RowError { index, error });
+            }
+        }
+        self.row_errors.sort_by_key(|error| error.index);
+    }
+
     /// The index in the request of the record that was submitted as number `submitted`.
     fn index_of(&self, submitted: u32) -> u32 {
-        if self.taken.is_empty() { submitted } else { self.taken[submitted as usize] }
+        if self.is_writers || self.taken.is_empty() { submitted } else { self.taken[submitted as usize] }
     }
 }

@@ -121,7 +121,7 @@ impl Method for IngestStream {
         if !group.payloads.is_empty() {
             let (payloads, keys) = (std::mem::take(&mut group.payloads), std::mem::take(&mut group.keys));
             let metadata = std::mem::take(&mut group.metadata);
-            group.slot = Some(self.intake.submit(&group.stream, payloads, keys, metadata, &self.bell));
+            group.slot = Some(self.intake.submit(&group.stream, payloads, keys, metadata, None, &self.bell));
         }
         self.submitted.push_back(group);
     }
@@ -273,7 +273,7 @@ pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Resul
         return Err(Status::invalid_record(&invalid));
     }
     let keys = if key.is_empty() { Vec::new() } else { vec![Bytes::from(key)] };
-    let slot = intake.submit(&stream, vec![request.payload], keys, metadata, &bell);
+    let slot = intake.submit(&stream, vec![request.payload], keys, metadata, None, &bell);
     let outcome = loop {
         match take_outcome(&slot) {
             Some(outcome) => break outcome,

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     access::{Action, Principal},
     ids::ShardId,
-    message::{Outcome, ReplyTo, Submission},
+    message::{Outcome, ReplyTo, Submission, WriterRows},
     rate::budget::ClientBudget,
     reactor::{Reactor, Reply, Slot},
     snapshot::{StreamEntry, StreamState, names_schema},
@@ -183,6 +183,7 @@ impl Intake {
         payloads: Vec<Bytes>,
         keys: Vec<Bytes>,
         metadata: Bytes,
+        writer: Option<Box<WriterRows>>,
         waiter: &Rc<crate::reactor::Bell>,
     ) -> Rc<Slot> {
         let submission = Submission {
@@ -191,6 +192,7 @@ impl Intake {
             payloads,
             keys,
             metadata,
+            writer,
             reply: ReplyTo { shard: ShardId(0), token: 0 },
         };
         self.reactor.submit(stream.home, submission, waiter)

@@ -8,6 +8,7 @@ use ttdust_proto::{ingestion, rpc};
 
 use crate::{
     access::{Forbidden, NotLetIn, Unauthenticated},
+    dedup::writers::WriterRefused,
     message::{AdminFailure, FailureKind, QUERY_TIMEOUT_HINT, QueryFailure, Refusal},
     rate::RateLimited,
     validate::Invalid,
@@ -234,6 +235,21 @@ impl Status {
                 "IDEMPOTENCY_KEYS_FULL",
                 "as many idempotency keys as may be are remembered: nothing was admitted; raise dedup.keys_max",
                 after,
+            ),
+            Refusal::Writer(WriterRefused::Fenced(epoch)) => Self::new(
+                Code::FailedPrecondition,
+                "WRITER_FENCED",
+                format!("the writer goes on with epoch {epoch}: nothing was admitted"),
+            ),
+            Refusal::Writer(WriterRefused::Gap(next)) => Self::new(
+                Code::FailedPrecondition,
+                "WRITER_SEQUENCE_GAP",
+                format!("first_writer_sequence is past the next expected, {next}: nothing was admitted"),
+            ),
+            Refusal::Writer(WriterRefused::TooMany) => exhausted(
+                "TOO_MANY_WRITERS",
+                "the stream has as many writers as it may have: nothing was admitted; use known writer_ids",
+                Duration::from_secs(60),
             ),
             Refusal::NotHere => Self::new(Code::NotFound, "STREAM_NOT_FOUND", "the stream was deleted"),
         }

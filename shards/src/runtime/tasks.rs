@@ -334,6 +334,7 @@ impl Loops {
         metrics.dedup_keys_in_memory.set(keys.in_memory);
         metrics.dedup_keys_in_files.set(keys.in_files);
         metrics.dedup_files.set(keys.files);
+        metrics.writers.set(keys.writers);
         metrics.dedup_table_bytes.set(keys.table_bytes);
         metrics.dedup_filter_bytes.set(keys.filter_bytes);
         let busy = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

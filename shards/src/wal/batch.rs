@@ -18,18 +18,20 @@ pub struct BatchHeader {
     pub timestamp_unix_micros: i64,
     /// The schema version that they were checked with.
     pub schema_version: u32,
-    /// How many records.
+    /// How many records. 0 in an entry that tells only of a session: such a batch is never in a buffer.
     pub count: u32,
     /// Bytes of all payloads.
     pub payload_bytes: u32,
     /// Bytes of all idempotency keys; 0: no record has one.
     pub key_bytes: u32,
+    /// Bytes of what it tells of a writer's session; 0: nothing.
+    pub session_bytes: u32,
     /// Bytes of the whole entry.
     pub entry_bytes: u32,
 }
 
 impl BatchHeader {
-    /// The sequence number of its last record.
+    /// The sequence number of its last record; without records, the one before `first_sequence`.
     #[must_use]
     pub fn last_sequence(&self) -> i64 {
         self.first_sequence + i64::from(self.count) - 1
@@ -121,7 +123,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// How many records there are; at least one.
+    /// How many records there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.layout.header.count as usize
@@ -149,6 +151,12 @@ impl Rows {
     #[must_use]
     pub fn key(&self, index: usize) -> &[u8] {
         &self.entry[self.layout.key(&self.entry, index)]
+    }
+
+    /// What it tells of a writer's session, encoded; empty: nothing.
+    #[must_use]
+    pub fn session(&self) -> &[u8] {
+        &self.entry[self.layout.session()]
     }
 
     /// The encoded metadata that all records of the batch share; empty: none.

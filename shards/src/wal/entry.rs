@@ -1,9 +1,10 @@
 //! Encode and decode of an entry: the records of one append to one stream, which is also their form in memory.
 //!
-//! Little endian. Header of 64 bytes: u32 entry bytes (a multiple of 8) · u8 kind (1) · u8 flags (1: has keys) · u16 zero · 16
+//! Little endian. Header of 64 bytes: u32 entry bytes (a multiple of 8) · u8 kind (1) · u8 flags (1: has keys, 2: has a session) · u16 zero · 16
 //! bytes stream · i64 first sequence · i64 timestamp (Unix µs) · u32 schema version · u32 count · u32 payload bytes · u32
 //! metadata bytes · u32 key bytes · u32 CRC32C of the entry without this field. Then u32 payload end a record; with keys, u32
-//! key end a record; metadata (an encoded map); keys; payloads; zeros.
+//! key end a record; with a session, u32 bytes of it, and it; metadata (an encoded map); keys; payloads; zeros. An entry with a
+//! session may have no records.
 //!
 //! An entry has a checksum of its own, besides its frame's, so that one that is read alone is still checked. [`Layout::decode`]
 //! takes any bytes: what it accepts can be sliced without a further check.
@@ -23,10 +24,12 @@ pub const MAX_ENTRY_BYTES: usize = 16 << 20;
 
 const KIND_RECORDS: u8 = 1;
 const FLAG_KEYS: u8 = 1;
+const FLAG_SESSION: u8 = 2;
 const CHECKSUM_AT: usize = 60;
 const ALIGN_BYTES: usize = 8;
 
-/// The records of one append, before they have a form. `payloads` is not empty; `keys` is empty or as long as `payloads`, an
+/// The records of one append, before they have a form. `payloads` is not empty, or there is a
+/// session; `keys` is empty or as long as `payloads`, an
 /// empty key meaning none.
 #[derive(Debug, Clone, Copy)]
 pub struct EntryDraft<'a> {
@@ -44,6 +47,8 @@ pub struct EntryDraft<'a> {
     pub keys: &'a [Bytes],
     /// The metadata that all of them share, as the protobuf encoding of a `Metadata` map; empty: none.
     pub metadata: &'a [u8],
+    /// What was taken of a writer's numbers, encoded; empty: there is no writer.
+    pub session: &'a [u8],
 }
 
 /// How long the parts of an entry will be, in bytes.
@@ -57,15 +62,23 @@ pub(super) struct EntrySize {
 impl EntrySize {
     /// The size of `draft`'s entry. Panics on a draft that breaks its contract, or is over [`MAX_ENTRY_BYTES`].
     pub(super) fn of(draft: &EntryDraft<'_>) -> Self {
-        assert!(!draft.payloads.is_empty(), "an entry has at least one record");
+        let is_empty = draft.payloads.is_empty() && draft.session.is_empty();
+        assert!(!is_empty, "an entry has at least one record, or tells of a session");
         assert!(draft.keys.is_empty() || draft.keys.len() == draft.payloads.len(), "none has a key, or each has one");
         let payloads: usize = draft.payloads.iter().map(Bytes::len).sum();
         let keys: usize = draft.keys.iter().map(Bytes::len).sum();
         let ends = 4 * (draft.payloads.len() + draft.keys.len());
-        let total = (HEADER_BYTES + ends + draft.metadata.len() + keys + payloads).next_multiple_of(ALIGN_BYTES);
+        let session = session_part(draft.session.len());
+        let total =
+            (HEADER_BYTES + ends + session + draft.metadata.len() + keys + payloads).next_multiple_of(ALIGN_BYTES);
         assert!(total <= MAX_ENTRY_BYTES, "an entry of {total} bytes is over the limit of {MAX_ENTRY_BYTES}");
         Self { total, payloads, keys }
     }
+}
+
+/// Bytes that a session of `bytes` takes in an entry.
+fn session_part(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { 4 + bytes }
 }
 
 /// Writes `draft`'s entry at the end of `out`, which has room for it, and returns its header.
@@ -80,13 +93,14 @@ pub(super) fn encode(draft: &EntryDraft<'_>, size: EntrySize, out: &mut BytesMut
         count: narrow(draft.payloads.len()),
         payload_bytes: narrow(size.payloads),
         key_bytes: narrow(size.keys),
+        session_bytes: narrow(draft.session.len()),
         entry_bytes: narrow(size.total),
     };
     let has_keys = !draft.keys.is_empty();
     let mut header = [0; HEADER_BYTES];
     header[0..4].copy_from_slice(&batch.entry_bytes.to_le_bytes());
     header[4] = KIND_RECORDS;
-    header[5] = if has_keys { FLAG_KEYS } else { 0 };
+    header[5] = if has_keys { FLAG_KEYS } else { 0 } | if draft.session.is_empty() { 0 } else { FLAG_SESSION };
     header[8..24].copy_from_slice(batch.stream.as_bytes());
     header[24..32].copy_from_slice(&batch.first_sequence.to_le_bytes());
     header[32..40].copy_from_slice(&batch.timestamp_unix_micros.to_le_bytes());
@@ -100,6 +114,10 @@ pub(super) fn encode(draft: &EntryDraft<'_>, size: EntrySize, out: &mut BytesMut
     out.extend_from_slice(&header);
     encode_ends(draft.payloads, out);
     encode_ends(draft.keys, out);
+    if !draft.session.is_empty() {
+        out.extend_from_slice(&batch.session_bytes.to_le_bytes());
+        out.extend_from_slice(draft.session);
+    }
     out.extend_from_slice(draft.metadata);
     for key in draft.keys {
         out.extend_from_slice(key);
@@ -179,15 +197,19 @@ impl Layout {
         if bytes[4] != KIND_RECORDS {
             return Err(EntryError::Field("kind"));
         }
-        if bytes[5] & !FLAG_KEYS != 0 || bytes[6..8] != [0, 0] {
+        if bytes[5] & !(FLAG_KEYS | FLAG_SESSION) != 0 || bytes[6..8] != [0, 0] {
             return Err(EntryError::Field("flags"));
         }
         let has_keys = bytes[5] & FLAG_KEYS != 0;
         let first_sequence = i64_at(bytes, 24);
-        if count == 0 || first_sequence < 0 || first_sequence.checked_add(i64::from(count)).is_none() {
+        let has_session = bytes[5] & FLAG_SESSION != 0;
+        if (count == 0 && !has_session) || first_sequence < 0 || first_sequence.checked_add(i64::from(count)).is_none()
+        {
             return Err(EntryError::Field("count or sequence"));
         }
-        let metadata_at = HEADER_BYTES as u64 + 4 * u64::from(count) * if has_keys { 2 } else { 1 };
+        let session_at = HEADER_BYTES as u64 + 4 * u64::from(count) * if has_keys { 2 } else { 1 };
+        let session_bytes = if has_session { session_bytes(bytes, session_at)? } else { 0 };
+        let metadata_at = session_at + session_part(session_bytes as usize) as u64;
         let keys_at = metadata_at + u64::from(metadata_bytes);
         let payloads_at = keys_at + u64::from(key_bytes);
         let end = (payloads_at + u64::from(payload_bytes)).next_multiple_of(ALIGN_BYTES as u64);
@@ -205,6 +227,7 @@ impl Layout {
             count,
             payload_bytes,
             key_bytes,
+            session_bytes,
             entry_bytes,
         };
         // They fit: all are at most `entry_bytes`.
@@ -212,7 +235,7 @@ impl Layout {
         let ends_at = HEADER_BYTES + 4 * count as usize;
         check_ends(&bytes[HEADER_BYTES..ends_at], payload_bytes, "payload ends")?;
         if has_keys {
-            check_ends(&bytes[ends_at..metadata_at as usize], key_bytes, "key ends")?;
+            check_ends(&bytes[ends_at..2 * ends_at - HEADER_BYTES], key_bytes, "key ends")?;
         } else if key_bytes != 0 {
             return Err(EntryError::Field("key bytes"));
         }
@@ -249,6 +272,12 @@ impl Layout {
         self.part(entry, index, HEADER_BYTES + 4 * self.header.count as usize, self.keys_at)
     }
 
+    /// Where the session stands; an empty range if there is none.
+    pub(super) fn session(&self) -> Range<usize> {
+        let end = self.metadata_at as usize;
+        end - self.header.session_bytes as usize..end
+    }
+
     /// Where the metadata stands.
     pub(super) fn metadata(&self) -> Range<usize> {
         self.metadata_at as usize..self.keys_at as usize
@@ -259,6 +288,16 @@ impl Layout {
         let start = if index == 0 { 0 } else { u32_at(entry, ends_at + 4 * (index - 1)) };
         let end = u32_at(entry, ends_at + 4 * index);
         (parts_at + start) as usize..(parts_at + end) as usize
+    }
+}
+
+/// The length of the session whose part begins at `at`.
+fn session_bytes(bytes: &[u8], at: u64) -> Result<u32, EntryError> {
+    let at = usize::try_from(at).map_err(|_| EntryError::Short)?;
+    let len = bytes.get(at..at.saturating_add(4)).ok_or(EntryError::Short)?;
+    match u32_at(len, 0) {
+        0 => Err(EntryError::Field("session")),
+        len => Ok(len),
     }
 }
 
@@ -278,7 +317,7 @@ fn check_ends(ends: &[u8], total: u32, name: &'static str) -> Result<(), EntryEr
 mod tests {
     use super::*;
 
-    fn encoded(payloads: &[Bytes], keys: &[Bytes]) -> (BatchHeader, BytesMut) {
+    fn encoded(payloads: &[Bytes], keys: &[Bytes], session: &[u8]) -> (BatchHeader, BytesMut) {
         let draft = EntryDraft {
             stream: StreamId::from_bytes([3; 16]),
             first_sequence: 5,
@@ -287,6 +326,7 @@ mod tests {
             payloads,
             keys,
             metadata: b"some metadata",
+            session,
         };
         let size = EntrySize::of(&draft);
         let mut out = BytesMut::with_capacity(size.total);
@@ -298,7 +338,7 @@ mod tests {
     fn sample() -> (BatchHeader, BytesMut, Vec<Bytes>, Vec<Bytes>) {
         let payloads: Vec<_> = (0..150).map(|i| Bytes::from(vec![i as u8; i % 7])).collect();
         let keys: Vec<_> = (0..150).map(|i| Bytes::from(vec![!(i as u8); i % 3])).collect();
-        let (header, entry) = encoded(&payloads, &keys);
+        let (header, entry) = encoded(&payloads, &keys, b"a session");
         (header, entry, payloads, keys)
     }
 
@@ -309,11 +349,16 @@ mod tests {
         let layout = Layout::decode_checked(&entry)?;
         assert_eq!(layout.header, header);
         assert_eq!(&entry[layout.metadata()], b"some metadata");
+        assert_eq!(&entry[layout.session()], b"a session");
         for index in 0..150 {
             assert_eq!(entry[layout.payload(&entry, index)], payloads[index]);
             assert_eq!(entry[layout.key(&entry, index)], keys[index]);
         }
-        let (_, keyless) = encoded(&payloads[1..2], &[]);
+        let (header, rowless) = encoded(&[], &[], b"a session");
+        let layout = Layout::decode_checked(&rowless)?;
+        assert_eq!((layout.header, layout.header.count), (header, 0));
+        assert_eq!((&rowless[layout.session()], layout.header.last_sequence()), (&b"a session"[..], 4));
+        let (_, keyless) = encoded(&payloads[1..2], &[], &[]);
         let layout = Layout::decode_checked(&keyless)?;
         assert_eq!((layout.key(&keyless, 0), &keyless[layout.payload(&keyless, 0)]), (0..0, &[1][..]));
         Ok(())
@@ -334,7 +379,7 @@ mod tests {
             for index in 0..layout.header.count as usize {
                 let _ = (&flipped[layout.payload(&flipped, index)], &flipped[layout.key(&flipped, index)]);
             }
-            let _ = &flipped[layout.metadata()];
+            let _ = (&flipped[layout.metadata()], &flipped[layout.session()]);
         }
     }
 

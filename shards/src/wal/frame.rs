@@ -18,8 +18,10 @@ pub const HEADER_BYTES: usize = 64;
 /// The largest frame, in bytes: bounds what a reader allocates.
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
 
-/// The only format version so far.
-pub const FORMAT_VERSION: u16 = 1;
+/// The format version that is written: its entries may have a writer's session.
+pub const FORMAT_VERSION: u16 = 2;
+/// The oldest that is read.
+const OLDEST_VERSION: u16 = 1;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"TTDw");
 const CHECKSUM_AT: usize = 60;
@@ -68,7 +70,7 @@ pub enum FrameError {
     #[error("the frame's checksum is wrong")]
     Checksum,
     /// A whole frame of a format that this program does not know.
-    #[error("the frame has format version {0}, this program knows only {FORMAT_VERSION}: use a newer program")]
+    #[error("the frame has format version {0}, this program knows up to {FORMAT_VERSION}: use a newer program")]
     Version(u16),
     /// A whole frame of another shard.
     #[error("the frame was written by shard {0}: the file is in the wrong folder")]
@@ -185,7 +187,7 @@ impl FrameHeader {
         }
         // From here on these are the bytes that somebody wrote.
         match u16_at(used, 4) {
-            FORMAT_VERSION => {}
+            OLDEST_VERSION..=FORMAT_VERSION => {}
             version => return Err(FrameError::Version(version)),
         }
         if self.shard != shard {
@@ -252,10 +254,16 @@ mod tests {
         assert_eq!(read.verify(&frame, ShardId(4), Some(1 << 32 | 78)), Err(FrameError::Stale(9)));
 
         let mut newer = frame.clone();
-        newer[4] = 2;
+        newer[4] = 3;
         let checksum = checksum(&newer[..header().used_bytes()]);
         newer[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3), EPOCH), Err(FrameError::Version(2)));
+        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3), EPOCH), Err(FrameError::Version(3)));
+
+        let mut older = frame.clone();
+        older[4] = 1;
+        let checksum = super::checksum(&older[..header().used_bytes()]);
+        older[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(FrameHeader::peek(&older, 9)?.verify(&older, ShardId(3), EPOCH), Ok(()), "the last version is read");
 
         let mut long = frame;
         long[8..12].copy_from_slice(&u32::MAX.to_le_bytes());

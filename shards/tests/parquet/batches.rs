@@ -76,6 +76,7 @@ impl Stream {
             payloads,
             keys: &[],
             metadata,
+            session: &[],
         };
         self.next_sequence += payloads.len() as i64;
         let lsn = self.wal.append(&draft);

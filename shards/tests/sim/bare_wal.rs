@@ -70,6 +70,7 @@ impl Subject for BareWal {
             payloads,
             keys,
             metadata: &token.to_le_bytes()[..(token % 9) as usize],
+            session: &[],
         };
         *last += payloads.len() as i64;
         self.wal.append(&draft);
