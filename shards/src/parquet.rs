@@ -262,7 +262,7 @@ impl<'j> Encoder<'j> {
             self.look_at(payload);
             self.payloads.append_value(text);
             self.step_rows += 1;
-            self.step_bytes += text.len();
+            self.step_bytes += text.len() + metadata.as_ref().map_or(0, String::len);
             if self.step_rows == Self::STEP_ROWS || self.step_bytes >= Self::STEP_BYTES {
                 self.step()?;
             }

@@ -78,6 +78,16 @@ pub struct RecordRow {
     pub metadata: Vec<(String, String)>,
 }
 
+impl RecordRow {
+    /// What it takes in memory, about: small metadata takes more than its text.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let pair = size_of::<(String, String)>();
+        let metadata: usize = self.metadata.iter().map(|(name, value)| pair + name.len() + value.len()).sum();
+        size_of::<Self>() + self.payload.len() + metadata
+    }
+}
+
 /// An answer: of a time range the records of a page, of a lookup one record or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryAnswer {

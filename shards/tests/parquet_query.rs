@@ -11,6 +11,7 @@ use history::{History, SCHEMA};
 use ttdust_shards::{
     parquet::{self, source::FileSource},
     query::{ANSWER_BYTES_MAX, BufferSnapshot, FileRef, LIMIT_MAX, Order, RecordRow, TimeRangeQuery, time_range},
+    transform::encode_metadata,
     wal::batch::RowBatch,
 };
 
@@ -236,4 +237,29 @@ fn an_answer_of_large_records_ends_early() {
         }
         assert!(sequences.iter().copied().eq(1..=40), "{sequences:?}");
     }
+}
+
+#[test]
+fn an_answer_of_much_metadata_ends_early_too() {
+    let reading = Reading::new(0);
+    let mut stream = Stream::new();
+    let metadata: std::collections::BTreeMap<String, String> =
+        (0..2000).map(|n| (format!("{n:x}"), String::new())).collect();
+    let payloads = vec![Bytes::from_static(b"1"); LIMIT_MAX];
+    let batch = stream.batch(0, &encode_metadata(&metadata), &payloads);
+    let batches = vec![batch];
+    let (last_sequence, next_sequence) = (LIMIT_MAX as i64, LIMIT_MAX as i64 + 1);
+    let buffer = BufferSnapshot { stream: stream.id, batches, flushed_through: 0, last_sequence, next_sequence };
+    let query = TimeRangeQuery {
+        stream: stream.id,
+        start_unix_micros: 0,
+        end_unix_micros: 1,
+        limit: LIMIT_MAX,
+        order: Order::Ascending,
+        after_sequence: None,
+    };
+    let answer = time_range(&query, &buffer, &[], &reading.context()).unwrap();
+    let pairs: usize = answer.records.iter().map(|row| row.metadata.len()).sum();
+    assert!(pairs > 0 && pairs * size_of::<(String, String)>() <= ANSWER_BYTES_MAX, "{pairs}");
+    assert_eq!(answer.next_after, Some(answer.records.len() as i64));
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::Range};
 use super::{BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
 use crate::{ids::StreamId, parquet::PartitionHour, transform::decode_metadata, wal::batch::RowBatch};
 
-/// An answer ends early when its payloads come to this many bytes.
+/// An answer ends early when its records take this many bytes of memory.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Records of one stream ingested in [`start`, `end`).
@@ -90,7 +90,7 @@ impl<'q> Page<'q> {
             Order::Ascending => self.rest.start = record.sequence + 1,
             Order::Descending => self.rest.end = record.sequence,
         }
-        self.bytes += record.payload.len();
+        self.bytes += record.memory_bytes();
         self.answer.records.push(record);
     }
 
