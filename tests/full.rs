@@ -46,9 +46,9 @@ fn settings<'a>(io: &'a str, quota: &'a str) -> Vec<(&'a str, &'a str)> {
 
 fn log_bytes(wal: &Path) -> u64 {
     let mut bytes = 0;
-    let shards = fs::read_dir(wal).expect("a listing").map(|entry| entry.expect("an entry").path());
-    for shard in shards.filter(|path| path.is_dir()) {
-        for segment in fs::read_dir(shard).expect("a listing") {
+    let entries = fs::read_dir(wal).expect("a listing").map(|entry| entry.expect("an entry"));
+    for shard in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("shard-")) {
+        for segment in fs::read_dir(shard.path()).expect("a listing") {
             bytes += segment.expect("an entry").metadata().map_or(0, |meta| meta.len());
         }
     }
@@ -170,20 +170,20 @@ fn full_disk(io: &str) {
         // "refused" means that nothing of it and of those after it was taken.
         // (They come to less than the segments at hand hold: what is admitted then has its place.)
         let end = Instant::now() + DEADLINE;
-        loop {
+        let ended = loop {
             let ended = producer.pipeline((0..6).map(|_| noise.batch()).collect()).await;
-            let read = producer.read_all().await;
-            if ended.reason == "OUTCOME_UNKNOWN" {
-                assert!(read.starts_with(&producer.acked), "what was acked is there");
-                producer.acked = read;
-            } else {
-                producer.check(&read);
-            }
             if ended.code != 0 {
-                assert!(["LOG_FULL", "OUTCOME_UNKNOWN"].contains(&ended.reason.as_str()), "{ended:?}");
-                break;
+                break ended;
             }
             assert!(Instant::now() < end, "the disk never filled");
+        };
+        assert!(["LOG_FULL", "OUTCOME_UNKNOWN"].contains(&ended.reason.as_str()), "{ended:?}");
+        let read = producer.read_all().await;
+        if ended.reason == "OUTCOME_UNKNOWN" {
+            assert!(read.starts_with(&producer.acked), "what was acked is there");
+            producer.acked = read;
+        } else {
+            producer.check(&read);
         }
 
         // And killed like that.
