@@ -19,7 +19,7 @@ pub use resolve::{AuthMode, Config, PgOptions, S3Credentials, S3Options, TlsFile
 pub use secrets::RedisUrl;
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret, Setting, Settings,
-    UnknownStreamsPolicy,
+    UnknownStreamsPolicy, UpkeepSettings,
 };
 
 /// Where a setting's value comes from.

@@ -1,8 +1,10 @@
 //! The server: composition, control plane and everything around the shard engine.
 
 pub mod access;
+pub mod archive;
 pub mod calendar;
 pub mod catalog;
+pub mod compaction;
 pub mod compatibility;
 pub mod config;
 pub mod control;
@@ -13,12 +15,16 @@ pub mod file_lists;
 pub mod flush;
 pub mod http;
 pub mod link;
+pub mod manifests;
 pub mod metrics;
 pub mod objects;
+pub mod orphans;
 pub mod publish;
 pub mod query;
+pub mod retention;
 pub mod serve;
 pub mod telemetry;
 pub mod tls;
+pub mod upkeep;
 pub mod wal;
 pub mod workers;

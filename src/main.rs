@@ -8,7 +8,7 @@ use ttdust::{
     catalog::CatalogPlace,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    demo, http, metrics, serve, telemetry, tls, wal,
+    demo, http, metrics, orphans, serve, telemetry, tls, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -56,6 +56,11 @@ enum Command {
         #[command(subcommand)]
         command: WalCommand,
     },
+    /// Look after the objects of a server.
+    Objects {
+        #[command(subcommand)]
+        command: ObjectsCommand,
+    },
     /// Print the description of REST, OpenAPI 3.1, that the server shows at `/openapi.json`.
     Openapi,
     /// What `/metrics` shows.
@@ -90,10 +95,39 @@ enum WalCommand {
         /// A shard's folder, or the folder of all shards.
         path: PathBuf,
     },
+    /// Make the log of a node again from what `wal.archive` copied to the object store.
+    Restore {
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+        /// The node's name: `wal.archive_node` of the server that wrote it.
+        #[arg(long, value_name = "NODE")]
+        from: String,
+        /// Which of the node's logs, by its id; default: the one that was written to last.
+        #[arg(long, value_name = "ID")]
+        log: Option<String>,
+        /// The folder to make it in, such as wal under a new data_dir.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+    },
     /// Cut it at its first damage, and set aside what is given up.
     Repair {
         /// A shard's folder, or the folder of all shards.
         path: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum ObjectsCommand {
+    /// Find the objects of files that no list names. A server does it by itself now and then.
+    Orphans {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Only say what there is.
+        #[arg(long, conflicts_with = "delete", required_unless_present = "delete")]
+        dry_run: bool,
+        /// Give them up: a server removes them after compaction.grace_ms.
+        #[arg(long)]
+        delete: bool,
     },
 }
 
@@ -202,8 +236,14 @@ fn run(command: Command) -> Outcome {
             runtime.block_on(demo::run(dir, records))?;
         }
         Command::Wal { command: WalCommand::Inspect { path, frames } } => wal::inspect(&path, frames)?,
+        Command::Wal { command: WalCommand::Restore { config, from, log, to } } => {
+            wal::restore(&config.resolve()?, &from, log.as_deref(), &to)?;
+        }
         Command::Wal { command: WalCommand::Verify { path } } => wal::verify(&path)?,
         Command::Wal { command: WalCommand::Repair { path } } => wal::repair(&path)?,
+        Command::Objects { command: ObjectsCommand::Orphans { config, delete, .. } } => {
+            orphans::print(&config.resolve()?, delete)?;
+        }
         Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
     }
     Ok(())

@@ -6,6 +6,7 @@ mod process;
 mod rates;
 mod shards;
 mod tls;
+mod upkeep;
 
 use std::{fmt::Write, sync::Arc, time::Duration};
 
@@ -17,6 +18,8 @@ use prometheus_client::{
 use ttdust_shards::{query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::{catalog::PgFigures, link::ShardLink, objects::S3Figures};
+
+pub use upkeep::UpkeepNumbers;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -63,6 +66,29 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
     info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
     info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
+    info(
+        "ttdust_compaction_runs_total",
+        "counter",
+        "outcome",
+        "merges of files: ok, overtaken by another change, or error",
+    ),
+    info("ttdust_compaction_duration_seconds", "histogram", "", "a merge of files"),
+    info("ttdust_compaction_files_total", "counter", "", "files that became part of a merged one"),
+    info("ttdust_compaction_bytes_total", "counter", "direction", "bytes of files merged, read and written"),
+    info("ttdust_storage_dropped_files_total", "counter", "", "files that were past their retention"),
+    info("ttdust_storage_dropped_bytes_total", "counter", "", "bytes of files that were past their retention"),
+    info("ttdust_storage_removed_objects_total", "counter", "", "objects removed once nobody could read them any more"),
+    info("ttdust_storage_orphans_total", "counter", "", "objects given up that no list named"),
+    info("ttdust_storage_manifests_total", "counter", "", "manifests written"),
+    info("ttdust_wal_archived_segments_total", "counter", "", "log segments copied to the object store"),
+    info("ttdust_wal_archived_bytes_total", "counter", "", "bytes of these copies, compressed"),
+    info("ttdust_wal_archive_backlog", "gauge", "", "full log segments that wait to be copied; the log keeps them"),
+    info(
+        "ttdust_upkeep_failures_total",
+        "counter",
+        "job",
+        "passes of the upkeep that were cut short by an error, and failed tries to archive",
+    ),
     info(
         "ttdust_tls_handshakes_total",
         "counter",
@@ -130,6 +156,7 @@ pub struct ControlMetrics {
     tls: Arc<tls::TlsNumbers>,
     postgres: PgFigures,
     s3: S3Figures,
+    upkeep: upkeep::UpkeepNumbers,
 }
 
 impl Default for ControlMetrics {
@@ -154,6 +181,7 @@ impl Default for ControlMetrics {
             tls: Arc::default(),
             postgres: PgFigures::default(),
             s3: S3Figures::default(),
+            upkeep: upkeep::UpkeepNumbers::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
@@ -208,6 +236,12 @@ impl ControlMetrics {
     #[must_use]
     pub fn s3(&self) -> S3Figures {
         self.s3.clone()
+    }
+
+    /// Where the upkeep of the files is counted.
+    #[must_use]
+    pub fn upkeep(&self) -> &UpkeepNumbers {
+        &self.upkeep
     }
 
     /// A commit failed and is tried again.
@@ -282,6 +316,7 @@ impl ControlMetrics {
             self.commit_retries.clone(),
         );
         registry.register("redis_latency_seconds", meaning("redis_latency_seconds"), self.redis_latency.clone());
+        self.upkeep.register(registry);
         registry.register("reloads", meaning("reloads_total"), self.reloads.clone());
         registry.register("pg_connections_active", meaning("pg_connections_active"), self.postgres.active.clone());
         let name = "pg_query_latency_seconds";

@@ -25,7 +25,9 @@ use names::is_key;
 use s3::S3Objects;
 
 pub use local::clean_staging;
-pub use names::{FORMAT_VERSION, FileName, hour_of, key_of, prefix_of};
+pub use names::{
+    FORMAT_VERSION, FileName, MergeMark, checkpoint_key_of, hour_of, key_of, manifest_key_of, merged_key_of, prefix_of,
+};
 pub use s3::{CredentialsError, FreshCredentials, S3Figures};
 
 /// Objects that one call of [`Objects::list`] gives at most.

@@ -29,6 +29,10 @@ use crate::{
     workers::{WorkerError, Workers},
 };
 
+/// How often a query lists its files at most, when one was gone before it could be read: once more is enough where files stay for
+/// longer than a query may take.
+const LISTS_MAX: usize = 8;
+
 /// What a client asked for that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -156,14 +160,21 @@ impl Queries {
         let stream = self.readable(query.stream()).ok_or(QueryFailure::Deleting)?;
         let buffer = self.link.snapshot(stream.home, stream.id).await?;
         let (query, buffer) = (Arc::new(query), Arc::new(buffer));
-        match self.answer_from_files(&query, &buffer, &bounds).await? {
-            // The list may name files that were replaced elsewhere: the catalog knows.
-            Err(QueryError::File(error)) => {
-                tracing::warn!(stream = %stream.id, %error, "a file cannot be read: reading the list of files anew");
-                self.lists.forget(stream.id);
-                self.answer_from_files(&query, &buffer, &bounds).await?.map_err(QueryFailure::from)
+        let mut tries = 1;
+        loop {
+            let answer = self.answer_from_files(&query, &buffer, &bounds).await?;
+            match answer {
+                // Merged or past its retention since it was listed, here or elsewhere: the catalog knows.
+                Err(error) if error.is_of_a_file_that_is_gone() && tries < LISTS_MAX => {
+                    tracing::debug!(stream = %stream.id, %error, "a file is gone: reading the list of files anew");
+                }
+                Err(QueryError::File(error)) if tries == 1 => {
+                    tracing::warn!(stream = %stream.id, %error, "a file cannot be read: reading the list of files anew");
+                }
+                answer => return answer.map_err(QueryFailure::from),
             }
-            answer => answer.map_err(QueryFailure::from),
+            self.lists.forget(stream.id);
+            tries += 1;
         }
     }
 

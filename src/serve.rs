@@ -31,6 +31,7 @@ use ttdust_shards::{
 
 use crate::{
     access::tokens::TokenKeyError,
+    archive::{ArchiveError, ArchiveParts, ArchiveQueue, Archiver},
     catalog::{Catalog, CatalogError, CatalogPlace, Known},
     config::{AuthMode, Config, UnknownStreamsPolicy},
     control::{Control, ControlError, Parts},
@@ -46,6 +47,7 @@ use crate::{
     query::{Queries, QueryParts},
     telemetry::Level,
     tls::{Identity, TlsError},
+    upkeep::Upkeep,
     workers::{Workers, pin},
 };
 use inbox::{Inbox, ShardEnd};
@@ -73,6 +75,8 @@ pub enum ServeError {
     Tokens(#[from] TokenKeyError),
     #[error(transparent)]
     Objects(#[from] ObjectError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error(transparent)]
     Publish(#[from] PublishError),
     #[error(transparent)]
@@ -154,7 +158,7 @@ impl Base {
         let metrics = Arc::<ControlMetrics>::default();
         let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
         let objects = Objects::open(config, metrics.s3()).await?;
-        let workers = Workers::start(settings.query_workers, settings.query_queue, &config.control_cores)
+        let workers = Workers::start("worker", settings.query_workers, settings.query_queue, &config.control_cores)
             .map_err(system("cannot start the workers"))?;
         let shards = u16::try_from(config.engine.shard_cores.len()).expect("the configuration bounds it");
         let homes = Homes::new(&settings.pins, shards);
@@ -248,9 +252,12 @@ impl Server {
             Arc::clone(&base.metrics),
             takeover,
         );
+        let upkeep = Upkeep::new(&config, base.catalog.clone(), base.objects.clone(), lists, Arc::clone(&base.metrics))
+            .map_err(system("cannot start the upkeep"))?;
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let (shared, objects) = (base.catalog.is_shared(), base.objects.clone());
+        let archive = start_archive(&config, objects.clone(), Arc::clone(&base.metrics))?;
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
             catalog: base.catalog,
@@ -263,7 +270,7 @@ impl Server {
             coordinator: Arc::new(coordinator),
         }));
 
-        let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control));
+        let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control), archive);
         tokio::spawn(inbox.run(messages));
         print_bootstrap_key(&control).await?;
         let (rest_sender, rest_tls) = match tls {
@@ -286,6 +293,7 @@ impl Server {
         };
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
         tokio::spawn(reloader.run(hangups, asked_reloads));
+        tokio::spawn(upkeep.run());
         start_background(&control, shared, pending);
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
@@ -340,6 +348,30 @@ fn start_background(control: &Arc<Control>, shared: bool, pending: Option<Takeov
         let follower = Arc::clone(control);
         tokio::spawn(async move { follower.follow_catalog(pending).await });
     }
+}
+
+/// Where segments to archive go; `None`: none are.
+fn start_archive(
+    config: &Config,
+    objects: Objects,
+    metrics: Arc<ControlMetrics>,
+) -> Result<Option<ArchiveQueue>, ServeError> {
+    let settings = config.settings();
+    if !settings.upkeep.archive {
+        return Ok(None);
+    }
+    let thread = Workers::start("archive", 1, 1, &config.control_cores).map_err(system("cannot start the archiver"))?;
+    let (archiver, queue) = Archiver::new(ArchiveParts {
+        objects,
+        metrics,
+        node: settings.upkeep.archive_node.clone(),
+        wal_dir: config.engine.wal_dir.clone(),
+        staging_dir: config.engine.staging_dir.clone(),
+        kept: settings.upkeep.archive_kept,
+        thread,
+    })?;
+    tokio::spawn(archiver.run());
+    Ok(Some(queue))
 }
 
 fn unasked_end(ended: Option<ShardEnd>) -> ServeError {

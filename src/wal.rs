@@ -1,4 +1,5 @@
-//! `ttdust wal inspect | verify | repair`: the log, for people. Only `repair` changes anything, and only while no server has it.
+//! `ttdust wal inspect | verify | repair | restore`: the log, for people. Only `repair` changes anything, and only while no server
+//! has it; `restore` makes it anew.
 //!
 //! A path is a shard's folder (`wal/shard-00000`), the folder of all of them (`wal`), or, for `inspect`, one segment.
 
@@ -12,6 +13,12 @@ use ttdust_shards::{
         lock::LogLock,
         recovery::RecoveryError,
     },
+};
+
+use crate::{
+    archive,
+    config::Config,
+    objects::{Objects, S3Figures},
 };
 
 /// Why a log could not be looked at, or is not sound.
@@ -92,6 +99,27 @@ pub fn verify(path: &Path) -> Result<(), WalToolError> {
     for (shard, folder) in folders {
         print_report(&folder, &inspect::verify(&RealDisk::default(), &folder, shard)?);
     }
+    Ok(())
+}
+
+/// Makes the log of `node` again in `to` from its archive, checks it, and says what it holds.
+///
+/// # Errors
+/// There is none, `to` is not empty, or what is there is not a whole log.
+pub fn restore(config: &Config, node: &str, log: Option<&str>, to: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let restored = runtime.block_on(async {
+        let objects = Objects::open(config, S3Figures::default()).await?;
+        archive::restore(&objects, node, log, to).await
+    })?;
+    println!(
+        "log {}: {} segments of {} bytes restored to {}",
+        restored.log,
+        restored.segments,
+        restored.bytes,
+        to.display()
+    );
+    verify(to)?;
     Ok(())
 }
 

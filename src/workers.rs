@@ -31,15 +31,15 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `threads` workers on `cores`, with a queue of `waiting` jobs.
+    /// Starts `threads` workers, called `name`, on `cores`, with a queue of `waiting` jobs.
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(threads: usize, waiting: usize, cores: &[usize]) -> std::io::Result<Self> {
+    pub fn start(name: &str, threads: usize, waiting: usize, cores: &[usize]) -> std::io::Result<Self> {
         let (queue, jobs) = bounded::<Job>(waiting);
         for n in 0..threads {
             let (jobs, cores) = (jobs.clone(), cores.to_vec());
-            thread::Builder::new().name(format!("worker-{n}")).spawn(move || work(&jobs, &cores))?;
+            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || work(&jobs, &cores))?;
         }
         Ok(Self { queue })
     }
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn jobs_run_and_a_panic_fails_one_alone() {
-        let workers = Workers::start(1, 4, &[]).expect("started");
+        let workers = Workers::start("test", 1, 4, &[]).expect("started");
         run(async {
             assert_eq!(workers.run(|| panic!("on purpose")).await, Err::<(), _>(WorkerError::Panicked));
             assert_eq!(workers.run(|| 7).await, Ok(7));
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_refuses() {
-        let workers = Workers::start(1, 1, &[]).expect("started");
+        let workers = Workers::start("test", 1, 1, &[]).expect("started");
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let (started, running) = std::sync::mpsc::channel();
         run(async {

@@ -82,11 +82,13 @@ pub struct WalConfig {
     /// How many segments are kept prepared ahead. Two are made up for at once; more are made at the start, and from then on
     /// kept by recycling: a pool for bursts.
     pub segments_ahead: usize,
+    /// Whether control is told of each segment that takes no more frames, and holds it until it is archived.
+    pub archive: bool,
 }
 
 impl Default for WalConfig {
     fn default() -> Self {
-        Self { segment_bytes: 128 << 20, quota_bytes: 6 << 30, frame_bytes: 1 << 20, segments_ahead: 2 }
+        Self { segment_bytes: 128 << 20, quota_bytes: 6 << 30, frame_bytes: 1 << 20, segments_ahead: 2, archive: false }
     }
 }
 

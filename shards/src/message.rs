@@ -217,6 +217,9 @@ pub enum ToControl {
         /// Where the answer goes.
         reply: ReplyTo,
     },
+    /// Archive this segment, which takes no more frames: the log keeps it for as long as someone holds it. Full: it is told of
+    /// later.
+    Sealed(Arc<crate::wal::segment::Segment>),
     /// A shard ended: `Ok` after a drain, or why it cannot go on. After an error the process must exit non-zero.
     ShardEnded(ShardId, Result<(), String>),
 }

@@ -11,6 +11,7 @@
 pub mod cache;
 mod index;
 pub mod layout;
+pub mod merge;
 pub mod read;
 mod sink;
 pub mod source;
@@ -136,6 +137,12 @@ impl WriteJob {
     pub fn sequences(&self) -> (i64, i64) {
         let (first, last) = self.ends();
         (first.header().first_sequence, last.header().last_sequence())
+    }
+
+    fn facts(&self) -> layout::FileFacts {
+        let (first_sequence, last_sequence) = self.sequences();
+        let (schema, schema_version) = (self.schema.id, self.schema.version);
+        layout::FileFacts { stream: self.stream, schema, schema_version, first_sequence, last_sequence }
     }
 
     fn ends(&self) -> (&RowBatch, &RowBatch) {
@@ -290,7 +297,8 @@ impl<'j> Encoder<'j> {
         self.step_rows = 0;
         self.step_bytes = 0;
         let typed = self.typed.finish();
-        let properties = || layout::writer_properties(self.job, &self.columns, &typed);
+        let properties =
+            || layout::writer_properties(&self.job.facts(), &self.columns, &typed, layout::FLUSHED_GROUP_ROWS);
         if let FileState::Waiting(sink) = &mut self.file {
             let sink = sink.take().expect("the state is left in the same step");
             let options = ArrowWriterOptions::new()

@@ -178,6 +178,14 @@ pub enum QueryError {
     Cancelled,
 }
 
+impl QueryError {
+    /// Whether a file was gone when it was to be read: another list may name what took its place.
+    #[must_use]
+    pub fn is_of_a_file_that_is_gone(&self) -> bool {
+        matches!(self, Self::File(ParquetFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// Opens a file that the catalog names.
 fn open<'f>(file: &'f FileRef, context: &QueryContext<'f>) -> Result<FileReader<'f>, QueryError> {
     let reader = FileReader::open(&file.source, context.cache)?;

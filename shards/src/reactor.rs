@@ -32,6 +32,7 @@ use crate::{
     snapshot::CatalogSnapshot,
     tls::HandshakeOutcome,
     validate::Validator,
+    wal::segment::Segment,
 };
 
 /// How long a client whose request found a full queue waits.
@@ -332,6 +333,17 @@ impl Reactor {
             self.fill(token, Reply::Admin(Err(failure)));
         }
         slot
+    }
+
+    /// Tells control of a segment to archive.
+    ///
+    /// # Errors
+    /// The segment: control has no room now.
+    pub fn report_sealed(&self, segment: Arc<Segment>) -> Result<(), Arc<Segment>> {
+        self.to_control.try_send(ToControl::Sealed(segment)).map_err(|refused| match refused.into_inner() {
+            ToControl::Sealed(segment) => segment,
+            _ => unreachable!("it is what was sent"),
+        })
     }
 
     /// Asks control for leases, if there is something to ask for now.

@@ -528,6 +528,7 @@ struct Parts {
     preparer: background::Helper<background::DiskJob>,
     retired: Vec<VecDeque<Arc<Segment>>>,
     staging_dir: PathBuf,
+    archive: bool,
     silent: Arc<Silent>,
     /// See [`UnknownStreams::Keep`]: who holds a segment keeps it from being released.
     _kept: Vec<Arc<Segment>>,
@@ -577,6 +578,7 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
         preparer,
         retired: start.retired,
         staging_dir: config.staging_dir.clone(),
+        archive: config.wal.archive,
         silent: start.silent,
         _kept: start.kept,
     })

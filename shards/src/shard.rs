@@ -30,7 +30,7 @@ use crate::{
         Lsn, Wal, WalPoisoned, WalUsage, WriteOp,
         batch::RowBatch,
         entry::EntryDraft,
-        segment::{PreparedSegment, ReleasedSegment, SegmentRequest},
+        segment::{PreparedSegment, ReleasedSegment, Segment, SegmentRequest},
     },
 };
 
@@ -487,6 +487,11 @@ impl Shard {
             Ok(segment) => self.wal.offer_segment(segment),
             Err(_) => self.wal.segment_failed(),
         }
+    }
+
+    /// Segments to be archived; see [`Wal::take_sealed`].
+    pub fn take_sealed(&mut self) -> Vec<Arc<Segment>> {
+        self.wal.take_sealed()
     }
 
     /// Segments that nothing needs any more.

@@ -181,6 +181,8 @@ pub struct Wal {
     used_bytes: u64,
     /// Segments ordered so far.
     pool_filled: usize,
+    /// Sealed and not yet told of.
+    newly_sealed: Vec<Arc<Segment>>,
 }
 
 impl Wal {
@@ -210,6 +212,10 @@ impl Wal {
             filling: Filling::new(last, config.frame_bytes),
             in_flight: None,
             poisoned: false,
+            newly_sealed: match config.archive {
+                true => recovered.segments.iter().map(|sealed| Arc::clone(&sealed.segment)).collect(),
+                false => Vec::new(),
+            },
             used_bytes: recovered.segments.iter().map(|sealed| sealed.segment.bytes).sum(),
             sealed: recovered.segments.into(),
             current: None,
@@ -409,6 +415,12 @@ impl Wal {
         gone
     }
 
+    /// The segments that take no more frames and were not told of before, those of earlier runs first, where they are archived.
+    /// None is released while someone holds it.
+    pub fn take_sealed(&mut self) -> Vec<Arc<Segment>> {
+        std::mem::take(&mut self.newly_sealed)
+    }
+
     /// How full the log is.
     #[must_use]
     pub fn usage(&self) -> WalUsage {
@@ -440,6 +452,9 @@ impl Wal {
         let last_lsn = self.positions.synced;
         let next = Current { segment, first_lsn: Lsn(last_lsn.0 + 1), offset: 0 };
         if let Some(Current { segment, first_lsn, .. }) = self.current.replace(next) {
+            if self.config.archive {
+                self.newly_sealed.push(Arc::clone(&segment));
+            }
             self.sealed.push_back(SealedSegment { segment, first_lsn, last_lsn });
         }
         true

@@ -137,7 +137,7 @@ fn rows_are_found_across_pages_and_row_groups() {
     let mut random = Random(77);
     let history = History::new(&mut random, 900, 150, None, 0);
     assert_eq!(history.files.len(), 1);
-    assert!(history.rows.len() > 2 * parquet::layout::ROW_GROUP_ROWS, "{}", history.rows.len());
+    assert!(history.rows.len() > 2 * parquet::layout::FLUSHED_GROUP_ROWS, "{}", history.rows.len());
     let flushed_through = history.last();
     for _ in 0..60 {
         let mut query = history.random_query(&mut random);

@@ -119,6 +119,7 @@ fn config(rng: &mut SimRng) -> EngineConfig {
             quota_bytes: 1 << 20,
             frame_bytes: 8192,
             segments_ahead: 2,
+            archive: false,
         },
         buffer: BufferConfig { memory_bytes: 1 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
         dedup: DedupConfig { part_keys: 20 + rng.below(60) as usize, ..DedupConfig::default() },

@@ -13,7 +13,7 @@ use ttdust_shards::{
 const SHARD: ShardId = ShardId(2);
 
 fn config(segment_bytes: u64) -> WalConfig {
-    WalConfig { segment_bytes, quota_bytes: 1 << 30, frame_bytes: 64 << 10, segments_ahead: 2 }
+    WalConfig { segment_bytes, quota_bytes: 1 << 30, frame_bytes: 64 << 10, segments_ahead: 2, archive: false }
 }
 
 fn new_wal(segment_bytes: u64) -> Wal {

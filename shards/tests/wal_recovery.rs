@@ -31,6 +31,7 @@ fn config(blocks: u64) -> WalConfig {
         quota_bytes: 1 << 30,
         frame_bytes: 2 * BLOCK_BYTES,
         segments_ahead: 1,
+        archive: false,
     }
 }
 

@@ -241,6 +241,9 @@ pub struct StoredFile {
 }
 
 impl StoredFile {
+    /// Files of this level and above were merged for good.
+    pub const LEVEL_SETTLED: u32 = 2;
+
     /// How many rows it has.
     #[must_use]
     pub fn rows(&self) -> u64 {

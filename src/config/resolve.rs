@@ -307,6 +307,7 @@ fn wal_share(loaded: &Loaded, shards: u64) -> Result<WalConfig, ConfigError> {
         quota_bytes: share / segment * segment,
         frame_bytes: settings.wal_frame_bytes as usize,
         segments_ahead: settings.wal_segments_ahead,
+        archive: settings.upkeep.archive,
     })
 }
 

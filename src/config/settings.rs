@@ -148,6 +148,7 @@ pub struct Settings {
     pub query_queue: usize,
     pub query_timeout: Duration,
     pub query_cache_bytes: u64,
+    pub upkeep: UpkeepSettings,
     pub pg_host: String,
     pub pg_port: u16,
     pub pg_database: String,
@@ -176,6 +177,24 @@ pub struct Settings {
     pub rate_auth_failures: u64,
     pub redis_url: Option<RedisUrl>,
     pub redis_timeout: Duration,
+}
+
+/// How the files and the log are looked after.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // As above.
+pub struct UpkeepSettings {
+    pub interval: Duration,
+    pub compaction_enabled: bool,
+    pub compaction_target_bytes: u64,
+    pub compaction_files_min: usize,
+    pub compaction_age_min: Duration,
+    pub compaction_grace: Duration,
+    pub retention_interval: Duration,
+    pub orphans_interval: Duration,
+    pub orphans_grace: Duration,
+    pub archive: bool,
+    pub archive_node: String,
+    pub archive_kept: Duration,
 }
 
 impl Settings {
@@ -229,6 +248,7 @@ impl Settings {
             query_queue: 0,
             query_timeout: Duration::ZERO,
             query_cache_bytes: 0,
+            upkeep: UpkeepSettings::default(),
             pg_host: String::new(),
             pg_port: 0,
             pg_database: String::new(),
@@ -313,11 +333,11 @@ fn usize_of(bytes: u64) -> usize {
 }
 
 macro_rules! setting {
-    ($key:literal, $default:literal, $field:ident, $text:ident => $parse:expr, $meaning:literal) => {
-        setting!($key, $default, $field, $text => $parse, $meaning, secret: false)
+    ($key:literal, $default:literal, $($field:ident).+, $text:ident => $parse:expr, $meaning:literal) => {
+        setting!($key, $default, $($field).+, $text => $parse, $meaning, secret: false)
     };
-    ($key:literal, $default:literal, $field:ident, $text:ident => $parse:expr, $meaning:literal, secret: $secret:literal) => {
-        Setting { key: $key, default: $default, meaning: $meaning, secret: $secret, set: |s, $text| put(&mut s.$field, $parse) }
+    ($key:literal, $default:literal, $($field:ident).+, $text:ident => $parse:expr, $meaning:literal, secret: $secret:literal) => {
+        Setting { key: $key, default: $default, meaning: $meaning, secret: $secret, set: |s, $text| put(&mut s.$($field).+, $parse) }
     };
 }
 
@@ -335,6 +355,8 @@ const UNKNOWN_STREAMS: &[(&str, UnknownStreamsPolicy)] =
     &[("refuse", UnknownStreamsPolicy::Refuse), ("discard", UnknownStreamsPolicy::Discard)];
 const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
+/// Milliseconds.
+const DAY: u64 = 86_400_000;
 /// Counts of a window stay far below what a script of Redis counts exactly (2^53).
 const RATE_MAX: u64 = 1_000_000_000_000;
 
@@ -383,6 +405,9 @@ pub const SETTINGS: &[Setting] = &[
     setting!("wal.frame_bytes", "1MiB", wal_frame_bytes, t => parse::bytes(t, 16 << 10, 16 << 20), "a group commit is closed at this size"),
     setting!("wal.unknown_streams", "refuse", wal_unknown_streams, t => parse::choice(t, UNKNOWN_STREAMS), "refuse or discard: what a start does when the log holds records of a stream that the catalog does not know and that was not deleted"),
     setting!("wal.segments_ahead", "2", wal_segments_ahead, t => parse::number(t, 1, 10_000), "segments kept prepared on each shard; more than 2 are made at the start and kept by recycling, for bursts"),
+    setting!("wal.archive", "false", upkeep.archive, t => parse::flag(t), "copy each full segment to the object store before the log lets go of it"),
+    setting!("wal.archive_node", "node", upkeep.archive_node, t => node_name(t), "under which name; nodes that share a store need different ones"),
+    setting!("wal.archive_days", "7", upkeep.archive_kept, t => parse::number(t, 1, 3650).map(|days: u64| Duration::from_secs(days * 86_400)), "how long such copies are kept"),
     setting!("buffer.memory_bytes", "128MiB", buffer_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "rows in memory, of all shards together; older ones are read back from the log, and memory that is used again soon costs less than new memory"),
     setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size"),
     setting!("buffer.flush_interval_ms", "60000", buffer_flush_interval, t => parse::number(t, 10, 86_400_000).map(Duration::from_millis), "a stream's rows become files at this age"),
@@ -401,6 +426,15 @@ pub const SETTINGS: &[Setting] = &[
     setting!("query.queue", "64", query_queue, t => parse::number(t, 1, 65_536), "queries that wait for a worker before more are refused"),
     setting!("query.timeout_ms", "10000", query_timeout, t => parse::number(t, 1, 3_600_000).map(Duration::from_millis), "a query that takes longer fails"),
     setting!("query.cache_bytes", "128MiB", query_cache_bytes, t => parse::bytes(t, 0, 1 << 40), "memory for parts of files that queries read: footers, key indexes, and pages of objects elsewhere"),
+    setting!("upkeep.interval_ms", "30000", upkeep.interval, t => milliseconds(t, 10, DAY), "between looks at what there is to merge, to remove and to write manifests of"),
+    setting!("compaction.enabled", "true", upkeep.compaction_enabled, t => parse::flag(t), "whether small files become larger ones"),
+    setting!("compaction.target_bytes", "128MiB", upkeep.compaction_target_bytes, t => parse::bytes(t, 64 << 10, GIB), "how large a merged file is to be, about; files of half as much are left as they are"),
+    setting!("compaction.min_files", "8", upkeep.compaction_files_min, t => parse::number(t, 2, 256), "how many files make a merge in an hour that goes on; when it is over, two do"),
+    setting!("compaction.min_age_ms", "120000", upkeep.compaction_age_min, t => milliseconds(t, 0, DAY), "how old a file's newest row must be before it is merged"),
+    setting!("compaction.grace_ms", "900000", upkeep.compaction_grace, t => milliseconds(t, 0, 30 * DAY), "how long the object of a file that was merged or is past its retention stays: more than the longest query and tail"),
+    setting!("retention.interval_ms", "300000", upkeep.retention_interval, t => milliseconds(t, 10, DAY), "between looks at what is past its retention"),
+    setting!("orphans.interval_ms", "21600000", upkeep.orphans_interval, t => milliseconds(t, 10, 30 * DAY), "between looks at all objects for those that no list names"),
+    setting!("orphans.grace_ms", "86400000", upkeep.orphans_grace, t => milliseconds(t, 0, 365 * DAY), "how old such an object must be before it is removed: more than the longest flush"),
     setting!("pg.host", "", pg_host, t => Ok(t.to_owned()), "the Postgres (15 or newer) that holds the catalog: a name, an address, or the directory of its socket; not set: SQLite under data_dir"),
     setting!("pg.port", "5432", pg_port, t => parse::number(t, 1, u16::MAX), "its port"),
     setting!("pg.database", "ttdust", pg_database, t => Ok(t.to_owned()), "the database"),
@@ -430,6 +464,18 @@ pub const SETTINGS: &[Setting] = &[
     setting!("redis.url", "", redis_url, t => parse::redis_url(t), "redis://[user:password@]host[:port][/database]: the limits of all nodes that share it hold together; default: each node's own"),
     setting!("redis.timeout_ms", "50", redis_timeout, t => parse::number(t, 1, 10_000).map(Duration::from_millis), "a node whose Redis takes longer to answer limits by itself until it is back; no record waits for it"),
 ];
+
+fn milliseconds(text: &str, least: u64, most: u64) -> Result<Duration, String> {
+    parse::number(text, least, most).map(Duration::from_millis)
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    match (1..=63).contains(&text.len()) && text.bytes().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err("want 1 to 63 small letters, digits and -".to_owned()),
+    }
+}
 
 fn level(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text)

@@ -1,7 +1,8 @@
 //! Keys: what they are made of, and what a file's key says.
 //!
-//! A file's key is a function of stream, hour, sequence range and format version, so a retry writes the same name, and whatever
-//! is found in a store can be told from what is not ours.
+//! The key of a file that a flush wrote is a function of stream, hour, sequence range and format version, so a retry writes the
+//! same name, and whatever is found in a store can be told from what is not ours. That of a merged file has its level and its
+//! checksum as well: two merges of the same rows with other bytes never meet under one name.
 
 use std::{fmt, str::FromStr as _};
 
@@ -41,8 +42,27 @@ pub struct FileName {
     pub first_sequence: i64,
     /// Its last sequence number.
     pub last_sequence: i64,
+    /// `None`: a flush wrote it.
+    pub merged: Option<MergeMark>,
     /// The version of its layout.
     pub version: u32,
+}
+
+/// What tells a merged file from others with the same rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MergeMark {
+    /// At least 1: how often its rows were merged, about.
+    pub level: u32,
+    /// CRC32C of the whole file.
+    pub checksum: u32,
+}
+
+impl MergeMark {
+    /// `m{level}-{checksum}`.
+    fn parse(text: &str) -> Option<Self> {
+        let (level, checksum) = text.strip_prefix('m')?.split_once('-')?;
+        Some(Self { level: level.parse().ok()?, checksum: u32::from_str_radix(checksum, 16).ok()? })
+    }
 }
 
 impl FileName {
@@ -54,6 +74,10 @@ impl FileName {
         let mut number = || parts.next()?.parse::<u32>().ok();
         let (year, month, day, hour) = (number()?, number()?, number()?, number()?);
         let (range, version) = parts.next()?.strip_suffix(".parquet")?.split_once(".v")?;
+        let (range, merged) = match range.split_once('.') {
+            None => (range, None),
+            Some((range, mark)) => (range, Some(MergeMark::parse(mark).filter(|mark| mark.level > 0)?)),
+        };
         let (first, last) = range.split_once('-')?;
         let bounded = year <= 9999 && (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24;
         let name = bounded.then_some(Self {
@@ -61,6 +85,7 @@ impl FileName {
             hour: PartitionHour(days_from_civil(i64::from(year), month, day) * 24 + i64::from(hour)),
             first_sequence: first.parse().ok()?,
             last_sequence: last.parse().ok()?,
+            merged,
             version: version.parse().ok()?,
         })?;
         // One file, one key: what is written otherwise is not ours.
@@ -69,24 +94,55 @@ impl FileName {
 }
 
 impl fmt::Display for FileName {
-    /// `{stream}/{yyyy}/{mm}/{dd}/{hh}/{first}-{last}.v{version}.parquet`.
+    /// `{stream}/{yyyy}/{mm}/{dd}/{hh}/{first}-{last}.v{version}.parquet`, of a merged file
+    /// `…/{first}-{last}.m{level}-{checksum}.v{version}.parquet`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (first, last) = (self.first_sequence, self.last_sequence);
-        write!(f, "{}/{first:020}-{last:020}.v{}.parquet", hour_of(self.stream, self.hour), self.version)
+        write!(f, "{}/{first:020}-{last:020}", hour_of(self.stream, self.hour))?;
+        if let Some(MergeMark { level, checksum }) = self.merged {
+            write!(f, ".m{level}-{checksum:08x}")?;
+        }
+        write!(f, ".v{}.parquet", self.version)
     }
 }
 
-/// The key of a file in today's layout.
+/// The key of a file that a flush wrote, in today's layout.
 #[must_use]
 pub fn key_of(file: &FileMeta) -> String {
-    let name = FileName {
+    name_of(file, None).to_string()
+}
+
+/// The key of a merged file in today's layout.
+///
+/// # Panics
+/// The level is 0.
+#[must_use]
+pub fn merged_key_of(file: &FileMeta, level: u32) -> String {
+    assert!(level > 0, "level 0 is a flush's");
+    name_of(file, Some(MergeMark { level, checksum: file.checksum })).to_string()
+}
+
+fn name_of(file: &FileMeta, merged: Option<MergeMark>) -> FileName {
+    FileName {
         stream: file.stream,
         hour: file.hour,
         first_sequence: file.first_sequence,
         last_sequence: file.last_sequence,
+        merged,
         version: FORMAT_VERSION,
-    };
-    name.to_string()
+    }
+}
+
+/// The key of the manifest of a stream's hour.
+#[must_use]
+pub fn manifest_key_of(stream: StreamId, hour: PartitionHour) -> String {
+    format!("{}/manifest.json", hour_of(stream, hour))
+}
+
+/// The key of a stream's checkpoint.
+#[must_use]
+pub fn checkpoint_key_of(stream: StreamId) -> String {
+    format!("{}/checkpoint.json", prefix_of(stream))
 }
 
 /// The folder of a stream's hour: `{stream}/{yyyy}/{mm}/{dd}/{hh}`.
@@ -127,11 +183,20 @@ mod tests {
         assert_eq!(key, format!("{stream}/2026/03/01/12/00000000000000000007-00000000000000000012.v1.parquet"));
         assert!(is_key(&key) && key.starts_with(&prefix_of(stream)));
         let name = FileName::parse(&key).expect("a file's key");
-        assert_eq!(name, FileName { stream, hour: file.hour, first_sequence: 7, last_sequence: 12, version: 1 });
+        assert_eq!(
+            name,
+            FileName { stream, hour: file.hour, first_sequence: 7, last_sequence: 12, merged: None, version: 1 }
+        );
         for hour in [0, 1, 23, 24, 430_000, 492_324, 1_000_000] {
             let name = FileName { hour: PartitionHour(hour), ..name };
             assert_eq!(FileName::parse(&name.to_string()), Some(name));
         }
+        let merged = merged_key_of(&FileMeta { checksum: 0xab, ..file }, 2);
+        assert_eq!(merged, key.replace(".v1.", ".m2-000000ab.v1."));
+        let mark = MergeMark { level: 2, checksum: 0xab };
+        assert_eq!(FileName::parse(&merged), Some(FileName { merged: Some(mark), ..name }));
+        assert_eq!(manifest_key_of(stream, name.hour), format!("{stream}/2026/03/01/12/manifest.json"));
+        assert!(is_key(&merged) && is_key(&checkpoint_key_of(stream)));
     }
 
     #[test]
@@ -142,6 +207,10 @@ mod tests {
         for (from, to) in [
             (".parquet", ".csv"),
             ("v1", "v01"),
+            (".v1", ".m0-00000000.v1"),
+            (".v1", ".m1-0.v1"),
+            (".v1", ".m1-0000000G.v1"),
+            (".v1", ".m1.v1"),
             ("/03/", "/3/"),
             ("/03/", "/13/"),
             ("/03/01/", "/02/31/"),

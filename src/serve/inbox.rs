@@ -10,6 +10,7 @@ use ttdust_shards::{
 };
 
 use crate::{
+    archive::ArchiveQueue,
     control::{Actor, Control},
     flush::Flusher,
     link::ShardLink,
@@ -28,6 +29,7 @@ pub(super) struct Inbox {
     flusher: Flusher,
     queries: Arc<Queries>,
     control: Arc<Control>,
+    archive: Option<ArchiveQueue>,
     ended: mpsc::Sender<ShardEnd>,
 }
 
@@ -38,9 +40,10 @@ impl Inbox {
         flusher: Flusher,
         queries: Arc<Queries>,
         control: Arc<Control>,
+        archive: Option<ArchiveQueue>,
     ) -> (Self, mpsc::Receiver<ShardEnd>) {
         let (ended, reports) = mpsc::channel(ENDS);
-        (Self { link, flusher, queries, control, ended }, reports)
+        (Self { link, flusher, queries, control, archive, ended }, reports)
     }
 
     /// Runs until the last shard lets go of its end.
@@ -80,6 +83,11 @@ impl Inbox {
                         // With its shard, the call is gone too.
                         let _ = link.deliver(reply.shard, answer).await;
                     });
+                }
+                ToControl::Sealed(segment) => {
+                    if let Some(archive) = &self.archive {
+                        archive.give(segment);
+                    }
                 }
                 ToControl::ShardEnded(shard, outcome) => {
                     match &outcome {

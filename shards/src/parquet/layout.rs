@@ -18,7 +18,7 @@ use parquet::{
 };
 
 use crate::{
-    parquet::WriteJob,
+    ids::{SchemaId, StreamId},
     transform::columns::{Column, FIELD_ID_KEY, Kind},
 };
 
@@ -55,8 +55,10 @@ pub const KEY_LAST_SEQUENCE: &str = "ttdust.last_sequence";
 /// Rows of a page at most.
 pub const PAGE_ROWS: usize = 4096;
 const PAGE_BYTES: usize = 64 * 1024;
-/// Rows of a row group at most.
-pub const ROW_GROUP_ROWS: usize = 32 * 1024;
+/// Rows of a row group of a flush at most.
+pub const FLUSHED_GROUP_ROWS: usize = 32 * 1024;
+/// Rows of a row group of a merged file at most.
+pub const MERGED_GROUP_ROWS: usize = 128 * 1024;
 /// What a row group takes in memory, which is also what writing a file takes, when records are large.
 const ROW_GROUP_BYTES: usize = 64 * 1024 * 1024;
 
@@ -79,21 +81,41 @@ pub fn file_schema(typed: &Fields) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// How to write the file: `first_rows` are the typed columns' first rows, which show whose values repeat.
+/// What a file's footer says.
+#[derive(Debug, Clone, Copy)]
+pub struct FileFacts {
+    /// The stream.
+    pub stream: StreamId,
+    /// The schema of the typed columns.
+    pub schema: SchemaId,
+    /// Its version.
+    pub schema_version: u32,
+    /// The first row's sequence number.
+    pub first_sequence: i64,
+    /// The last row's.
+    pub last_sequence: i64,
+}
+
+/// How to write the file, in row groups of `group_rows` rows: `first_rows` are the typed columns' first rows, which show whose values repeat.
 #[must_use]
-pub fn writer_properties(job: &WriteJob, columns: &[Column], first_rows: &[ArrayRef]) -> WriterProperties {
+pub fn writer_properties(
+    facts: &FileFacts,
+    columns: &[Column],
+    first_rows: &[ArrayRef],
+    group_rows: usize,
+) -> WriterProperties {
     let level = ZstdLevel::try_new(1).expect("zstd has a level 1");
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_data_page_size_limit(PAGE_BYTES)
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_dictionary_page_size_limit(PAGE_BYTES)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_row_count(Some(group_rows))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
         .set_sorting_columns(Some(vec![SortingColumn { column_idx: 0, descending: false, nulls_first: false }]))
-        .set_key_value_metadata(Some(footer_pairs(job)))
+        .set_key_value_metadata(Some(footer_pairs(facts)))
         .set_created_by(concat!("ttdust ", env!("CARGO_PKG_VERSION")).to_owned());
     for name in [SEQ, INGEST_TS] {
         properties = properties
@@ -111,15 +133,14 @@ pub fn writer_properties(job: &WriteJob, columns: &[Column], first_rows: &[Array
     properties.build()
 }
 
-fn footer_pairs(job: &WriteJob) -> Vec<KeyValue> {
-    let (first, last) = job.sequences();
+fn footer_pairs(facts: &FileFacts) -> Vec<KeyValue> {
     vec![
         KeyValue::new(KEY_FORMAT.to_owned(), FORMAT_VERSION.to_owned()),
-        KeyValue::new(KEY_STREAM.to_owned(), job.stream.to_string()),
-        KeyValue::new(KEY_SCHEMA.to_owned(), job.schema.id.to_string()),
-        KeyValue::new(KEY_SCHEMA_VERSION.to_owned(), job.schema.version.to_string()),
-        KeyValue::new(KEY_FIRST_SEQUENCE.to_owned(), first.to_string()),
-        KeyValue::new(KEY_LAST_SEQUENCE.to_owned(), last.to_string()),
+        KeyValue::new(KEY_STREAM.to_owned(), facts.stream.to_string()),
+        KeyValue::new(KEY_SCHEMA.to_owned(), facts.schema.to_string()),
+        KeyValue::new(KEY_SCHEMA_VERSION.to_owned(), facts.schema_version.to_string()),
+        KeyValue::new(KEY_FIRST_SEQUENCE.to_owned(), facts.first_sequence.to_string()),
+        KeyValue::new(KEY_LAST_SEQUENCE.to_owned(), facts.last_sequence.to_string()),
     ]
 }
 

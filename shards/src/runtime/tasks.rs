@@ -47,6 +47,8 @@ struct Loops {
     parts: Parts,
     flush_waits: FlushWaits,
     retired: RefCell<Vec<VecDeque<Arc<Segment>>>>,
+    /// To be told of.
+    sealed: RefCell<VecDeque<Arc<Segment>>>,
     drain: Bell,
 }
 
@@ -63,7 +65,13 @@ pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::i
     let reactor = Rc::clone(&parts.reactor);
     let listener = parts.listener.take().expect("it was made with the shard");
     let retired = RefCell::new(std::mem::take(&mut parts.retired));
-    let loops = Rc::new(Loops { reactor, parts, flush_waits: RefCell::default(), retired, drain: Bell::default() });
+    // Of shards that are no more, and told of like our own.
+    let sealed = match parts.archive {
+        true => retired.borrow().iter().flatten().cloned().collect(),
+        false => VecDeque::new(),
+    };
+    let (flush_waits, drain) = (RefCell::default(), Bell::default());
+    let loops = Rc::new(Loops { reactor, parts, flush_waits, retired, sealed: RefCell::new(sealed), drain });
     loops.order_segments();
     let inbox = compio_runtime::spawn(inbox(Rc::clone(&loops), mailbox));
     let commit = compio_runtime::spawn(commit(Rc::clone(&loops)));
@@ -187,6 +195,7 @@ async fn upkeep(loops: Rc<Loops>) -> String {
         loops.reactor.set_second(started.elapsed().as_secs());
         loops.order_flush();
         loops.order_key_jobs();
+        loops.report_sealed();
         loops.release_segments();
         loops.set_gauges();
         loops.reactor.look_after_leases();
@@ -303,6 +312,18 @@ impl Loops {
                 Some(job) => self.parts.key_keeper.give(job),
             };
             assert!(sent.is_ok(), "the keepers of keys live as long as the shard");
+        }
+    }
+
+    /// Tells control of segments to archive. Those that find no room in its queue are held, and told of later.
+    fn report_sealed(&self) {
+        let mut waiting = self.sealed.borrow_mut();
+        waiting.extend(self.reactor.shard.borrow_mut().take_sealed());
+        while let Some(segment) = waiting.pop_front() {
+            if let Err(segment) = self.reactor.report_sealed(segment) {
+                waiting.push_front(segment);
+                return;
+            }
         }
     }
 

@@ -63,7 +63,13 @@ pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
         wal_dir: dir.join("wal"),
         staging_dir: dir.join("staging"),
         limits: Limits::default(),
-        wal: WalConfig { segment_bytes: 1 << 20, quota_bytes: 64 << 20, frame_bytes: 256 << 10, segments_ahead: 2 },
+        wal: WalConfig {
+            segment_bytes: 1 << 20,
+            quota_bytes: 64 << 20,
+            frame_bytes: 256 << 10,
+            segments_ahead: 2,
+            archive: false,
+        },
         buffer: BufferConfig { memory_bytes: 4 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
         dedup: DedupConfig { homes: shards as u64, ..DedupConfig::default() },
     }
@@ -185,6 +191,7 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
                 let answer = query.answer(&snapshot, &files, &context).map_err(Into::into);
                 engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
             }
+            ToControl::Sealed(_) => panic!("nothing is archived here"),
             ToControl::Leases(shard, asks) => {
                 // Nothing is granted: clients have the shard's own share.
                 let none =

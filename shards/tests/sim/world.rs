@@ -171,6 +171,7 @@ impl<S: Subject> World<S> {
             quota_bytes: segment_bytes * (4 + rng.below(12)),
             frame_bytes: BLOCK_BYTES * (1 + rng.below(4) as usize),
             segments_ahead: 1 + rng.below(2) as usize,
+            archive: false,
         };
         let dir = PathBuf::from("/wal/1");
         let model = Model::default();
