@@ -311,7 +311,7 @@ fn an_encrypted_connection_is_to_a_server_that_the_ca_vouches_for() {
         let connections = |of: &str| {
             format!(
                 "SELECT 1 / (SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE {of} \
-                 AND datname = current_database() AND pid <> pg_backend_pid())"
+                 AND datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend')"
             )
         };
         block_on(async {
