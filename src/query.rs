@@ -3,6 +3,8 @@
 //! The order is what makes an answer whole: rows that move from buffer to file after the snapshot are still in it, and files
 //! committed after it are left out. A query ends at its time limit, and when its caller has gone.
 
+mod tail;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -14,8 +16,8 @@ use ttdust_shards::{
     message::QueryFailure,
     parquet::cache::FileCache,
     query::{
-        Bounds, BufferSnapshot, Cancel, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext, QueryError,
-        decode_cursor,
+        Bounds, BufferSnapshot, Cancel, FileRef, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext,
+        QueryError, decode_cursor,
     },
     snapshot::{StreamEntry, StreamState},
 };
@@ -185,12 +187,7 @@ impl Queries {
         buffer: &Arc<BufferSnapshot>,
         bounds: &Bounds,
     ) -> Result<Result<QueryAnswer, QueryError>, QueryFailure> {
-        let files = self.lists.get(buffer.stream, buffer.flushed_through).await.map_err(|error| match error {
-            CatalogError::Unavailable(reason) => {
-                QueryFailure::Unavailable(format!("which files the stream has is not known here, and {reason}"))
-            }
-            error => QueryFailure::Internal(error.to_string()),
-        })?;
+        let files = self.files_of(buffer).await?;
         let (metrics, cache) = (Arc::clone(&self.metrics), Arc::clone(&self.cache));
         let (query, buffer, bounds) = (Arc::clone(query), Arc::clone(buffer), bounds.clone());
         let run = move || {
@@ -199,10 +196,25 @@ impl Queries {
             metrics.query_executed(start.elapsed());
             answer
         };
-        self.workers.run(run).await.map_err(|error| match error {
-            WorkerError::Overloaded => QueryFailure::Overloaded,
-            WorkerError::Panicked => QueryFailure::Internal(error.to_string()),
+        self.workers.run(run).await.map_err(not_run)
+    }
+
+    /// The committed files of the snapshot's stream that hold its rows up to the flush.
+    async fn files_of(&self, buffer: &BufferSnapshot) -> Result<Arc<Vec<FileRef>>, QueryFailure> {
+        self.lists.get(buffer.stream, buffer.flushed_through).await.map_err(|error| match error {
+            CatalogError::Unavailable(reason) => {
+                QueryFailure::Unavailable(format!("which files the stream has is not known here, and {reason}"))
+            }
+            error => QueryFailure::Internal(error.to_string()),
         })
+    }
+}
+
+/// Why no worker was at it.
+fn not_run(error: WorkerError) -> QueryFailure {
+    match error {
+        WorkerError::Overloaded => QueryFailure::Overloaded,
+        WorkerError::Panicked => QueryFailure::Internal(error.to_string()),
     }
 }
 

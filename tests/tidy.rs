@@ -27,6 +27,7 @@ const SHARD_FLOORS: &[&str] = &[
     "transform",
     "parquet",
     "query",
+    "tail",
     "dedup",
     "buffer",
     "message",

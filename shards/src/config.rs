@@ -35,6 +35,8 @@ pub struct EngineConfig {
     pub buffer: BufferConfig,
     /// The idempotency keys of each shard.
     pub dedup: DedupConfig,
+    /// What a shard may hold for the readers of tails, in bytes.
+    pub tail_memory_bytes: usize,
 }
 
 /// Bounds on what clients send.
@@ -52,6 +54,8 @@ pub struct Limits {
     pub metadata_bytes: usize,
     /// Open connections a shard.
     pub connections: usize,
+    /// Tails a shard.
+    pub tails: usize,
     /// Requests of one call that are taken but not yet answered.
     pub requests_in_flight: usize,
 }
@@ -65,6 +69,7 @@ impl Default for Limits {
             key_bytes: 256,
             metadata_bytes: 8 << 10,
             connections: 4096,
+            tails: 4096,
             requests_in_flight: 1024,
         }
     }

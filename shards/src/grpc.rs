@@ -1,7 +1,7 @@
 //! The gRPC services of a shard, straight on h2.
 //!
 //! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
-//! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `admin`, `health` or `reflection` (what a method means) →
+//! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
 //! `status` (how it ends).
 
 pub mod access;
@@ -17,4 +17,5 @@ pub mod query;
 pub mod reflection;
 pub mod server;
 pub mod status;
+pub mod tail;
 pub mod transport;

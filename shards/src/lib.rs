@@ -25,6 +25,7 @@ pub mod runtime;
 pub mod schema;
 pub mod shard;
 pub mod snapshot;
+pub mod tail;
 pub mod tls;
 pub mod transform;
 pub mod validate;

@@ -20,6 +20,10 @@ use crate::{
     query::{BufferSnapshot, Cancel, Query, QueryAnswer, QueryError},
     rate::{LeaseAsk, LeaseGrant, RateLimited},
     snapshot::CatalogSnapshot,
+    tail::{
+        LiveRows,
+        page::{Page, PageAsk},
+    },
 };
 
 /// Validated records of one stream on their way to its home shard.
@@ -167,6 +171,18 @@ pub enum ToShard {
     Answer(u64, Result<QueryAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
     Admin(u64, Box<Result<AdminReply, AdminFailure>>),
+    /// The shard has readers of the stream from now on: answered with [`ToShard::Following`]. Queue full: it asks again.
+    Follow(StreamId, ShardId),
+    /// It has none any more. Queue full: it says so again.
+    Unfollow(StreamId, ShardId),
+    /// Every row of the stream past this one is sent from now on. Never refused: one answer a question.
+    Following(StreamId, i64),
+    /// Rows for readers. Queue full: left out, and the readers catch up from pages once they are told, with what comes next.
+    Live(LiveRows),
+    /// Whether a reader may begin. Never refused: bounded by the calls.
+    TailOpened(u64, Result<(), QueryFailure>),
+    /// A page for a reader. Never refused: bounded by the calls.
+    TailPage(u64, Result<Page, QueryFailure>),
     /// The answer to a batch of asks. Never refused: one batch is under way at a time.
     Leases(Vec<LeaseGrant>),
     /// A prepared log segment, or why there is none. Never refused: one is on order at a time.
@@ -179,8 +195,8 @@ pub enum ToShard {
     Drain,
 }
 
-/// To control. The queue is bounded by what each sender has in flight: one file and one batch of asks a shard, one query a
-/// call.
+/// To control. The queue is bounded by what each sender has in flight: one file and one batch of asks a shard, one query or
+/// page a call.
 #[derive(Debug)]
 pub enum ToControl {
     /// A flush is written: put each file into the object store, commit all in the catalog, then send
@@ -204,6 +220,20 @@ pub enum ToControl {
         /// Tells that the caller waits no more.
         cancel: Cancel,
         /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// A client wants to begin to read: answer with [`ToShard::TailOpened`] whether its limits let it.
+    OpenTail {
+        /// Who asks, for its limits.
+        client: Arc<str>,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// Answer with [`ToShard::TailPage`].
+    TailPage {
+        /// Which page.
+        ask: PageAsk,
+        /// Where it goes.
         reply: ReplyTo,
     },
     /// Answer with [`ToShard::Leases`].

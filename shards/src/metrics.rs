@@ -106,6 +106,20 @@ pub struct ShardMetrics {
     pub flush_latency: LatencyHistogram,
     /// Flushes that failed.
     pub flush_failures: Counter,
+    /// Tails that are being read.
+    pub tails: Gauge,
+    /// Records sent by tails.
+    pub tail_records: Counter,
+    /// Bytes of messages sent by tails.
+    pub tail_bytes: Counter,
+    /// Times that a tail which was live had to catch up again.
+    pub tail_fallbacks: Counter,
+    /// Tails that were ended because their readers took nothing.
+    pub tails_stalled: Counter,
+    /// Bytes that wait for the readers of tails.
+    pub tail_queue_bytes: Gauge,
+    /// From a record's sync to its being handed to the socket of a live tail.
+    pub tail_latency: LatencyHistogram,
     /// Open connections.
     pub connections: Gauge,
     /// Starts of connections, in the order of [`HandshakeOutcome::ALL`].

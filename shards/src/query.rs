@@ -11,7 +11,7 @@ mod range;
 pub use bounds::{Bounds, Cancel, CancelOnDrop};
 pub use cursor::{CursorError, Order, decode_cursor, encode_cursor};
 pub use lookup::{KeyLookup, LookupError, RECORD_ID_FIELD, Wanted, lookup};
-pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range};
+pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range, time_range_within};
 
 use bytes::Bytes;
 

@@ -2,6 +2,9 @@
 //!
 //! Invariant: no borrow of a cell is held over an await.
 
+pub mod feeds;
+mod tails;
+
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
@@ -11,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use feeds::Feeds;
 use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
@@ -30,6 +34,7 @@ use crate::{
     rate::{LeaseGrant, budget::Budgets},
     shard::{Shard, Submitted},
     snapshot::CatalogSnapshot,
+    tail::{page::Page, pool::Pool},
     tls::HandshakeOutcome,
     validate::Validator,
     wal::segment::Segment,
@@ -55,6 +60,13 @@ pub struct Reactor {
     pub commit: Bell,
     /// Rung when there may be something to flush.
     pub flush: Bell,
+    /// Rung when there are rows for readers that follow a stream of this shard.
+    pub live: Bell,
+    live_since: Cell<Option<Instant>>,
+    /// The streams that readers on this shard follow.
+    pub feeds: Rc<Feeds>,
+    /// The memory of every shard's readers.
+    tail_pools: Vec<Arc<Pool>>,
     /// What clients may ingest.
     pub budgets: Budgets,
     catalog: RefCell<Arc<CatalogSnapshot>>,
@@ -103,6 +115,10 @@ pub enum Reply {
     Answer(Result<QueryAnswer, QueryFailure>),
     /// Of an admin call.
     Admin(Result<AdminReply, AdminFailure>),
+    /// Of a reader that wants to begin.
+    TailOpened(Result<(), QueryFailure>),
+    /// A page for a reader.
+    Page(Result<Page, QueryFailure>),
 }
 
 /// Where a reply arrives; the call that waits for it holds it too.
@@ -174,14 +190,14 @@ pub async fn yield_now() {
 }
 
 impl Reactor {
-    /// The shared state of shard `id` among `shards`.
+    /// The shared state of shard `id`, with the queues and readers' pools of all shards.
     #[must_use]
     pub fn new(
         id: ShardId,
         limits: Limits,
         shard: Shard,
         metrics: Arc<ShardMetrics>,
-        shards: Vec<MailboxSender>,
+        (shards, tail_pools): (Vec<MailboxSender>, Vec<Arc<Pool>>),
         to_control: mpsc::Sender<ToControl>,
         key_reader: Helper<KeyQuestion>,
     ) -> Self {
@@ -193,6 +209,10 @@ impl Reactor {
             metrics,
             commit: Bell::default(),
             flush: Bell::default(),
+            live: Bell::default(),
+            live_since: Cell::new(None),
+            feeds: Rc::new(Feeds::new(Arc::clone(&tail_pools[id.index()]))),
+            tail_pools,
             budgets: Budgets::new(shards.len()),
             catalog: RefCell::default(),
             tls: RefCell::default(),
@@ -221,6 +241,7 @@ impl Reactor {
         self.budgets.set_limits(catalog.rates);
         self.catalog_version.set(catalog.version);
         *self.catalog.borrow_mut() = catalog;
+        self.feeds.ring_all();
     }
 
     /// How connections are secured that come now; `None`: plain text.
@@ -248,7 +269,9 @@ impl Reactor {
 
     /// Tells the time since the shard's start.
     pub fn set_second(&self, second: u64) {
-        self.second.set(second);
+        if self.second.replace(second) != second {
+            self.feeds.ring_all();
+        }
     }
 
     /// Sends validated records to their home; the outcome arrives in the slot, whose waiter is rung.

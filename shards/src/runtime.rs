@@ -38,6 +38,7 @@ use crate::{
     reactor::Reactor,
     shard::Shard,
     snapshot::CatalogSnapshot,
+    tail::pool::Pool,
     wal::{
         Wal,
         batch::RowBatch,
@@ -194,6 +195,7 @@ struct ShardStart {
     kept: Vec<Arc<Segment>>,
     metrics: Arc<ShardMetrics>,
     mailboxes: Vec<MailboxSender>,
+    tail_pools: Vec<Arc<Pool>>,
     to_control: mpsc::Sender<ToControl>,
     tls: Option<Arc<ServerConfig>>,
     disk: Arc<dyn Disk>,
@@ -228,6 +230,7 @@ impl Engine {
             .map(|_| mailbox::channel())
             .collect::<Result<Vec<_>, _>>()
             .map_err(system(|| "cannot make an eventfd".to_owned()))?;
+        let tail_pools: Vec<_> = (0..count).map(|_| Pool::new(config.tail_memory_bytes)).collect();
         let mut ends: BTreeMap<u16, LogEnd> = recovered.into_iter().map(|log| (log.shard.0, log.end)).collect();
         let silent = Arc::new(Silent { shards: count, silent: AtomicUsize::new(0) });
         let mut engine = Self { shards: Vec::new(), grpc_address, backend, recovery, _lock: lock };
@@ -250,6 +253,7 @@ impl Engine {
                 kept: std::mem::take(&mut kept),
                 metrics: Arc::default(),
                 mailboxes: mailboxes.clone(),
+                tail_pools: tail_pools.clone(),
                 to_control: start.to_control.clone(),
                 tls: start.tls.clone(),
                 disk: Arc::clone(&disk),
@@ -562,7 +566,8 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     if id == ShardId(0) {
         metrics.dedup_damaged.add(keys.damaged);
     }
-    let reactor = Reactor::new(id, config.limits, shard, metrics, start.mailboxes, to_control, key_reader);
+    let others = (start.mailboxes, start.tail_pools);
+    let reactor = Reactor::new(id, config.limits, shard, metrics, others, to_control, key_reader);
     reactor.set_catalog(start.catalog);
     if let Some(config) = start.tls {
         reactor.set_tls(config);

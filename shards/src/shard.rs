@@ -26,6 +26,7 @@ use crate::{
     message::{Committed, Outcome, Refusal, ReplyTo, Submission, WriterRows},
     query::BufferSnapshot,
     snapshot::CatalogSnapshot,
+    tail::followers::Followers,
     wal::{
         Lsn, Wal, WalPoisoned, WalUsage, WriteOp,
         batch::RowBatch,
@@ -69,6 +70,7 @@ pub struct Shard {
     dedup: Dedup,
     wal: Wal,
     buffer: Buffer,
+    followers: Followers,
     /// Outcomes in the order of the frames that they wait for.
     waiting: VecDeque<(Lsn, ReplyTo, Committed)>,
     /// Bytes of the frame being written.
@@ -131,6 +133,7 @@ impl Shard {
             dedup: Dedup::new(id, config.dedup, keys, is_home, clock.monotonic_micros()),
             wal,
             buffer: Buffer::new(config.buffer, flushed_through),
+            followers: Followers::default(),
             waiting: VecDeque::new(),
             writing_bytes: 0,
             clock,
@@ -464,6 +467,7 @@ impl Shard {
             }
             let memory_bytes = batch.header().entry_bytes as usize + std::mem::take(&mut overhead);
             if self.catalog.stream(batch.header().stream).is_some() {
+                self.followers.note(&batch);
                 self.buffer.insert(batch, memory_bytes, now);
             }
         }
@@ -543,6 +547,11 @@ impl Shard {
     #[must_use]
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
+    }
+
+    /// The shards whose readers follow this one's streams.
+    pub fn followers(&mut self) -> &mut Followers {
+        &mut self.followers
     }
 
     /// How full the log is.

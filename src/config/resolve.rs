@@ -133,6 +133,7 @@ impl Config {
             limits: settings.shard_limits(),
             wal: wal_share(&loaded, shard_cores.len() as u64)?,
             buffer: buffer_share(&loaded, shard_cores.len() as u64)?,
+            tail_memory_bytes: (settings.tail_memory_bytes / shard_cores.len() as u64) as usize,
             dedup: DedupConfig {
                 window: settings.dedup_window,
                 keys_max: (settings.dedup_keys_max / shard_cores.len() as u64).max(1),

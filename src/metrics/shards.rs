@@ -107,6 +107,25 @@ const SHARD_METRICS: &[ShardMetric] = &[
     metric!("wal_used_bytes", Read::Gauge(|m| m.wal_used_bytes.get()), "log in use"),
     metric!("storage_flush_duration_seconds", Read::Histogram(|m| &m.flush_latency), "writing the files of one flush"),
     metric!("storage_flush_failures_total", Read::Counter(|m| m.flush_failures.get()), "flushes that failed"),
+    metric!("tail_active", Read::Gauge(|m| m.tails.get()), "tails that are being read"),
+    metric!("tail_records_total", Read::Counter(|m| m.tail_records.get()), "records sent by tails"),
+    metric!("tail_bytes_total", Read::Counter(|m| m.tail_bytes.get()), "bytes of messages sent by tails"),
+    metric!(
+        "tail_fallbacks_total",
+        Read::Counter(|m| m.tail_fallbacks.get()),
+        "times that a live tail fell behind and had to catch up from storage"
+    ),
+    metric!(
+        "tail_stalled_total",
+        Read::Counter(|m| m.tails_stalled.get()),
+        "tails that were ended because their readers took nothing"
+    ),
+    metric!("tail_queue_bytes", Read::Gauge(|m| m.tail_queue_bytes.get()), "bytes that wait for the readers of tails"),
+    metric!(
+        "tail_delivery_latency_seconds",
+        Read::Histogram(|m| &m.tail_latency),
+        "from a record's sync to its being handed to the socket of a live tail"
+    ),
     metric!("grpc_connections_active", Read::Gauge(|m| m.connections.get()), "open gRPC connections"),
     metric!("shard_queue_depth", Read::Gauge(|m| m.queue_depth.get()), "messages in the shard's queue"),
     metric!("shard_memory_bytes", Read::Memory, "memory by pool"),
@@ -193,9 +212,10 @@ impl ShardCollector {
                 Read::Gauge(read) => ConstGauge::new(signed(read(metrics))).encode(family.encode_family(&labels)?)?,
                 Read::BusyRatio => ConstGauge::new(ratios[at]).encode(family.encode_family(&labels)?)?,
                 Read::Memory => {
-                    let labels = [("shard", shard.as_str()), ("pool", "rows")];
-                    let bytes = signed(metrics.buffer_bytes.get());
-                    ConstGauge::new(bytes).encode(family.encode_family(&labels)?)?;
+                    for (pool, bytes) in [("rows", &metrics.buffer_bytes), ("tails", &metrics.tail_queue_bytes)] {
+                        let labels = [("shard", shard.as_str()), ("pool", pool)];
+                        ConstGauge::new(signed(bytes.get())).encode(family.encode_family(&labels)?)?;
+                    }
                 }
                 Read::Requests => {
                     for (status, count) in STATUSES.iter().zip(&metrics.requests) {

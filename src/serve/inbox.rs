@@ -67,6 +67,23 @@ impl Inbox {
                         let _ = link.deliver(reply.shard, answer).await;
                     });
                 }
+                ToControl::OpenTail { client, reply } => {
+                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
+                    tokio::spawn(async move {
+                        let admitted = control.admit(Category::Query, &client).await;
+                        let answer = admitted.map(|_| ()).map_err(QueryFailure::RateLimited);
+                        // With its shard, the call is gone too.
+                        let _ = link.deliver(reply.shard, ToShard::TailOpened(reply.token, answer)).await;
+                    });
+                }
+                ToControl::TailPage { ask, reply } => {
+                    let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
+                    tokio::spawn(async move {
+                        let page = ToShard::TailPage(reply.token, queries.tail_page(ask).await);
+                        // With its shard, the call is gone too.
+                        let _ = link.deliver(reply.shard, page).await;
+                    });
+                }
                 ToControl::Leases(shard, asks) => {
                     let (control, link) = (Arc::clone(&self.control), self.link.clone());
                     tokio::spawn(async move {

@@ -50,6 +50,8 @@ class Client:
             QUERY + "QueryTimeRange", to_bytes, parse(contract.TimeRangeQueryResponse))
         self.lookup_by_key = self.channel.unary_unary(
             QUERY + "LookupByKey", to_bytes, parse(contract.KeyLookupResponse))
+        self.streaming_read = self.channel.unary_stream(
+            QUERY + "StreamingRead", to_bytes, parse(contract.StreamingReadResponse))
 
     def read_all(self, stream, limit):
         """All records of a stream, page by page, and how many pages there were."""

@@ -26,6 +26,7 @@ use super::{
     opening, query,
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
+    tail,
     transport::Transport,
 };
 use crate::{
@@ -344,6 +345,15 @@ async fn dispatch(
             let answer = while_wanted(respond, query::lookup(&reactor, &caller, &bell, message)).await?;
             respond_message(respond, &answer)
         }
+        path::STREAMING_READ => {
+            let _call = reactor.calls.enter(&bell);
+            let caller = caller()?;
+            let message = only_message(reader).await?;
+            let tail = while_wanted(respond, tail::open(&reactor, caller, &bell, message)).await?;
+            // Boxed: the tasks of other calls are none the larger for it.
+            Box::pin(tail.run(respond_headers(respond)?)).await;
+            Ok(())
+        }
         path::HEALTH_CHECK => {
             let message = only_message(reader).await?;
             respond_message(respond, &health::check(&reactor, message)?)
@@ -368,7 +378,7 @@ async fn dispatch(
 
 /// Methods of the contract that come later are told apart from those that never were.
 fn unimplemented_method(path: &str) -> Status {
-    const LATER: [&str; 3] = [path::INGEST_BATCH, path::GET_BATCH_JOB, path::STREAMING_READ];
+    const LATER: [&str; 2] = [path::INGEST_BATCH, path::GET_BATCH_JOB];
     if LATER.contains(&path) {
         let message = format!("{path} is not available in this version");
         return Status::new(Code::Unimplemented, "NOT_AVAILABLE", message);

@@ -38,9 +38,26 @@ pub fn time_range(
     files: &[FileRef],
     context: &QueryContext<'_>,
 ) -> Result<QueryAnswer, QueryError> {
+    time_range_within(query, ANSWER_BYTES_MAX, buffer, files, context)
+}
+
+/// As [`time_range`], but the answer ends early at `bytes_max`.
+///
+/// # Errors
+/// See [`QueryError`].
+///
+/// # Panics
+/// As [`time_range`].
+pub fn time_range_within(
+    query: &TimeRangeQuery,
+    bytes_max: usize,
+    buffer: &BufferSnapshot,
+    files: &[FileRef],
+    context: &QueryContext<'_>,
+) -> Result<QueryAnswer, QueryError> {
     assert!(query.limit > 0, "a query wants at least one record");
     assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
-    let mut page = Page::new(query, buffer.flushed_through, context);
+    let mut page = Page::new(query, bytes_max, buffer.flushed_through, context);
     match query.order {
         Order::Ascending => {
             page.take_from_files(files)?;
@@ -57,6 +74,7 @@ pub fn time_range(
 /// An answer as it fills.
 struct Page<'q> {
     query: &'q TimeRangeQuery,
+    bytes_max: usize,
     context: &'q QueryContext<'q>,
     /// Rows up to this one come from files, later ones from the buffer.
     flushed_through: i64,
@@ -68,13 +86,14 @@ struct Page<'q> {
 }
 
 impl<'q> Page<'q> {
-    fn new(query: &'q TimeRangeQuery, flushed_through: i64, context: &'q QueryContext<'q>) -> Self {
+    fn new(query: &'q TimeRangeQuery, bytes_max: usize, flushed_through: i64, context: &'q QueryContext<'q>) -> Self {
         let rest = match (query.order, query.after_sequence) {
             (_, None) => 1..i64::MAX,
             (Order::Ascending, Some(after)) => after.saturating_add(1)..i64::MAX,
             (Order::Descending, Some(before)) => 1..before,
         };
-        Self { query, context, flushed_through, rest, answer: QueryAnswer::default(), bytes: 0, more: false }
+        let answer = QueryAnswer::default();
+        Self { query, bytes_max, context, flushed_through, rest, answer, bytes: 0, more: false }
     }
 
     fn backward(&self) -> bool {
@@ -82,7 +101,7 @@ impl<'q> Page<'q> {
     }
 
     fn is_full(&self) -> bool {
-        self.answer.records.len() >= self.query.limit || self.bytes >= ANSWER_BYTES_MAX
+        self.answer.records.len() >= self.query.limit || self.bytes >= self.bytes_max
     }
 
     fn push(&mut self, record: RecordRow) {

@@ -76,6 +76,7 @@ pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::i
     let inbox = compio_runtime::spawn(inbox(Rc::clone(&loops), mailbox));
     let commit = compio_runtime::spawn(commit(Rc::clone(&loops)));
     let upkeep = compio_runtime::spawn(upkeep(Rc::clone(&loops)));
+    let live = compio_runtime::spawn(live(Rc::clone(&loops)));
     let accept = compio_runtime::spawn(server::accept(Rc::clone(&loops.reactor), listener));
     // Only the first failure or the end of the drain gets through; control may be gone, and then the process ends anyway.
     let _ = ready.send(Ok(()));
@@ -87,6 +88,7 @@ pub(super) async fn run(mut parts: Parts, ready: &std::sync::mpsc::Sender<std::i
         flatten(inbox).boxed_local(),
         flatten(commit).boxed_local(),
         flatten(upkeep).boxed_local(),
+        flatten(live).boxed_local(),
         flatten_io(accept, Rc::clone(&loops.reactor)).boxed_local(),
         panicked.boxed_local(),
     ]);
@@ -165,7 +167,16 @@ async fn commit(loops: Rc<Loops>) -> String {
         metrics.wal_latency.observe(micros);
         metrics.wal_commit_records.set(records);
         metrics.records_accepted.add(records);
+        reactor.synced_for_readers(Instant::now());
         loops.order_segments();
+    }
+}
+
+/// Rows for readers: after a commit's acks, and not in their way.
+async fn live(loops: Rc<Loops>) -> String {
+    loop {
+        loops.reactor.live.rung().await;
+        loops.reactor.send_live();
     }
 }
 
@@ -199,6 +210,7 @@ async fn upkeep(loops: Rc<Loops>) -> String {
         loops.release_segments();
         loops.set_gauges();
         loops.reactor.look_after_leases();
+        loops.reactor.look_after_tails();
         let rung = loops.reactor.flush.rung();
         futures_util::pin_mut!(rung);
         let _ = time::timeout(UPKEEP_INTERVAL, rung).await;
@@ -218,6 +230,12 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
+            ToShard::Follow(stream, shard) => reactor.begin_following(stream, shard),
+            ToShard::Unfollow(stream, shard) => reactor.end_following(stream, shard),
+            ToShard::Following(stream, through) => reactor.feeds.begin(stream, through),
+            ToShard::Live(rows) => reactor.feeds.take(&rows),
+            ToShard::TailOpened(token, answer) => reactor.fill(token, Reply::TailOpened(answer)),
+            ToShard::TailPage(token, page) => reactor.take_page(token, page),
             ToShard::Leases(grants) => reactor.take_leases(&grants),
             ToShard::Tls(config) => reactor.set_tls(config),
             ToShard::Snapshot(stream, reply) => {
@@ -351,6 +369,8 @@ impl Loops {
         metrics.wal_used_bytes.set(usage.used_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
+        metrics.tails.set(reactor.feeds.readers() as u64);
+        metrics.tail_queue_bytes.set(reactor.feeds.pool().used() as u64);
         let keys = shard.key_figures();
         metrics.dedup_keys_in_memory.set(keys.in_memory);
         metrics.dedup_keys_in_files.set(keys.in_files);

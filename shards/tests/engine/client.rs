@@ -134,6 +134,16 @@ impl Call {
         let _ = self.send.send_data(Bytes::new(), true);
     }
 
+    /// Waits until the server has answered with headers.
+    pub async fn opened(&mut self) {
+        if let Some(response) = self.response.take() {
+            let (head, body) = response.await.expect("a response").into_parts();
+            assert_eq!(head.status, 200);
+            self.head = head.headers;
+            self.body = Some(body);
+        }
+    }
+
     /// The next answer; `None`: the server is gone.
     pub async fn try_receive<A: Message + Default>(&mut self) -> Option<A> {
         if let Some(response) = self.response.take() {
@@ -150,14 +160,32 @@ impl Call {
         }
     }
 
+    /// The next answer, or how the call ended; `None`: it was cut off without an end.
+    pub async fn receive_or_cut<A: Message + Default + std::fmt::Debug>(&mut self) -> Option<Result<A, Ended>> {
+        self.opened().await;
+        let body = self.body.as_mut().expect("the response has come");
+        loop {
+            if let Some(message) = take_message(&mut self.received) {
+                return Some(Ok(A::decode(message).expect("an answer decodes")));
+            }
+            match poll_fn(|cx| body.poll_data(cx)).await {
+                Some(data) => {
+                    let data = data.ok()?;
+                    body.flow_control().release_capacity(data.len()).expect("received");
+                    self.received.extend_from_slice(&data);
+                }
+                None => {
+                    let trailers = body.trailers().await.ok()?.unwrap_or_else(|| self.head.clone());
+                    assert!(self.received.is_empty(), "a message is cut short");
+                    return Some(Err(Ended::of(&trailers)));
+                }
+            }
+        }
+    }
+
     /// The next answer, or how the call ended.
     pub async fn receive<A: Message + Default + std::fmt::Debug>(&mut self) -> Result<A, Ended> {
-        if let Some(response) = self.response.take() {
-            let (head, body) = response.await.expect("a response").into_parts();
-            assert_eq!(head.status, 200);
-            self.head = head.headers;
-            self.body = Some(body);
-        }
+        self.opened().await;
         let body = self.body.as_mut().expect("the response has come");
         loop {
             if let Some(message) = take_message(&mut self.received) {

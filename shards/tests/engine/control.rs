@@ -19,7 +19,7 @@ use ttdust_shards::{
     ids::{SchemaId, ShardId, StreamId},
     message::{AdminFailure, AdminReply, AdminRequest, FailureKind, QueryFailure, ToControl, ToShard},
     parquet::{FileMeta, cache::FileCache},
-    query::{Bounds, FileRef, KeyLookup, Query, QueryContext, Wanted},
+    query::{Bounds, FileRef, KeyLookup, Query, QueryContext, Wanted, time_range_within},
     rate::{LeaseAsk, LeaseGrant, RateLimits},
     record::keys::KeyField,
     runtime::{Engine, EngineStart, UnknownStreams},
@@ -71,6 +71,7 @@ pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
             archive: false,
         },
         buffer: BufferConfig { memory_bytes: 4 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
+        tail_memory_bytes: 16 << 20,
         dedup: DedupConfig { homes: shards as u64, ..DedupConfig::default() },
     }
 }
@@ -192,6 +193,22 @@ fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>
                 engine.send(reply.shard, ToShard::Answer(reply.token, answer)).expect("never refused");
             }
             ToControl::Sealed(_) => panic!("nothing is archived here"),
+            ToControl::OpenTail { reply, .. } => {
+                engine.send(reply.shard, ToShard::TailOpened(reply.token, Ok(()))).expect("never refused");
+            }
+            ToControl::TailPage { ask, reply } => {
+                let (sent, snapshot) = oneshot::channel();
+                engine
+                    .send(home_shard(ask.stream, engine.shards()), ToShard::Snapshot(ask.stream, sent))
+                    .expect("room");
+                let snapshot = snapshot.blocking_recv().expect("a snapshot");
+                let files: Vec<_> = store.files.lock().expect("not poisoned").iter().map(file_ref).collect();
+                let context = QueryContext { cache: &FileCache::new(0), bounds: &Bounds::default() };
+                let answer = time_range_within(&ask.query(), ask.bytes, &snapshot, &files, &context);
+                let answer = answer.map_err(Into::into);
+                let page = answer.map(|answer| ask.fill(&snapshot, answer));
+                engine.send(reply.shard, ToShard::TailPage(reply.token, page)).expect("never refused");
+            }
             ToControl::Leases(shard, asks) => {
                 // Nothing is granted: clients have the shard's own share.
                 let none =
