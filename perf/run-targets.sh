@@ -5,6 +5,7 @@
 #   perf/run-targets.sh [SCENARIO ...]     append100 append100_flush append16 stream ingest flush memory recovery (default: these)
 #                                          admin admin_postgres many many_postgres outage_postgres outage_redis auth: the control
 #                                          plane beside the load; some need Postgres and Redis, by tests/services.sh
+#                                          tail: readers that follow a stream, and one that replays it
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · DATA (folder for the data, removed at the end; its disk is what is
@@ -244,6 +245,33 @@ run_outage_redis() {
   "$root/tests/services.sh" start
   eval "$("$root/tests/services.sh" env)"
   run_outage_of redis '[redis]' "url = \"redis://$TESTS_REDIS\"" "${far_limits[@]}"
+}
+
+# Readers of one stream: live at a steady rate, then one that replays what a load has left, from the log and from files.
+run_tail() {
+  local readers
+  tail_bench() {
+    local name=$1
+    shift
+    echo "── $name: $*" >>"$out.txt"
+    "$BENCH" tail --grpc "$grpc" --http "$http" --core "$LOAD_CORE" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" ||
+      die "$name failed; see $out.txt"
+    note "$name" "\"tail\": $(cat "$scratch/report.json")"
+    cat "$scratch/report.json" >>"$out.txt"
+    echo "done: $name"
+  }
+  for readers in 1 100 1000; do
+    fresh_server "${everything_on[@]}"
+    tail_bench "tail_live.$readers" --readers "$readers" --rate 100 --batch 1 --duration "${SECONDS_EACH}s"
+  done
+  PAYLOAD=clicks
+  fresh_server "${no_flush[@]}"
+  load tail_fill.log --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
+  tail_bench tail_replay.log --replay --stream clicks
+  fresh_server '[buffer]' 'flush_interval_ms = 500'
+  load tail_fill.files --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
+  sleep 3
+  tail_bench tail_replay.files --replay --stream clicks
 }
 
 # Limits that are counted and never reached.

@@ -54,6 +54,7 @@ def rows(runs):
     if run := runs.get("memory"):
         yield at_most("full load", f"RSS MiB, most in {run['seconds']:.0f} s", run["server"]["rss_max_bytes"] / 2**20, 2048)
     yield from control_plane(runs)
+    yield from tails(runs)
     if run := runs.get("recovery"):
         load = runs["recovery_load"]
         # Payload bytes only: what is read is more, so the true speed is higher.
@@ -104,6 +105,18 @@ def control_plane(runs):
         for figure, key, sign in [("records/s lost", "records_per_second", -1), ("CPU/record more", "server_cpu_us_per_record", 1)]:
             off, on = (statistics.median(of(f"auth_{kind}", lambda run: run[key])) for kind in ("off", "on"))
             yield at_most("keys and rate limits", f"% of {figure} ({off:,.2f} → {on:,.2f})", sign * (on / off - 1) * 100, 3)
+
+
+def tails(runs):
+    for name, run in runs.items():
+        if name.startswith("tail_live."):
+            tail = run["tail"]
+            title, latency = f"{tail['readers']} readers of a stream", tail["latency_us"]
+            figure = f"after ack, p50 ms (p99 {latency['p99'] / 1000:.2f})"
+            yield at_most(title, figure, latency["p50"] / 1000, 2)
+        if name.startswith("tail_replay."):
+            source = {"log": "the log", "files": "files"}[name.split(".")[1]]
+            yield at_least(f"one reader replays {source}", "records/s", run["tail"]["records_per_second"], 500_000)
 
 
 def at_least(scenario, figure, value, target):

@@ -10,6 +10,7 @@ mod messages;
 mod micro;
 mod payload;
 mod rest;
+mod tail;
 mod wire;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -36,6 +37,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Call the admin plane at a steady rate and measure
     Admin(admin::AdminArgs),
+    /// Follow a stream with many readers, or replay it with one, and measure
+    Tail(tail::TailArgs),
     /// Measure parts of the engine in this process
     Micro(micro::MicroArgs),
     /// A server that acks and keeps nothing: shows what the generator itself can do
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Tail(args) => tail::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),
         Command::Sink { listen } => sink(listen).map(|()| true),
     };

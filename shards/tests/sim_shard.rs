@@ -122,6 +122,7 @@ fn config(rng: &mut SimRng) -> EngineConfig {
             archive: false,
         },
         buffer: BufferConfig { memory_bytes: 1 << 20, freeze_bytes: 1 << 20, freeze_age: Duration::from_secs(3600) },
+        tail_memory_bytes: 16 << 20,
         dedup: DedupConfig { part_keys: 20 + rng.below(60) as usize, ..DedupConfig::default() },
     }
 }
