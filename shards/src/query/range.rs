@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ops::Range};
 use super::{BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
 use crate::{ids::StreamId, parquet::PartitionHour, transform::decode_metadata, wal::batch::RowBatch};
 
-/// An answer ends early when its records take this many bytes of memory.
+/// An answer to a client ends early when its records take this many bytes of memory.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Records of one stream ingested in [`start`, `end`).

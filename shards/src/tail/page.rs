@@ -30,7 +30,7 @@ pub struct PageAsk {
     pub stream: StreamId,
     /// Where the page begins.
     pub from: Position,
-    /// The page ends when its payloads and metadata come to this many bytes; encoded, it has about twice as many at most.
+    /// The page ends when its records take this many bytes of memory; encoded, it has about twice as many at most.
     pub bytes: usize,
     /// Where its pieces are charged.
     pub pool: Arc<Pool>,
