@@ -398,7 +398,7 @@ fn set_without(loaded: &Loaded, prefix: &str, leading: &str) -> Option<&'static 
 
 fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {
     let settings = &loaded.settings;
-    if settings.s3_endpoint.is_empty() {
+    if settings.s3.endpoint.is_empty() {
         return match set_without(loaded, "s3.", "s3.endpoint") {
             None => Ok(None),
             Some(key) => conflict(format!(
@@ -406,8 +406,8 @@ fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {
             )),
         };
     }
-    let (access, secret) = (&settings.s3_access_key, &settings.s3_secret_key);
-    let credentials = match (&settings.s3_credentials_path, access.is_empty(), secret.reveal().is_empty()) {
+    let (access, secret) = (&settings.s3.access_key, &settings.s3.secret_key);
+    let credentials = match (&settings.s3.credentials_path, access.is_empty(), secret.reveal().is_empty()) {
         (Some(path), true, true) => S3Credentials::File(path.clone()),
         (None, false, false) => S3Credentials::Keys { access_key: access.clone(), secret_key: secret.clone() },
         (Some(_), ..) => return conflict("s3.credentials_path and keys are set: set the one or the other".into()),
@@ -418,21 +418,21 @@ fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {
             );
         }
     };
-    if settings.s3_ca_path.is_some() && !settings.s3_endpoint.starts_with("https:") {
+    if settings.s3.ca_path.is_some() && !settings.s3.endpoint.starts_with("https:") {
         return conflict(
             "s3.ca_path is set, but s3.endpoint is not encrypted: make it https://, or unset s3.ca_path".into(),
         );
     }
     Ok(Some(S3Options {
-        endpoint: settings.s3_endpoint.clone(),
-        bucket: settings.s3_bucket.clone(),
-        region: settings.s3_region.clone(),
+        endpoint: settings.s3.endpoint.clone(),
+        bucket: settings.s3.bucket.clone(),
+        region: settings.s3.region.clone(),
         credentials,
-        prefix: settings.s3_prefix.clone(),
-        path_style: settings.s3_path_style,
-        ca_path: settings.s3_ca_path.clone(),
-        timeout: settings.s3_timeout,
-        multipart_bytes: settings.s3_multipart_bytes,
+        prefix: settings.s3.prefix.clone(),
+        path_style: settings.s3.path_style,
+        ca_path: settings.s3.ca_path.clone(),
+        timeout: settings.s3.timeout,
+        multipart_bytes: settings.s3.multipart_bytes,
     }))
 }
 

@@ -191,7 +191,7 @@ impl Store {
 pub fn secret(text: &str) -> Secret {
     let flags = vec![("s3.secret_key".to_owned(), text.to_owned())];
     let loaded = ttdust::config::load(&ttdust::config::Sources { flags, ..Default::default() }).expect("settings");
-    loaded.settings.s3_secret_key
+    loaded.settings.s3.secret_key
 }
 
 /// A file of credentials.

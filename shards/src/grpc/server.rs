@@ -354,18 +354,7 @@ async fn dispatch(
             Box::pin(tail.run(respond_headers(respond)?)).await;
             Ok(())
         }
-        path::HEALTH_CHECK => {
-            let message = only_message(reader).await?;
-            respond_message(respond, &health::check(&reactor, message)?)
-        }
-        path::HEALTH_WATCH => {
-            let _call = reactor.calls.enter(&bell);
-            let message = only_message(reader).await?;
-            let mut send = respond_headers(respond)?;
-            let status = health::watch(&reactor, &bell, message, &mut send).await.err().unwrap_or_else(Status::ok);
-            let _ = send.send_trailers(status.to_trailers());
-            Ok(())
-        }
+        path::HEALTH_CHECK | path::HEALTH_WATCH => health_call(&reactor, head.uri.path(), reader, respond, &bell).await,
         path if admin::has(path) => {
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
@@ -374,6 +363,25 @@ async fn dispatch(
         }
         other => Err(unimplemented_method(other)),
     }
+}
+
+async fn health_call(
+    reactor: &Rc<Reactor>,
+    path: &str,
+    reader: MessageReader,
+    respond: &mut SendResponse<Bytes>,
+    bell: &Rc<Bell>,
+) -> Result<(), Status> {
+    if path == path::HEALTH_CHECK {
+        let message = only_message(reader).await?;
+        return respond_message(respond, &health::check(reactor, message)?);
+    }
+    let _call = reactor.calls.enter(bell);
+    let message = only_message(reader).await?;
+    let mut send = respond_headers(respond)?;
+    let status = health::watch(reactor, bell, message, &mut send).await.err().unwrap_or_else(Status::ok);
+    let _ = send.send_trailers(status.to_trailers());
+    Ok(())
 }
 
 /// Methods of the contract that come later are told apart from those that never were.
