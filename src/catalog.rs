@@ -284,12 +284,13 @@ impl Catalog {
         on_store!(self, change_schema(id, change, now, audit))
     }
 
-    /// Adds a version, numbered one past the newest, and answers the schema as it is then.
+    /// Adds a version, numbered one past the newest, and answers the schema as it is then. `judged` is the version of the schema
+    /// that it was found to fit.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict`: another version was added meanwhile.
-    pub async fn add_version(&self, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
-        on_store!(self, add_version(version, audit))
+    /// `NotFound`; `Stale`: the schema was changed since then, or got another version; `Conflict`: it has no such number.
+    pub async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+        on_store!(self, add_version(version, judged, audit))
     }
 
     /// The versions of a schema after `after`, oldest first, retired ones included.
@@ -500,6 +501,22 @@ impl Catalog {
     /// See [`CatalogError`].
     pub async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
         on_store!(self, remember_request(request))
+    }
+
+    /// Keeps the answer to a request that was remembered as begun.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn answer_request(&self, request: RememberedRequest) -> Result<()> {
+        on_store!(self, answer_request(request))
+    }
+
+    /// Forgets a request that was remembered as begun, and of which nothing was done.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn forget_request(&self, caller: String, key: String) -> Result<()> {
+        on_store!(self, forget_request(caller, key))
     }
 
     /// The answer to an earlier request of `caller` with this key.

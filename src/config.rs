@@ -137,14 +137,18 @@ impl Loaded {
     /// See [`ConfigError`].
     pub fn again(&self, changes: &[(String, String)]) -> Result<Self, ConfigError> {
         let mut sources = self.sources.clone();
+        // The last of a key wins: the ones before it would only grow in number.
+        sources.flags.retain(|(key, _)| changes.iter().all(|(changed, _)| changed != key));
         sources.flags.extend_from_slice(changes);
         load(&sources)
     }
 
     /// The same as this, but for the settings that need no restart, which are as in `newer`; and the keys that differ all the
     /// same.
-    #[must_use]
-    pub fn with_reloadable(&self, newer: &Self) -> (Self, Vec<&'static str>) {
+    ///
+    /// # Errors
+    /// The settings do not go together then: a start with them would be refused.
+    pub fn with_reloadable(&self, newer: &Self) -> Result<(Self, Vec<&'static str>), ConfigError> {
         let mut merged = Self { sources: newer.sources.clone(), ..self.clone() };
         let mut left = Vec::new();
         for (at, setting) in SETTINGS.iter().enumerate() {
@@ -159,7 +163,8 @@ impl Loaded {
             let set = (setting.set)(&mut merged.settings, &newer.values[at].0);
             assert!(set.is_ok(), "it was parsed before: {set:?}");
         }
-        (merged, left)
+        resolve::check_tokens(&merged.settings)?;
+        Ok((merged, left))
     }
 
     /// Whether someone set `key`, rather than leaving it to its default.
@@ -209,8 +214,16 @@ fn file_entries(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError>
     };
     let error = |reason: String| ConfigError::File { path: path.clone(), reason };
     let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
-    let table = text.parse::<toml::Table>().map_err(|e| error(e.to_string()))?;
+    let table = text.parse::<toml::Table>().map_err(|e| error(no_toml(&text, &e)))?;
     parse::flatten(&table).map_err(error)
+}
+
+/// What is wrong and where. Not the line itself, which the error would show as well: it may hold a password.
+fn no_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+    let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
+    let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+    format!("line {line}, column {column}: {}", error.message())
 }
 
 fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, ConfigError> {
@@ -225,7 +238,8 @@ fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, Confi
         }
         let text = value.to_str().ok_or_else(|| ConfigError::Value {
             name: name.to_string(),
-            value: value.to_string_lossy().into_owned(),
+            // Of a secret not even a part is shown, and a name that is misspelt may mean one.
+            value: "…".into(),
             origin: Origin::Environment.name(),
             reason: "not UTF-8".into(),
         })?;
@@ -330,6 +344,55 @@ mod tests {
         assert!(!format!("{loaded:?}").contains("s3cret"));
         let shown = show(&loaded);
         assert!(!shown.contains("s3cret") && shown.contains("# pg.password"), "{shown}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_told_of_without_its_text() {
+        for file in ["[pg]\npassword = s3cret\n", "[pg]\npassword = \"s3cret\n", "redis.url = redis://u:s3cret@h"] {
+            let error = from(file, &[], &[]).expect_err("no TOML");
+            assert!(matches!(error, ConfigError::File { .. }));
+            let shown = format!("{error} {error:?}");
+            assert!(!shown.contains("s3cret") && shown.contains("line "), "{shown}");
+        }
+        let error = from("[pg]\nhost = \"db\"\npassword = s3cret\n", &[], &[]).expect_err("no TOML").to_string();
+        assert!(error.contains("line 3, column 12"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_is_not_utf8_is_not_shown() {
+        use std::os::unix::ffi::OsStringExt as _;
+        for name in ["TTDUST_PG_PASSWORD", "TTDUST_PG_PASSWRD"] {
+            let value = OsString::from_vec(b"s3cret\xff".to_vec());
+            let sources = Sources { environment: vec![(name.into(), value)], ..Sources::default() };
+            let error = load(&sources).expect_err("not UTF-8").to_string();
+            assert!(error.contains(name) && !error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_changed_again_and_again_does_not_grow() {
+        let flags = [("log.level", "warn"), ("pg.host", "db")].map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let mut loaded = load(&Sources { flags: flags.into(), ..Sources::default() }).expect("valid");
+        for level in ["info", "debug", "trace"] {
+            loaded = loaded.again(&[("log.level".into(), level.into())]).expect("valid");
+        }
+        assert_eq!(loaded.settings.log_level, "trace");
+        assert_eq!(
+            loaded.sources.flags,
+            [("pg.host", "db"), ("log.level", "trace")].map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn what_the_next_start_would_refuse_is_not_reloaded() {
+        let loaded = load(&Sources::default()).expect("valid");
+        let change = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let key = change("jwt.public_key_path", "key.pem");
+        let newer = loaded.again(std::slice::from_ref(&key)).expect("each is valid by itself");
+        let error = loaded.with_reloadable(&newer).expect_err("whose tokens?").to_string();
+        assert!(error.contains("jwt.issuer"), "{error}");
+        let newer = loaded.again(&[key, change("jwt.issuer", "https://id.example")]).expect("valid");
+        assert!(loaded.with_reloadable(&newer).is_ok());
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod schemas;
 mod streams;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -116,7 +116,10 @@ pub enum ControlError {
     /// It took longer than it may.
     #[error("{0}")]
     TimedOut(&'static str),
-    /// A part that is needed does not answer; try again.
+    /// Nothing is changed any more.
+    #[error("the server is shutting down")]
+    Draining,
+    /// A part that is needed does not answer, or not yet: it may have been done. Try again.
     #[error("{0}")]
     Unavailable(String),
     /// A fault in the server or its data.
@@ -139,7 +142,7 @@ impl ControlError {
             Self::Overloaded => "RESOURCE_EXHAUSTED",
             Self::RateLimited(_) => "RATE_LIMITED",
             Self::TimedOut(_) => "QUERY_TIMEOUT",
-            Self::Unavailable(_) => "UNAVAILABLE",
+            Self::Unavailable(_) | Self::Draining => "UNAVAILABLE",
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -179,6 +182,10 @@ impl From<PublishError> for ControlError {
     fn from(error: PublishError) -> Self {
         match error {
             PublishError::Catalog(error) => error.into(),
+            // By then it is in the catalog.
+            PublishError::Worker(error @ WorkerError::Overloaded) => {
+                Self::Unavailable(format!("it is saved, but not in force yet: {error}"))
+            }
             PublishError::Worker(error) => error.into(),
             PublishError::Schema { .. } => Self::Internal(error.to_string()),
         }
@@ -195,6 +202,13 @@ impl From<QueryParameterError> for ControlError {
     fn from(error: QueryParameterError) -> Self {
         Self::field(error.parameter, error.message)
     }
+}
+
+/// The uses of keys that are not among `saved`; keys that are gone are forgotten there.
+fn unsaved(saved: &mut HashMap<String, i64>, uses: &[(String, i64)]) -> Vec<(String, i64)> {
+    let there: HashSet<&str> = uses.iter().map(|(id, _)| id.as_str()).collect();
+    saved.retain(|id, _| there.contains(id.as_str()));
+    uses.iter().filter(|(id, at)| saved.get(id) != Some(at)).cloned().collect()
 }
 
 fn first_reason(violations: &[Violation]) -> &str {
@@ -329,7 +343,7 @@ impl Control {
     async fn changing(&self) -> Result<MutexGuard<'_, ()>, ControlError> {
         let guard = self.changes.lock().await;
         if self.draining.load(Relaxed) {
-            return Err(ControlError::Unavailable("the server is shutting down".into()));
+            return Err(ControlError::Draining);
         }
         Ok(guard)
     }
@@ -392,14 +406,14 @@ impl Control {
 
     /// What is done now and then, for as long as the server runs: times of last use are saved, old answers forgotten.
     pub async fn keep_house(&self) {
-        let mut saved = HashMap::new();
+        let mut saved = HashMap::<String, i64>::new();
         let mut forget_at = time::Instant::now();
         loop {
             time::sleep(HOUSEKEEPING_PAUSE).await;
-            let mut uses = self.parts.publisher.last_uses();
-            uses.retain(|(id, at)| saved.get(id) != Some(at));
-            if !uses.is_empty() && self.parts.catalog.touch_keys(uses.clone()).await.is_ok() {
-                saved.extend(uses);
+            let uses = self.parts.publisher.last_uses();
+            let unsaved = unsaved(&mut saved, &uses);
+            if !unsaved.is_empty() && self.parts.catalog.touch_keys(unsaved).await.is_ok() {
+                saved = uses.into_iter().collect();
             }
             if time::Instant::now() >= forget_at {
                 let before = now_unix_micros() - REQUESTS_KEPT.as_micros() as i64;
@@ -434,5 +448,18 @@ impl Control {
             self.activate(stream.id, &Actor::system()).await?;
         }
         self.publish().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_keys_that_are_gone_nothing_is_kept() {
+        let used = |id: &str, at| (id.to_owned(), at);
+        let mut saved = HashMap::from([used("a", 1), used("b", 1), used("c", 1)]);
+        assert_eq!(unsaved(&mut saved, &[used("a", 1), used("b", 2), used("d", 3)]), [used("b", 2), used("d", 3)]);
+        assert_eq!(saved, HashMap::from([used("a", 1), used("b", 1)]));
     }
 }

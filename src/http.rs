@@ -8,6 +8,7 @@ mod idempotency;
 mod keys;
 mod openapi;
 mod operation;
+mod origin;
 mod problem;
 mod rates;
 mod records;
@@ -52,6 +53,8 @@ pub struct App {
     pub exposition: Exposition,
     /// A request's body, in bytes.
     pub body_limit: usize,
+    /// Whether only this machine can reach it.
+    pub on_loopback: bool,
     /// Requests with an `Idempotency-Key`.
     pub under_way: UnderWay,
 }
@@ -99,6 +102,7 @@ pub fn router(app: Arc<App>) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&app), idempotency::once))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), origin::check))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), finish))
         .with_state(app)
 }

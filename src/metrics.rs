@@ -49,6 +49,7 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_build_info", "gauge", "version", "always 1"),
     info("ttdust_io_backend", "gauge", "kind,reason", "always 1: what the shards run on, and why"),
     info("ttdust_http_connections_active", "gauge", "", "open REST connections"),
+    info("ttdust_http_connections_refused_total", "counter", "", "REST connections over the limit of their address"),
     info("ttdust_cp_requests_total", "counter", "method,route,status", "REST requests answered"),
     info("ttdust_auth_attempts_total", "counter", "result", "REST calls with authentication on"),
     info("ttdust_query_requests_total", "counter", "status", "time-range queries and lookups"),
@@ -138,6 +139,7 @@ pub fn reference() -> String {
 #[derive(Debug)]
 pub struct ControlMetrics {
     http_connections: Gauge,
+    http_refused: Counter,
     requests: Family<Labels, Counter>,
     auth_attempts: Family<Labels, Counter>,
     queries: Family<Labels, Counter>,
@@ -163,6 +165,7 @@ impl Default for ControlMetrics {
     fn default() -> Self {
         let metrics = Self {
             http_connections: Gauge::default(),
+            http_refused: Counter::default(),
             requests: Family::default(),
             auth_attempts: Family::default(),
             queries: Family::default(),
@@ -256,6 +259,11 @@ impl ControlMetrics {
         ConnectionGuard(Arc::clone(self))
     }
 
+    /// A REST connection was refused: its address has as many as it may.
+    pub fn http_connection_refused(&self) {
+        self.http_refused.inc();
+    }
+
     /// A REST request was answered. `route` is a template, never a path that a client chose.
     pub fn request_done(&self, method: &'static str, route: &str, status: u16) {
         let labels = vec![("method", method.to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
@@ -294,6 +302,8 @@ impl ControlMetrics {
 
     fn register(&self, registry: &mut Registry) {
         registry.register("http_connections_active", meaning("http_connections_active"), self.http_connections.clone());
+        let name = "http_connections_refused";
+        registry.register(name, meaning("http_connections_refused_total"), self.http_refused.clone());
         registry.register("cp_requests", meaning("cp_requests_total"), self.requests.clone());
         registry.register("auth_attempts", meaning("auth_attempts_total"), self.auth_attempts.clone());
         registry.register("query_requests", meaning("query_requests_total"), self.queries.clone());

@@ -15,6 +15,7 @@ use ttdust_shards::{
     record::keys::KeyField,
     schema::{CompiledSchema, SchemaError},
     snapshot::{CatalogSnapshot, StreamEntry},
+    tls::PeerIdentity,
 };
 
 use crate::{
@@ -51,10 +52,17 @@ pub enum PublishError {
 }
 
 /// How credentials other than API keys are checked.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Checks {
-    tokens: Option<Arc<Tokens>>,
-    certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
+    /// One for as long as these checks are in force: by another one, every token is checked again.
+    tokens: Option<Arc<TokenCheck>>,
+    certificates: Arc<HashMap<PeerIdentity, (Role, StreamPermissions)>>,
+}
+
+impl std::fmt::Debug for Checks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checks").field("certificates", &self.certificates.len()).finish_non_exhaustive()
+    }
 }
 
 impl Checks {
@@ -64,10 +72,11 @@ impl Checks {
     /// The keys of tokens cannot be used.
     pub fn load(settings: &Settings) -> Result<Self, TokenKeyError> {
         let holder = |holder: &CertificateHolder| {
-            (holder.name.clone(), (holder.role, StreamPermissions::new(holder.streams.clone())))
+            (PeerIdentity::named(&holder.name), (holder.role, StreamPermissions::new(holder.streams.clone())))
         };
         Ok(Self {
-            tokens: Tokens::load(settings)?.map(Arc::new),
+            tokens: Tokens::load(settings)?
+                .map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
             certificates: Arc::new(settings.auth_certificates.iter().map(holder).collect()),
         })
     }
@@ -249,7 +258,7 @@ impl Publisher {
         let checks = self.checks.read().unwrap_or_else(PoisonError::into_inner).clone();
         Credentials {
             keys: keys.values().map(entry).collect(),
-            tokens: checks.tokens.map(|tokens| -> Arc<TokenCheck> { Arc::new(move |token| tokens.check(token)) }),
+            tokens: checks.tokens,
             certificates: checks.certificates,
             failures: Arc::clone(&self.failures),
         }

@@ -430,10 +430,14 @@ fn start_http(
         metrics: Arc::clone(&metrics),
         exposition,
         body_limit,
+        on_loopback: settings.bind_address.ip().is_loopback(),
         under_way: http::UnderWay::default(),
     };
     let (stop, stopped) = watch::channel(false);
-    let limits = ConnectionLimits { connections: settings.limit_http_connections };
+    let limits = ConnectionLimits {
+        connections: settings.limit_http_connections,
+        per_address: settings.limit_http_connections_per_address,
+    };
     let serving = http::serve(listener, http::router(Arc::new(app)), metrics, limits, tls, stopped);
     (stop, tokio::spawn(serving))
 }

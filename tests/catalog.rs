@@ -85,6 +85,7 @@ suite! {
         a_line_of_no_change_raises_no_generation,
         what_the_caller_says_of_the_object_is_kept,
         the_first_answer_to_a_request_is_the_one_that_is_remembered,
+        a_request_is_remembered_from_its_beginning_and_answered_or_forgotten_once,
         old_answers_are_forgotten,
         the_log_only_grows;
     changes:

@@ -251,6 +251,49 @@ fn until_closed(address: &str, name: &str, bytes: &[u8]) {
     }
 }
 
+/// The body of what is answered, if anything is.
+fn answered(address: &str, path: &str) -> Option<String> {
+    let mut socket = TcpStream::connect(address).ok()?;
+    socket.set_read_timeout(Some(DEADLINE)).expect("set");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).ok()?;
+    Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+}
+
+#[test]
+fn one_address_does_not_take_the_connections_of_all() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let caps = [("limits.http_connections_per_address", "2"), ("limits.grpc_connections_per_address", "2")];
+    let server =
+        Server::start(dir.path(), &[&[("shards.count", "1"), ("wal.quota_bytes", "256MiB")], &caps[..]].concat());
+    let refused = |metric: &str| {
+        wait_for(metric, || {
+            let text = answered(&server.http, "/metrics")?;
+            let line = text.lines().find(|line| line.starts_with(metric))?.to_owned();
+            (!line.ends_with(" 0")).then_some(())
+        });
+    };
+    for (address, metric) in [
+        (&server.grpc, "ttdust_grpc_connections_refused_total{"),
+        (&server.http, "ttdust_http_connections_refused_total"),
+    ] {
+        let held = [(); 2].map(|()| TcpStream::connect(address).expect("connected"));
+        until_closed(address, "one connection too many", b"");
+        drop(held);
+        refused(metric);
+    }
+    // Those that are gone count no more.
+    wait_for("a connection", || answered(&server.http, "/health/live"));
+    block_on(async {
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        let ended = client.unary::<IngestResponse>(path::INGEST, &IngestRequest::default()).await.expect_err("refused");
+        assert_eq!(ended.reason, "STREAM_REQUIRED");
+    });
+    assert!(server.stop().success(), "a clean stop");
+}
+
 #[test]
 fn connections_that_speak_no_http2_are_closed() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -24,7 +24,10 @@ use postgres::Database;
 use process::{Server, wait_for};
 use producer::{Producer, block_on};
 use serde_json::{Value, json};
-use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, StreamChange, StreamStatus};
+use ttdust::{
+    catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, StreamChange, StreamStatus},
+    config::PgOptions,
+};
 
 /// A server's directory, and a Postgres behind a door.
 struct Site {
@@ -326,4 +329,24 @@ fn an_encrypted_connection_is_to_a_server_that_the_ca_vouches_for() {
     let mut refused = start("refused", &Database::fresh(), "localhost", &other);
     assert!(!refused.wait().success());
     assert!(refused.log().contains("certificate"), "{}", refused.log());
+}
+
+#[test]
+fn a_server_that_allows_fewer_connections_than_the_pool_is_not_down() {
+    let (database, dir) = (Database::fresh(), tempfile::tempdir().expect("a directory"));
+    let role = format!("few_{}", uuid::Uuid::new_v4().simple());
+    let options = PgOptions { user: role.clone(), pool_size: 8, ..database.options() };
+    let owner = database.options().user;
+    block_on(async {
+        database.execute(&format!("CREATE ROLE {role} LOGIN CONNECTION LIMIT 2")).await.expect("a role");
+        database.execute(&format!("ALTER DATABASE {} OWNER TO {role}", options.database)).await.expect("its owner");
+        let place = CatalogPlace::Postgres { options: Box::new(options), mirror: dir.path().join("mirror.sqlite") };
+        let catalog = Catalog::open(&place, PgFigures::default()).await.expect("the catalog");
+        let calls = futures_util::future::join_all((0..64).map(|_| catalog.cluster_id())).await;
+        let failed: Vec<_> = calls.into_iter().filter_map(Result::err).collect();
+        assert_eq!(failed, [], "each waits for a connection that is there");
+        drop(catalog);
+        database.execute(&format!("REASSIGN OWNED BY {role} TO {owner}")).await.expect("done");
+        database.execute(&format!("DROP ROLE {role}")).await.expect("gone");
+    });
 }

@@ -103,7 +103,7 @@ fn admin_calls_over_the_limit_are_told_when_to_come_back_and_let_in_then() {
 }
 
 #[test]
-fn wrong_credentials_from_one_address_are_soon_not_looked_at() {
+fn wrong_credentials_from_one_address_are_soon_told_to_wait_and_lock_nobody_out() {
     let dir = tempfile::tempdir().expect("a directory");
     let settings = [SMALL, ("auth.mode", "keys"), ("rate.auth_failures_per_minute", "3")];
     let server = Server::start(dir.path(), &settings);
@@ -117,18 +117,24 @@ fn wrong_credentials_from_one_address_are_soon_not_looked_at() {
     for _ in 0..3 {
         assert_eq!(call("ttd_live_x_wrong").0, 401);
     }
-    for key in ["ttd_live_x_wrong", admin] {
+    for key in ["ttd_live_x_wrong", "a.b.c"] {
         let (status, head, problem) = call(key);
         assert_eq!((status, problem["code"].as_str()), (429, Some("RATE_LIMITED")), "{problem}");
         assert!((1..=120).contains(&number(&head, "retry-after")), "{head}");
     }
-    let ended = block_on(async {
-        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
-        client.headers.push(("x-api-key", admin.to_owned()));
-        client.unary::<IngestResponse>(path::INGEST, &IngestRequest::default()).await.expect_err("refused")
-    });
+    assert_eq!(call(admin).0, 200, "whoever is behind the same address goes on");
+    let ingest = |key: &str| {
+        let key = key.to_owned();
+        block_on(async {
+            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+            client.headers.push(("x-api-key", key));
+            client.unary::<IngestResponse>(path::INGEST, &IngestRequest::default()).await.expect_err("refused")
+        })
+    };
+    let ended = ingest("ttd_live_x_wrong");
     assert_eq!((ended.code, ended.reason.as_str()), (8, "RATE_LIMITED"), "both ports count together");
     assert!(ended.retry_after.is_some());
+    assert_eq!(ingest(admin).reason, "STREAM_REQUIRED", "the good key is let in");
     assert!(metric(&server, "ttdust_rate_limit_hits_total{category=\"auth_failures\"}") >= 3.0);
 }
 

@@ -91,7 +91,7 @@ impl Server {
     fn call(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut stream = TcpStream::connect(&self.http).expect("connected");
         stream.set_read_timeout(Some(DEADLINE)).expect("set");
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n");
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.http);
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -261,6 +261,18 @@ fn schemas_are_registered_versioned_and_refused() {
     let bad = json!({"name": "bad", "definition": {"properties": {"n": {"type": "intger"}}}});
     let problem = server.post("/api/v1/schemas", &bad).problem(400, "INVALID_ARGUMENT");
     assert!(problem["errors"][0]["pointer"].as_str().expect("a pointer").starts_with("/definition"), "{problem}");
+    // What JSON would make one of is seen as it was sent.
+    let twice = r#"{"name": "twice", "definition": {"type": "object", "type": "string"}}"#;
+    let typed = [("content-type", "application/json")];
+    let problem = server.call("POST", "/api/v1/schemas", &typed, twice).problem(400, "INVALID_ARGUMENT");
+    assert_eq!(problem["errors"][0]["pointer"], "/definition", "{problem}");
+    assert!(problem["detail"].as_str().expect("text").contains("twice"), "{problem}");
+    let twice = r#"{"definition": {"a": {"b": 1, "\u0062": 2}}}"#;
+    server.call("POST", &versions, &typed, twice).problem(400, "INVALID_ARGUMENT");
+    let costly = (0..60).map(|n| (format!("p{n}"), json!({"pattern": format!("^\\p{{L}}{{10}}{n}$")})));
+    let costly = json!({"name": "costly", "definition": {"properties": costly.collect::<serde_json::Map<_, _>>()}});
+    let problem = server.post("/api/v1/schemas", &costly).problem(400, "INVALID_ARGUMENT");
+    assert!(problem["errors"][0]["pointer"].as_str().expect("a pointer").ends_with("/pattern"), "{problem}");
     let mode = json!({"name": "mode", "definition": {}, "compatibility_mode": "SIDEWAYS"});
     server.post("/api/v1/schemas", &mode).problem(400, "INVALID_ARGUMENT");
     assert_eq!(server.get("/api/v1/schemas?namespace=web").expect(200)["schemas"][0]["name"], "events");
@@ -333,6 +345,7 @@ fn every_failure_is_a_problem() {
     }
     let form = ("content-type", "application/x-www-form-urlencoded");
     server.call("POST", "/api/v1/schemas", &[form], "{}").problem(415, "INVALID_ARGUMENT");
+    server.call("POST", "/api/v1/schemas", &[], "{}").problem(415, "INVALID_ARGUMENT");
     let large = format!("{{\"name\":\"{}\"}}", "x".repeat(2048));
     server.call("POST", "/api/v1/schemas", &[json_type], &large).problem(413, "RESOURCE_EXHAUSTED");
     server.get("/api/v1/streams?page_size=0").problem(400, "INVALID_ARGUMENT");
@@ -346,6 +359,27 @@ fn every_failure_is_a_problem() {
     server.get("/api/v1/streams/none/records").problem(404, "NOT_FOUND");
     let traced = server.call("GET", "/nowhere", &[("x-request-id", "trace-7")], "").problem(404, "NOT_FOUND");
     assert_eq!(traced["trace_id"], "trace-7");
+}
+
+#[test]
+fn where_access_is_open_a_web_page_cannot_call() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[]);
+    let id = server.stream("clicks");
+    let path = format!("/api/v1/streams/{id}");
+    for header in [("origin", "https://evil.example"), ("origin", "null"), ("host", "evil.example")] {
+        server.call("DELETE", &path, &[header], "").problem(403, "PERMISSION_DENIED");
+        server.call("GET", "/api/v1/streams", &[header], "").problem(403, "PERMISSION_DENIED");
+        server.call("GET", "/metrics", &[header], "").problem(403, "PERMISSION_DENIED");
+        server.call("OPTIONS", "/api/v1/streams", &[header], "").problem(403, "PERMISSION_DENIED");
+    }
+    server.get(&path).expect(200);
+    server.call("GET", &path, &[("origin", "http://localhost:3000")], "").expect(200);
+    drop(server);
+    let server = Server::start(dir.path(), &["--set", "auth.mode=keys"]);
+    let page = [("origin", "https://evil.example"), ("host", "dust.example")];
+    server.call("GET", "/api/v1/streams", &page, "").problem(401, "UNAUTHENTICATED");
+    server.call("GET", "/health/live", &page, "").expect(200);
 }
 
 #[test]

@@ -9,15 +9,22 @@ mod producer;
 #[path = "server/rest.rs"]
 mod rest;
 
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    time::{Instant, SystemTime},
+};
+
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use client::Client;
-use process::{Server, wait_for};
+use process::{DEADLINE, Server, wait_for};
 use producer::block_on;
 use ring::{
     rand::SystemRandom,
     signature::{RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use ttdust_proto::{
     admin,
     ingestion::{IngestRequest, IngestResponse},
@@ -292,6 +299,65 @@ fn a_creation_with_an_idempotency_key_happens_once() {
     assert!(first["api_key"].is_string() && again.get("api_key").is_none(), "its text is shown once: {again}");
 }
 
+#[test]
+fn a_creation_whose_client_goes_away_happens_once_all_the_same() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let bearer = format!("Bearer {}", house.admin);
+    for n in 0..5 {
+        let (name, key) = (format!("gone-{n}"), format!("key-{n}"));
+        let body = json!({"name": name, "role": "operator"}).to_string();
+        let mut socket = TcpStream::connect(&house.server.http).expect("connected");
+        let request = format!(
+            "POST /api/v1/api-keys HTTP/1.1\r\nhost: x\r\nauthorization: {bearer}\r\nidempotency-key: {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).expect("sent");
+        drop(socket);
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", &*key)];
+        let again = || rest::call_with(&house.server.http, "POST", "/api/v1/api-keys", &headers, &body);
+        let (status, _, created) =
+            wait_for("the end of the first", || Some(again()).filter(|(status, ..)| *status != 409));
+        assert_eq!((status, created["name"].as_str()), (201, Some(&*name)), "{created}");
+        let (_, all) = house.call(&house.admin, "GET", "/api/v1/api-keys", &Value::Null);
+        let of_name = all["api_keys"].as_array().expect("keys").iter().filter(|key| key["name"] == json!(name)).count();
+        assert_eq!(of_name, 1, "{all}");
+    }
+}
+
+#[test]
+fn a_creation_of_which_nobody_knows_how_it_ended_is_not_done_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let admin = house.admin.clone();
+    assert!(house.server.stop().success());
+    let body = r#"{"name":"lost","role":"operator"}"#;
+    // What is left of a server that was killed in the middle of it.
+    let (path, caller) = ("/api/v1/api-keys", format!("key_{}", admin.split('_').nth(2).expect("a key's uuid")));
+    let sha256 = Sha256::digest(format!("POST\0{path}\0{body}"));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_micros() as i64;
+    let catalog = rusqlite::Connection::open(dir.path().join("data/catalog.sqlite")).expect("the catalog");
+    let begun = "INSERT INTO idempotent_requests VALUES (?1, 'k', ?2, 0, 'x', ?3)";
+    catalog.execute(begun, rusqlite::params![caller, &sha256[..], now]).expect("a row");
+    drop(catalog);
+    let server = Server::start(dir.path(), &[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")]);
+    let bearer = format!("Bearer {admin}");
+    let headers = |key: &'static str| [("authorization", bearer.clone()), ("idempotency-key", key.to_owned())];
+    let post = |key: &'static str, body: &str| {
+        let headers = headers(key);
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let (status, _, answer) = rest::call_with(&server.http, "POST", path, &headers, body);
+        (status, answer["code"].as_str().map(str::to_owned))
+    };
+    assert_eq!(post("k", body), (409, Some("IDEMPOTENCY_KEY_IN_USE".into())));
+    assert_eq!(post("k", r#"{"role":"admin"}"#), (422, Some("IDEMPOTENCY_KEY_REUSED".into())));
+    // What was refused was not begun.
+    assert_eq!(post("l", r#"{"role":"root"}"#).0, 400);
+    assert_eq!(post("l", r#"{"role":"root"}"#).0, 400);
+    assert_eq!(post("l", body).0, 201);
+}
+
 fn token(claims: &Value) -> String {
     let pair =
         RsaKeyPair::from_pkcs8(include_bytes!("../src/access/tokens/test_key_a.pk8")).expect("a key of the tests");
@@ -345,6 +411,8 @@ fn settings_change_while_the_server_runs_all_or_nothing() {
         (json!({"log.levle": "info"}), "/settings/log.levle"),
         (json!({"log.level": "info", "jwt.public_key_path": "/nothing"}), "/settings"),
         (json!({"log.level": ["info"]}), "/settings/log.level"),
+        // The next start would refuse it.
+        (json!({"jwt.issuer": ""}), "/settings"),
     ] {
         let (status, problem) = patch(settings);
         assert_eq!((status, problem["errors"][0]["pointer"].as_str()), (400, Some(pointer)), "{problem}");
@@ -371,8 +439,25 @@ fn settings_change_while_the_server_runs_all_or_nothing() {
     hang_up();
     wait_for("the refusal", || house.server.log().contains("reload refused").then_some(()));
     assert_eq!(status(), 200);
-    // Another key: what the old one signed is refused.
-    std::fs::write(&key_file, include_bytes!("../src/access/tokens/test_key_b.pub.pem")).expect("a file");
-    hang_up();
-    wait_for("the new key", || (status() == 401).then_some(()));
+    // Another key: what the old one signed is refused, and so is the rest of a call that it opened.
+    let (stream, _) = house.stream("clicks");
+    let request = IngestRequest { stream_id: stream, payload: "{}".into(), ..IngestRequest::default() };
+    block_on(async {
+        let mut client = house.client(&ana).await;
+        let mut call = client.call(path::INGEST_STREAM).await;
+        call.send(&request).await;
+        call.receive::<IngestResponse>().await.expect("taken");
+        std::fs::write(&key_file, include_bytes!("../src/access/tokens/test_key_b.pub.pem")).expect("a file");
+        hang_up();
+        wait_for("the new key", || (status() == 401).then_some(()));
+        let end = Instant::now() + DEADLINE;
+        let ended = loop {
+            assert!(Instant::now() < end, "the call goes on");
+            call.send(&request).await;
+            if let Err(ended) = call.receive::<IngestResponse>().await {
+                break ended;
+            }
+        };
+        assert_eq!(ended.code, 16, "UNAUTHENTICATED");
+    });
 }

@@ -96,7 +96,7 @@ async fn alert(address: &str, config: &Arc<ClientConfig>) -> AlertDescription {
 
 /// Sends a GET and reads the answer's head, on a connection that stays open.
 async fn get(stream: &mut TlsStream<TcpStream>, path: &str) -> String {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.expect("sent");
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await.expect("sent");
     let mut answer = Vec::new();
     while !answer.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         let n = stream.read_buf(&mut answer).await.expect("an answer");
@@ -270,7 +270,7 @@ fn a_rest_handler_finds_the_name_in_the_certificate() {
             listener,
             router,
             Arc::default(),
-            ConnectionLimits { connections: 8 },
+            ConnectionLimits { connections: 8, per_address: 8 },
             Some(config),
             stop,
         ));
@@ -414,7 +414,7 @@ fn plain_text_to_tls_and_tls_to_plain_text_end_cleanly() {
     let server = start(dir.path(), &files, &[]);
     let trust = ["--cacert", files.ca.to_str().expect("UTF-8")];
     for address in [&server.grpc, &server.http] {
-        for bytes in [&b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+        for bytes in [&b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
             let answer = until_closed(address, bytes);
             // At most an alert.
             assert!(answer.len() <= 7 && answer.first().is_none_or(|&byte| byte == 0x15), "{answer:?}");

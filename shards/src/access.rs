@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     ids::StreamId,
     rate::{Category, RateLimited},
+    tls::PeerIdentity,
 };
 use failures::AuthFailures;
 
@@ -211,8 +212,8 @@ pub struct Credentials {
     pub keys: HashMap<String, KeyEntry>,
     /// For bearer tokens that are no API keys; `None`: none are taken.
     pub tokens: Option<Arc<TokenCheck>>,
-    /// Who holds a client certificate of this name.
-    pub certificates: Arc<HashMap<String, (Role, StreamPermissions)>>,
+    /// Who holds a client certificate of this name, which is of this kind.
+    pub certificates: Arc<HashMap<PeerIdentity, (Role, StreamPermissions)>>,
     /// Who failed lately. Shared by all snapshots.
     pub failures: Arc<AuthFailures>,
 }
@@ -238,8 +239,34 @@ pub enum Access {
 enum Proof {
     Open,
     Key { uuid: String },
-    Token { ends_unix_micros: i64 },
-    Certificate { name: String },
+    Token { ends_unix_micros: i64, checked: Option<CheckedToken> },
+    Certificate(PeerIdentity),
+}
+
+/// A token, and what it was found good by: when that changes, it must be found good again.
+#[derive(Clone)]
+struct CheckedToken {
+    text: Arc<str>,
+    by: Arc<TokenCheck>,
+}
+
+impl fmt::Debug for CheckedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CheckedToken(..)")
+    }
+}
+
+impl PartialEq for CheckedToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text && is_same(&self.by, &other.by)
+    }
+}
+
+impl Eq for CheckedToken {}
+
+/// Whether the two are one. The address alone tells: both are held, so neither can have taken the place of the other.
+fn is_same(one: &Arc<TokenCheck>, other: &Arc<TokenCheck>) -> bool {
+    std::ptr::addr_eq(Arc::as_ptr(one), Arc::as_ptr(other))
 }
 
 /// A caller that showed who it is.
@@ -264,7 +291,7 @@ pub enum NotLetIn {
     /// Its credential is not good.
     #[error(transparent)]
     Unauthenticated(#[from] Unauthenticated),
-    /// Too many credentials from its address were not: this one was not looked at.
+    /// Too many credentials from its address were not good: this one is not either, or was not looked at.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
 }
@@ -295,7 +322,12 @@ impl Principal {
     /// The subject of a token that ends at `ends_unix_micros`.
     #[must_use]
     pub fn of_token(subject: &str, role: Role, streams: StreamPermissions, ends_unix_micros: i64) -> Self {
-        Self { id: format!("jwt:{subject}").into(), role, streams, proof: Proof::Token { ends_unix_micros } }
+        Self {
+            id: format!("jwt:{subject}").into(),
+            role,
+            streams,
+            proof: Proof::Token { ends_unix_micros, checked: None },
+        }
     }
 
     /// Whether its role permits `action`.
@@ -318,12 +350,16 @@ impl Access {
     /// Finds out who calls from the address `peer`, by the credential in `headers` or else by the name in a checked client
     /// certificate. Whoever shows nothing is refused, but not counted as one who tries.
     ///
+    /// Over the limit of failures of its address, a good API key or certificate is let in all the same: others behind the same
+    /// address must not be able to lock its holder out. To look at one costs next to nothing, and nobody guesses 256 random
+    /// bits. A token is not looked at then: its signature costs far more than it costs to send one.
+    ///
     /// # Errors
     /// [`NotLetIn`]. A wrong credential is not made good by a certificate.
     pub fn authenticate(
         &self,
         headers: &HeaderMap,
-        certificate: Option<&str>,
+        certificate: Option<&PeerIdentity>,
         peer: IpAddr,
         now: i64,
     ) -> Result<Principal, NotLetIn> {
@@ -332,14 +368,19 @@ impl Access {
         if matches!(shown, Presented::Nothing) && certificate.is_none() {
             return Err(Unauthenticated.into());
         }
-        if let Some((limit, retry_after)) = credentials.failures.over(peer, now) {
-            return Err(RateLimited { category: Category::AuthFailures, limit, retry_after }.into());
+        let over = credentials.failures.over(peer, now).map(|(limit, retry_after)| RateLimited {
+            category: Category::AuthFailures,
+            limit,
+            retry_after,
+        });
+        match (over, credentials.check(&shown, certificate, now, over.is_some())) {
+            (_, Ok(caller)) => Ok(caller),
+            (Some(over), Err(_)) => Err(over.into()),
+            (None, Err(wrong)) => {
+                credentials.failures.count(peer, now);
+                Err(wrong.into())
+            }
         }
-        let caller = credentials.check(&shown, certificate, now);
-        if caller.is_err() {
-            credentials.failures.count(peer, now);
-        }
-        Ok(caller?)
     }
 
     /// The same caller under this catalog, which may be newer than the one that it showed its credential to.
@@ -354,9 +395,13 @@ impl Access {
                 let entry = credentials.keys.get(uuid).filter(|entry| entry.lives(now)).ok_or(Unauthenticated)?;
                 Ok(Principal { role: entry.role, streams: entry.streams.clone(), ..principal.clone() })
             }
-            Proof::Token { ends_unix_micros } if now < *ends_unix_micros => Ok(principal.clone()),
+            Proof::Token { ends_unix_micros, checked: Some(checked) } if now < *ends_unix_micros => {
+                let tokens = credentials.tokens.as_ref().ok_or(Unauthenticated)?;
+                // Other keys, or another issuer: what the old ones vouched for is not good for that.
+                if is_same(tokens, &checked.by) { Ok(principal.clone()) } else { credentials.token(&checked.text) }
+            }
             Proof::Token { .. } => Err(Unauthenticated),
-            Proof::Certificate { name } => credentials.certificate(name),
+            Proof::Certificate(name) => credentials.certificate(name),
         }
     }
 }
@@ -368,13 +413,30 @@ impl KeyEntry {
 }
 
 impl Credentials {
-    fn check(&self, shown: &Presented<'_>, certificate: Option<&str>, now: i64) -> Result<Principal, Unauthenticated> {
+    /// Checks what was shown; with `cheaply`, no token is looked at.
+    fn check(
+        &self,
+        shown: &Presented<'_>,
+        certificate: Option<&PeerIdentity>,
+        now: i64,
+        cheaply: bool,
+    ) -> Result<Principal, Unauthenticated> {
         match shown {
             Presented::Text(text) if text.starts_with(KEY_PREFIX) => self.key(text, now),
-            Presented::Text(token) => self.tokens.as_ref().ok_or(Unauthenticated)?(token),
+            Presented::Text(_) if cheaply => Err(Unauthenticated),
+            Presented::Text(token) => self.token(token),
             Presented::Nothing => self.certificate(certificate.ok_or(Unauthenticated)?),
             Presented::Unreadable => Err(Unauthenticated),
         }
+    }
+
+    fn token(&self, text: &str) -> Result<Principal, Unauthenticated> {
+        let by = self.tokens.as_ref().ok_or(Unauthenticated)?;
+        let mut caller = by(text)?;
+        if let Proof::Token { checked, .. } = &mut caller.proof {
+            *checked = Some(CheckedToken { text: text.into(), by: Arc::clone(by) });
+        }
+        Ok(caller)
     }
 
     fn key(&self, text: &str, now: i64) -> Result<Principal, Unauthenticated> {
@@ -395,13 +457,13 @@ impl Credentials {
         })
     }
 
-    fn certificate(&self, name: &str) -> Result<Principal, Unauthenticated> {
+    fn certificate(&self, name: &PeerIdentity) -> Result<Principal, Unauthenticated> {
         let (role, streams) = self.certificates.get(name).ok_or(Unauthenticated)?;
         Ok(Principal {
             id: format!("cert:{name}").into(),
             role: *role,
             streams: streams.clone(),
-            proof: Proof::Certificate { name: name.to_owned() },
+            proof: Proof::Certificate(name.clone()),
         })
     }
 }
@@ -440,6 +502,7 @@ fn presented(headers: &HeaderMap) -> Presented<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::NameKind;
 
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const UUID: &str = "0198c5a0-0000-7000-8000-000000000001";
@@ -496,12 +559,40 @@ mod tests {
         assert!(Access::Checked(Credentials::default()).renew(&Principal::open(), 1).is_err(), "no longer open");
     }
 
+    /// Takes this token and no other.
+    fn tokens(good: &'static str) -> Arc<TokenCheck> {
+        Arc::new(move |text| match text {
+            _ if text == good => Ok(Principal::of_token("ana", Role::Writer, StreamPermissions::default(), 100)),
+            _ => Err(Unauthenticated),
+        })
+    }
+
     #[test]
-    fn over_the_limit_of_failures_not_even_a_good_key_from_there_is_looked_at() {
-        let access = access(Role::Admin, &[], None);
-        let Access::Checked(credentials) = &access else { unreachable!() };
+    fn a_token_is_good_only_as_long_as_the_keys_in_force_vouch_for_it() {
+        let under = |tokens| Access::Checked(Credentials { tokens, ..Credentials::default() });
+        let keys = tokens("a.b.c");
+        let access = under(Some(Arc::clone(&keys)));
+        let caller = access.authenticate(&headers("authorization", "Bearer a.b.c"), None, PEER, 1).expect("let in");
+        assert_eq!(access.renew(&caller, 99), Ok(caller.clone()), "the same keys");
+        assert!(access.renew(&caller, 100).is_err(), "it is over");
+        let rotated = under(Some(tokens("a.b.c")));
+        let renewed = rotated.renew(&caller, 99).expect("other keys vouch for it too");
+        assert_eq!(renewed.id, caller.id);
+        assert_eq!(rotated.renew(&renewed, 99), Ok(renewed), "and are not asked again");
+        assert!(under(Some(tokens("another"))).renew(&caller, 2).is_err(), "its key was taken away");
+        assert!(under(None).renew(&caller, 2).is_err(), "no token is taken any more");
+    }
+
+    #[test]
+    fn over_the_limit_of_failures_what_is_good_is_let_in_and_no_token_is_looked_at() {
+        let Access::Checked(mut credentials) = access(Role::Admin, &[], None) else { unreachable!() };
+        credentials.tokens = Some(tokens("good.token"));
+        credentials.certificates = Arc::new([(PeerIdentity::named("edge"), (Role::Writer, Default::default()))].into());
         credentials.failures.set_limit(2);
-        let (good, bad) = (headers("x-api-key", &key("s3cret")), headers("x-api-key", "wrong"));
+        let access = Access::Checked(credentials);
+        let (good, bad) = (headers("x-api-key", &key("s3cret")), headers("x-api-key", &key("wrong")));
+        let token = headers("authorization", "Bearer good.token");
+        assert!(access.authenticate(&token, None, PEER, 1).is_ok());
         for _ in 0..3 {
             assert_eq!(access.authenticate(&HeaderMap::new(), None, PEER, 1), Err(Unauthenticated.into()));
         }
@@ -509,11 +600,15 @@ mod tests {
             assert!(access.authenticate(&good, None, PEER, 1).is_ok());
             assert_eq!(access.authenticate(&bad, None, PEER, 1), Err(Unauthenticated.into()));
         }
-        let Err(NotLetIn::RateLimited(over)) = access.authenticate(&good, None, PEER, 1) else {
-            panic!("it is let in")
-        };
-        assert_eq!((over.category, over.limit), (Category::AuthFailures, 2));
-        assert!(access.authenticate(&good, None, IpAddr::from([192, 0, 2, 1]), 1).is_ok(), "another address");
+        for refused in [&bad, &token, &headers("authorization", "Basic x")] {
+            let Err(NotLetIn::RateLimited(over)) = access.authenticate(refused, None, PEER, 1) else {
+                panic!("{refused:?} is let in, or refused for good")
+            };
+            assert_eq!((over.category, over.limit), (Category::AuthFailures, 2));
+        }
+        assert!(access.authenticate(&good, None, PEER, 1).is_ok(), "nobody can lock a key's holder out");
+        assert!(access.authenticate(&HeaderMap::new(), Some(&PeerIdentity::named("edge")), PEER, 1).is_ok());
+        assert!(access.authenticate(&token, None, IpAddr::from([192, 0, 2, 1]), 1).is_ok(), "another address");
     }
 
     #[test]
@@ -529,12 +624,18 @@ mod tests {
 
     #[test]
     fn a_certificate_counts_only_without_another_credential() {
-        let certificates = HashMap::from([("edge".to_owned(), (Role::Writer, StreamPermissions::default()))]);
+        let certificates = HashMap::from([(PeerIdentity::named("edge"), (Role::Writer, StreamPermissions::default()))]);
+        let (edge, other) = (PeerIdentity::named("edge"), PeerIdentity::named("other"));
         let access = Access::Checked(Credentials { certificates: certificates.into(), ..Credentials::default() });
-        let caller = access.authenticate(&HeaderMap::new(), Some("edge"), PEER, 1).expect("let in");
+        let caller = access.authenticate(&HeaderMap::new(), Some(&edge), PEER, 1).expect("let in");
         assert_eq!((&*caller.id, caller.role), ("cert:edge", Role::Writer));
-        assert!(access.authenticate(&HeaderMap::new(), Some("other"), PEER, 1).is_err());
-        assert!(access.authenticate(&headers("x-api-key", "wrong"), Some("edge"), PEER, 1).is_err());
+        assert!(access.authenticate(&HeaderMap::new(), Some(&other), PEER, 1).is_err());
+        assert!(access.authenticate(&headers("x-api-key", "wrong"), Some(&edge), PEER, 1).is_err());
+        // A CA may give out e-mail addresses and URIs to anyone, and DNS names to few: the kind counts.
+        for kind in [NameKind::Uri, NameKind::Email] {
+            let of_that_text = PeerIdentity { kind, ..edge.clone() };
+            assert!(access.authenticate(&HeaderMap::new(), Some(&of_that_text), PEER, 1).is_err(), "{kind:?}");
+        }
         assert!(Access::Checked(Credentials::default()).renew(&caller, 1).is_err());
     }
 

@@ -54,6 +54,8 @@ pub struct Limits {
     pub metadata_bytes: usize,
     /// Open connections a shard.
     pub connections: usize,
+    /// Open connections a shard of one address.
+    pub connections_per_address: usize,
     /// Tails a shard.
     pub tails: usize,
     /// Requests of one call that are taken but not yet answered.
@@ -69,6 +71,7 @@ impl Default for Limits {
             key_bytes: 256,
             metadata_bytes: 8 << 10,
             connections: 4096,
+            connections_per_address: 1024,
             tails: 4096,
             requests_in_flight: 1024,
         }

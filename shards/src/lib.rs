@@ -17,6 +17,7 @@ mod mailbox;
 pub mod message;
 pub mod metrics;
 pub mod parquet;
+pub mod peers;
 pub mod query;
 pub mod rate;
 mod reactor;

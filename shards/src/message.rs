@@ -142,6 +142,8 @@ pub enum Refusal {
     KeysFull(Duration),
     /// The writer's numbers do not fit.
     Writer(WriterRefused),
+    /// The stream was paused while they were on their way.
+    Paused,
     /// The stream is gone, or its home has moved: look it up again.
     NotHere,
 }

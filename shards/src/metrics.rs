@@ -122,6 +122,8 @@ pub struct ShardMetrics {
     pub tail_latency: LatencyHistogram,
     /// Open connections.
     pub connections: Gauge,
+    /// Connections refused: the shard or their address has as many as it may.
+    pub connections_refused: Counter,
     /// Starts of connections, in the order of [`HandshakeOutcome::ALL`].
     pub tls_handshakes: [Counter; HandshakeOutcome::ALL.len()],
     /// Messages waiting in the shard's queue.

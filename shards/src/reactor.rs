@@ -30,6 +30,7 @@ use crate::{
         ToControl, ToShard,
     },
     metrics::ShardMetrics,
+    peers::Peers,
     query::{Cancel, Query, QueryAnswer},
     rate::{LeaseGrant, budget::Budgets},
     shard::{Shard, Submitted},
@@ -80,6 +81,8 @@ pub struct Reactor {
     pub calls: Rc<Registry>,
     /// The open connections.
     pub connections: Rc<Registry>,
+    /// How many of them each address has.
+    pub peers: Arc<Peers>,
     catalog_version: Cell<u64>,
     second: Cell<u64>,
     /// Rung when a task panicked: the state may be half changed, so the shard ends.
@@ -223,6 +226,7 @@ impl Reactor {
             draining: Cell::new(false),
             calls: Rc::default(),
             connections: Rc::default(),
+            peers: Peers::new(limits.connections_per_address),
             catalog_version: Cell::new(0),
             second: Cell::new(0),
             panicked: Bell::default(),

@@ -11,9 +11,10 @@ use serde_json::Value;
 
 use crate::ids::SchemaId;
 
-use self::{program::Program, reference::ReferenceJson, tape::TapeJson, text::TextError};
+use self::{patterns::PATTERNS_BYTES_MAX, program::Program, reference::ReferenceJson, tape::TapeJson, text::TextError};
 
 mod chains;
+mod patterns;
 pub(crate) mod program;
 pub(crate) mod reference;
 mod rules;
@@ -81,6 +82,18 @@ impl CompiledSchema {
     /// patterns, 32 schemas that one value runs through), or uses a refused feature: a `$ref` that does not begin with `#` or
     /// leads back to itself without going into a member, or a pattern with look-around or back-references.
     pub fn compile(id: SchemaId, version: u32, definition: &str) -> Result<Self, SchemaError> {
+        Self::within(usize::MAX, id, version, definition)
+    }
+
+    /// The same for a definition that is not stored yet, whose patterns are also bounded together (16 MiB, compiled).
+    ///
+    /// # Errors
+    /// Those of [`Self::compile`], and its patterns are too large.
+    pub fn compile_new(id: SchemaId, version: u32, definition: &str) -> Result<Self, SchemaError> {
+        Self::within(PATTERNS_BYTES_MAX, id, version, definition)
+    }
+
+    fn within(patterns_bytes: usize, id: SchemaId, version: u32, definition: &str) -> Result<Self, SchemaError> {
         if definition.len() > DEFINITION_BYTES_MAX {
             return Err(SchemaError::whole(format_args!(
                 "the definition has {} bytes, but at most {DEFINITION_BYTES_MAX} are taken: split it",
@@ -96,17 +109,21 @@ impl CompiledSchema {
         if !parsed.is_object() && !parsed.is_boolean() {
             return Err(SchemaError::whole("a schema is a JSON object, or true or false"));
         }
-        rules::apply(&mut parsed)?;
+        let patterns = rules::apply(&mut parsed)?;
         chains::check(&parsed)?;
-        let (tape, reference) = (build(&parsed)?, build(&parsed)?);
-        let program = Program::compile(&parsed);
+        if patterns_bytes < usize::MAX {
+            patterns.check_size(patterns_bytes)?;
+        }
+        let cache_bytes = patterns.cache_bytes();
+        let (tape, reference) = (build(&parsed, cache_bytes)?, build(&parsed, cache_bytes)?);
+        let program = Program::compile(&parsed, cache_bytes);
         Ok(Self { id, version, definition: definition.into(), program, tape, reference })
     }
 }
 
-/// Compiles `definition` for one way to hold records.
-fn build<F: Json>(definition: &Value) -> Result<jsonschema::Validator<F>, SchemaError> {
-    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(PATTERN_CACHE_BYTES_MAX);
+/// Compiles `definition` for one way to hold records; a pattern of it remembers its matching in `cache_bytes`.
+fn build<F: Json>(definition: &Value, cache_bytes: usize) -> Result<jsonschema::Validator<F>, SchemaError> {
+    let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES_MAX).dfa_size_limit(cache_bytes);
     jsonschema::options_for::<F>()
         .with_draft(Draft::Draft7)
         .should_validate_formats(true)

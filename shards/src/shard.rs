@@ -25,7 +25,7 @@ use crate::{
     io::{Clock, Disk},
     message::{Committed, Outcome, Refusal, ReplyTo, Submission, WriterRows},
     query::BufferSnapshot,
-    snapshot::CatalogSnapshot,
+    snapshot::{CatalogSnapshot, StreamState},
     tail::followers::Followers,
     wal::{
         Lsn, Wal, WalPoisoned, WalUsage, WriteOp,
@@ -390,8 +390,12 @@ impl Shard {
         if self.draining {
             return Some(Refusal::Draining);
         }
-        if self.catalog.stream(submission.stream).is_none_or(|stream| stream.home != self.id) {
-            return Some(Refusal::NotHere);
+        // It may have been paused while its records were on their way here from another shard.
+        match self.catalog.stream(submission.stream).filter(|stream| stream.home == self.id).map(|stream| stream.state)
+        {
+            Some(StreamState::Active) => {}
+            Some(StreamState::Paused) => return Some(Refusal::Paused),
+            Some(StreamState::Deleting) | None => return Some(Refusal::NotHere),
         }
         let usage = self.wal.usage();
         if self.disk_full || percent(usage) >= QUOTA_FULL_PERCENT {
@@ -611,4 +615,80 @@ fn has_keys(submission: &Submission) -> bool {
 
 fn percent(usage: WalUsage) -> u64 {
     usage.used_bytes * 100 / usage.quota_bytes.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        access::Access,
+        config::{BufferConfig, DedupConfig, IoChoice, Limits, WalConfig},
+        dedup::fingerprint::Seeds,
+        ids::SchemaId,
+        io::sim::{SimClock, SimDisk},
+        schema::CompiledSchema,
+        snapshot::StreamEntry,
+        wal::recovery::Recovered,
+    };
+
+    const ID: ShardId = ShardId(0);
+
+    fn shard() -> Shard {
+        let wal = WalConfig::default();
+        let config = EngineConfig {
+            grpc_address: "127.0.0.1:0".parse().expect("an address"),
+            shard_cores: vec![None],
+            io: IoChoice::Auto,
+            wal_dir: "wal".into(),
+            staging_dir: "staging".into(),
+            limits: Limits::default(),
+            wal,
+            buffer: BufferConfig::default(),
+            dedup: DedupConfig::default(),
+            tail_memory_bytes: 1 << 20,
+        };
+        let log = Wal::new(ID, wal, Recovered::empty(ID).end);
+        let disk = SimDisk::new(1);
+        let keys = OpenKeys::open(&disk, Path::new("keys"), Seeds::from_bytes([1; 16])).expect("a folder");
+        let clock = Arc::new(SimClock::new(1));
+        Shard::new(ID, &config, log, (Vec::new(), &HashMap::new()), (&disk, &keys, &|_| true), clock).expect("a shard")
+    }
+
+    #[test]
+    fn records_that_come_from_another_shard_after_a_pause_are_refused() {
+        let (mut shard, stream, schema) = (shard(), StreamId::generate(), SchemaId::generate());
+        let schema = Arc::new(CompiledSchema::compile(schema, 1, "{}").expect("a schema"));
+        let mut submit = |version, state: Option<StreamState>| {
+            let entry = |state| StreamEntry {
+                id: stream,
+                name: "s".into(),
+                state,
+                schema: Arc::clone(&schema),
+                key_fields: Arc::default(),
+                home: ID,
+            };
+            let streams = state.into_iter().map(entry).collect();
+            shard.set_catalog(Arc::new(CatalogSnapshot::new(version, Access::Open, streams)));
+            let outcome = shard.submit(Submission {
+                stream,
+                schema_version: 1,
+                payloads: vec![bytes::Bytes::from_static(b"{}")],
+                keys: Vec::new(),
+                metadata: bytes::Bytes::new(),
+                writer: None,
+                reply: ReplyTo { shard: ShardId(1), token: 0 },
+            });
+            match outcome {
+                Submitted::Done(Outcome::Refused(refusal)) => Some(refusal),
+                _ => None,
+            }
+        };
+        assert_eq!(submit(1, Some(StreamState::Active)), None);
+        assert_eq!(submit(2, Some(StreamState::Paused)), Some(Refusal::Paused));
+        assert_eq!(submit(3, Some(StreamState::Active)), None);
+        assert_eq!(submit(4, Some(StreamState::Deleting)), Some(Refusal::NotHere));
+        assert_eq!(submit(5, None), Some(Refusal::NotHere));
+    }
 }

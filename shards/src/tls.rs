@@ -42,6 +42,21 @@ pub enum NameKind {
     Email,
 }
 
+impl NameKind {
+    /// What a name is that was written down without its kind. Neither a DNS name nor a plain e-mail address has a colon, every
+    /// URI has one; no DNS name has an @.
+    #[must_use]
+    pub fn of_text(name: &str) -> Self {
+        if name.contains(':') {
+            Self::Uri
+        } else if name.contains('@') {
+            Self::Email
+        } else {
+            Self::Dns
+        }
+    }
+}
+
 /// Whom a client's certificate names; the chain behind it was verified in the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PeerIdentity {
@@ -52,6 +67,12 @@ pub struct PeerIdentity {
 }
 
 impl PeerIdentity {
+    /// The peer of this name, which is of the kind that it looks like.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { kind: NameKind::of_text(name), name: name.into() }
+    }
+
     /// The first URI among the certificate's subject alternative names, else the first DNS name, else the first e-mail
     /// address. The subject's common name is not looked at. `None`: no such name, or one that is not printable ASCII of
     /// bounded length; another name does not take its place.
@@ -207,6 +228,20 @@ mod tests {
             assert_eq!(named(&[uri(bad), dns("a.tests")]), None, "{bad:?}");
         }
         assert_eq!(PeerIdentity::of_certificate(b"no certificate"), None);
+    }
+
+    #[test]
+    fn a_name_that_is_written_down_is_of_the_kind_that_it_looks_like() {
+        for (name, kind) in [
+            ("spiffe://tests/a", NameKind::Uri),
+            ("urn:tests:a", NameKind::Uri),
+            ("https://a@tests/", NameKind::Uri),
+            ("a@tests", NameKind::Email),
+            ("a.tests", NameKind::Dns),
+            ("edge", NameKind::Dns),
+        ] {
+            assert_eq!(PeerIdentity::named(name), PeerIdentity { kind, name: name.into() });
+        }
     }
 
     #[test]

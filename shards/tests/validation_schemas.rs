@@ -37,6 +37,28 @@ fn good_definitions_are_taken() {
 }
 
 #[test]
+fn the_patterns_of_a_new_definition_are_bounded_together_and_stored_ones_go_on() {
+    let new = |definition: &str| CompiledSchema::compile_new(SchemaId::generate(), 1, definition);
+    // A few dozen bytes each, a megabyte each when compiled.
+    let costly = |count: usize| {
+        let patterns = (0..count).map(|n| (format!("p{n}"), json!({ "pattern": format!("^\\p{{L}}{{10}}{n}$") })));
+        json!({ "properties": patterns.collect::<serde_json::Map<_, _>>() }).to_string()
+    };
+    assert!(new(&costly(2)).is_ok());
+    let refused = new(&costly(60)).expect_err("too much together");
+    assert!(refused.pointer.starts_with("/properties/p") && refused.pointer.ends_with("/pattern"), "{refused}");
+    assert!(refused.message.contains("16 MiB"), "{refused}");
+    assert!(compile(&costly(60)).is_ok() && new(&costly(60)).is_err(), "what is stored compiles as it did");
+    let alone = new(&json!({ "pattern": "^\\p{L}{400}$" }).to_string()).expect_err("too much alone");
+    assert_eq!(alone.pointer, "/pattern");
+    // As many as a definition may have, of the usual kind.
+    let usual = ["^[A-Z]{2,3}-[0-9]{4,10}$", "^[^@\\s]+@[^@\\s]+\\.[a-z]{2,}$", "^(active|paused|gone)$", "\\d+"];
+    let many = (0..1000).map(|n| (format!("p{n}"), json!({ "pattern": usual[n % usual.len()] })));
+    let many = json!({ "properties": many.collect::<serde_json::Map<_, _>>() }).to_string();
+    assert_eq!(new(&many).map(drop), Ok(()));
+}
+
+#[test]
 fn refusals_name_the_place() {
     for (definition, pointer, needle) in [
         (

@@ -146,8 +146,8 @@ impl Embedded {
         self.run(move |c| schemas::change(c, id, change, now, audit)).await
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
-        self.run(move |c| schemas::add_version(c, &version, audit)).await
+    pub(super) async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+        self.run(move |c| schemas::add_version(c, &version, judged, audit)).await
     }
 
     pub(super) async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
@@ -307,6 +307,14 @@ impl Embedded {
 
     pub(super) async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
         self.run(move |c| audit::remember(c, &request)).await
+    }
+
+    pub(super) async fn answer_request(&self, request: RememberedRequest) -> Result<()> {
+        self.run(move |c| audit::answer(c, &request)).await
+    }
+
+    pub(super) async fn forget_request(&self, caller: String, key: String) -> Result<()> {
+        self.run(move |c| audit::forget(c, &caller, &key)).await
     }
 
     pub(super) async fn remembered_request(&self, caller: String, key: String) -> Result<Option<RememberedRequest>> {

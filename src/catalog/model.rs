@@ -398,7 +398,7 @@ pub struct AuditFilter {
     pub since: Option<i64>,
 }
 
-/// The answer to a request that its client may send again.
+/// A request that its client may send again, and the answer to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RememberedRequest {
     /// Who sent it.
@@ -407,12 +407,17 @@ pub struct RememberedRequest {
     pub key: String,
     /// SHA-256 of the request: the same key with another request is a mistake.
     pub request_sha256: [u8; 32],
-    /// The status that it was answered with.
+    /// The status that it was answered with; [`Self::BEGUN`]: there is no answer, so nobody knows what was done of it.
     pub status: u16,
-    /// The body that it was answered with.
+    /// The body that it was answered with; without an answer, what tells it from others that began with the key.
     pub body: String,
     /// Unix µs.
     pub created_at: i64,
+}
+
+impl RememberedRequest {
+    /// The status of a request without an answer.
+    pub const BEGUN: u16 = 0;
 }
 
 /// Everything that a snapshot for the shards is made of, read in one transaction.

@@ -124,8 +124,8 @@ impl Postgres {
         on_pool!(self, schemas::change, id, change, now, audit)
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
-        on_pool!(self, schemas::add_version, version, audit)
+    pub(super) async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+        on_pool!(self, schemas::add_version, version, judged, audit)
     }
 
     pub(super) async fn versions(&self, schema: SchemaId, after: u32, limit: u32) -> Result<Vec<SchemaVersion>> {
@@ -291,6 +291,14 @@ impl Postgres {
 
     pub(super) async fn remember_request(&self, request: RememberedRequest) -> Result<RememberedRequest> {
         on_pool!(self, audit::remember, request)
+    }
+
+    pub(super) async fn answer_request(&self, request: RememberedRequest) -> Result<()> {
+        on_pool!(self, audit::answer, request)
+    }
+
+    pub(super) async fn forget_request(&self, caller: String, key: String) -> Result<()> {
+        on_pool!(self, audit::forget, caller, key)
     }
 
     pub(super) async fn remembered_request(&self, caller: String, key: String) -> Result<Option<RememberedRequest>> {

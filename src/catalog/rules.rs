@@ -27,8 +27,9 @@ fn touched_schema(before: &Schema, now: i64) -> Schema {
     Schema { version: before.version + 1, updated_at: now, ..before.clone() }
 }
 
-/// The schema with one version more.
-pub(super) fn with_version(before: &Schema, version: &SchemaVersion) -> Result<Schema> {
+/// The schema with one version more, which was judged against the schema as it was at `judged`.
+pub(super) fn with_version(before: &Schema, version: &SchemaVersion, judged: i64) -> Result<Schema> {
+    check_version(Some(judged), before.version)?;
     if before.latest_version + 1 != version.version {
         let newest = before.latest_version;
         return Err(CatalogError::Conflict(format!("version {newest} of {} was added meanwhile", version.schema)));
@@ -72,7 +73,10 @@ pub(super) fn changed_stream(before: &Stream, change: StreamChange, now: i64) ->
     if before.status == StreamStatus::Deleting {
         return match change.status {
             Some(StreamStatus::Deleting) => Ok(None),
-            _ => Err(CatalogError::Conflict(format!("stream {} is being deleted", before.id))),
+            _ => Err(CatalogError::Conflict(format!(
+                "stream {} is deleting, and can only become deleted: wait for it, then create a new one",
+                before.id
+            ))),
         };
     }
     let mut after = touched_stream(before, now);
@@ -92,7 +96,11 @@ pub(super) fn deleted(before: &Stream, now: i64) -> Result<Stream> {
     match before.status {
         StreamStatus::Deleting => Ok(Stream { status: StreamStatus::Deleted, ..touched_stream(before, now) }),
         StreamStatus::Deleted => Err(CatalogError::NotFound(format!("stream {}", before.id))),
-        _ => Err(CatalogError::Conflict(format!("stream {} is not being deleted", before.id))),
+        status => Err(CatalogError::Conflict(format!(
+            "stream {} is {}, and can only become deleted by way of deleting",
+            before.id,
+            status.name()
+        ))),
     }
 }
 

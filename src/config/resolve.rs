@@ -264,7 +264,7 @@ fn check_pins(settings: &Settings, shards: usize) -> Result<(), ConfigError> {
     }
 }
 
-fn check_tokens(settings: &Settings) -> Result<(), ConfigError> {
+pub(super) fn check_tokens(settings: &Settings) -> Result<(), ConfigError> {
     let keys = settings.jwt_public_key_path.is_some() || settings.jwt_jwks_path.is_some();
     if keys && (settings.jwt_issuer.is_empty() || settings.jwt_audience.is_empty()) {
         return conflict(

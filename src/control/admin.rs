@@ -155,7 +155,7 @@ fn failed(error: ControlError) -> AdminFailure {
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
         ControlError::Overloaded => FailureKind::Overloaded,
         ControlError::RateLimited(over) => FailureKind::RateLimited(*over),
-        ControlError::Unavailable(_) | ControlError::TimedOut(_) => FailureKind::Unavailable,
+        ControlError::Unavailable(_) | ControlError::Draining | ControlError::TimedOut(_) => FailureKind::Unavailable,
         ControlError::Internal(_) => FailureKind::Internal,
     };
     let (reason, message) = (error.code(), error.to_string());

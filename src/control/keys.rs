@@ -53,7 +53,8 @@ impl Control {
         let _changing = self.changing().await?;
         self.parts.catalog.create_key(key.clone(), actor.did("key.create", "api_key", &key.id)).await?;
         self.publish().await?;
-        tracing::info!(key = %key.id, role = ?key.role, "API key created");
+        let (role, Actor { caller, trace_id }) = (key.role.name(), actor);
+        tracing::info!(key = %key.id, role, actor = %caller.id, trace_id, "API key created");
         Ok(CreatedKey { key, text })
     }
 
@@ -73,7 +74,8 @@ impl Control {
         let _changing = self.changing().await?;
         self.parts.catalog.delete_key(id.to_owned(), actor.did("key.delete", "api_key", id)).await?;
         self.publish().await?;
-        tracing::info!(key = %id, "API key deleted");
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(key = %id, actor = %caller.id, trace_id, "API key deleted");
         Ok(())
     }
 

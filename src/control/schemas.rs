@@ -19,6 +19,8 @@ use crate::{
 
 /// Streams that an answer tells the first sequence number of.
 const EFFECTIVE_MAX: usize = 100;
+/// How often a version is judged anew because its schema was changed meanwhile.
+const JUDGEMENTS_MAX: usize = 5;
 /// Versions that one page reads from the catalog.
 const HISTORY_PAGE: u32 = 500;
 const DEFAULT_NAMESPACE: &str = "default";
@@ -101,7 +103,8 @@ impl Control {
         // No stream uses it yet, so there is nothing to publish.
         let audit = actor.did("schema.create", "schema", &id.to_string());
         self.parts.catalog.create_schema(schema.clone(), version.clone(), audit).await?;
-        tracing::info!(schema = %id, name = %schema.name, "schema created");
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(schema = %id, name = %schema.name, actor = %caller.id, trace_id, "schema created");
         Ok((schema, version))
     }
 
@@ -176,7 +179,10 @@ impl Control {
         }
         let _changing = self.changing().await?;
         let audit = actor.did("schema.change", "schema", &id.to_string());
-        Ok(self.parts.catalog.change_schema(id, change, now_unix_micros(), audit).await?)
+        let schema = self.parts.catalog.change_schema(id, change, now_unix_micros(), audit).await?;
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(schema = %id, version = schema.version, actor = %caller.id, trace_id, "schema changed");
+        Ok(schema)
     }
 
     /// Takes a version out of use, for good: new versions are not held against it.
@@ -191,19 +197,37 @@ impl Control {
     ) -> Result<SchemaVersion, ControlError> {
         let _changing = self.changing().await?;
         let audit = actor.did("schema.retire_version", "schema", &id.to_string());
-        Ok(self.parts.catalog.retire_version(id, number, now_unix_micros(), audit).await?)
+        let version = self.parts.catalog.retire_version(id, number, now_unix_micros(), audit).await?;
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(schema = %id, version = number, actor = %caller.id, trace_id, "schema version retired");
+        Ok(version)
     }
 
     /// Adds a version; records are checked against it once this is answered. A definition that is a version already is found,
     /// not added.
     ///
     /// # Errors
-    /// `Invalid`: it does not compile. `Incompatible`. `NotFound`.
+    /// `Invalid`: it does not compile. `Incompatible`. `NotFound`. `Conflict`: its schema is changed all the time.
     pub async fn add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
-        let changing = self.changing().await?;
+        let schema = self.parts.catalog.schema(new.schema).await?;
+        self.compile(new.schema, schema.latest_version + 1, new.definition.clone()).await?;
+        for _ in 0..JUDGEMENTS_MAX {
+            match self.try_to_add_version(actor, new.clone()).await {
+                Err(ControlError::Stale(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(ControlError::Conflict(format!("{} was changed again and again meanwhile: try again", new.schema)))
+    }
+
+    /// Adds a version whose definition compiles. What takes long is done before other changes are held up; that nothing of it is
+    /// out of date by then, the catalog sees to.
+    ///
+    /// # Errors
+    /// `Incompatible`. `NotFound`. `Stale`: the schema was changed meanwhile, by whatever node.
+    async fn try_to_add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
         let schema = self.parts.catalog.schema(new.schema).await?;
         let number = schema.latest_version + 1;
-        self.compile(new.schema, number, new.definition.clone()).await?;
         let version = new_version(new.schema, number, new.definition, now_unix_micros())?;
         let known = self.parts.catalog.version_by_fingerprint(new.schema, version.fingerprint).await?;
         if let Some(known) = known.filter(|known| known.retired_at.is_none() && !new.dry_run) {
@@ -217,10 +241,12 @@ impl Control {
             return Err(ControlError::Incompatible { mode: schema.compatibility_mode, violations: verdict.violations });
         }
         let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
-        self.parts.catalog.add_version(version.clone(), audit).await?;
+        let changing = self.changing().await?;
+        self.parts.catalog.add_version(version.clone(), schema.version, audit).await?;
         self.publish().await?;
         drop(changing);
-        tracing::info!(schema = %new.schema, version = number, actor = %actor.caller.id, "schema version added");
+        let (schema, Actor { caller, trace_id }) = (new.schema, actor);
+        tracing::info!(%schema, version = number, actor = %caller.id, trace_id, "schema version added");
         Ok(AddedVersion::Added { version, effective_from: self.effective_from(new.schema).await })
     }
 
@@ -267,7 +293,7 @@ impl Control {
 
     async fn compile(&self, id: SchemaId, version: u32, definition: String) -> Result<(), ControlError> {
         let compiled =
-            self.parts.workers.run(move || CompiledSchema::compile(id, version, &definition).map(drop)).await?;
+            self.parts.workers.run(move || CompiledSchema::compile_new(id, version, &definition).map(drop)).await?;
         compiled.map_err(|error| unusable(&error))
     }
 }

@@ -81,7 +81,8 @@ impl Control {
         self.parts.catalog.create_stream(stream.clone(), actor.did("stream.create", "stream", &id)).await?;
         let stream = self.activate(stream.id, actor).await?;
         self.publish().await?;
-        tracing::info!(stream = %stream.id, name = %stream.name, actor = %actor.caller.id, "stream created");
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, trace_id, "stream created");
         Ok(stream)
     }
 
@@ -142,6 +143,8 @@ impl Control {
         let audit = actor.did("stream.change", "stream", &id.to_string());
         let stream = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await?;
         self.publish().await?;
+        let (status, Actor { caller, trace_id }) = (stream.status.name(), actor);
+        tracing::info!(stream = %id, version = stream.version, status, actor = %caller.id, trace_id, "stream changed");
         Ok(stream)
     }
 
@@ -162,7 +165,8 @@ impl Control {
         let stream = self.parts.catalog.change_stream(id, mark, now_unix_micros(), audit).await?;
         self.publish().await?;
         drop(changing);
-        tracing::info!(stream = %id, name = %stream.name, actor = %actor.caller.id, "stream deletion begun");
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(stream = %id, name = %stream.name, actor = %caller.id, trace_id, "stream deletion begun");
         self.end_deletion(id);
         Ok(stream)
     }

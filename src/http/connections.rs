@@ -1,4 +1,7 @@
-//! The accept loop: bounded connections, TLS or plain text, HTTP/1.1 with keep-alive, header and idle timeouts, a graceful end.
+//! The accept loop: bounded connections, in all and of each address, TLS or plain text, HTTP/1.1 with keep-alive, time limits
+//! for a client that does not send and for one that does not read, a graceful end.
+
+mod patience;
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,14 +22,20 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
     time,
 };
-use ttdust_shards::tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity};
+use ttdust_shards::{
+    peers::{Peers, Seat},
+    tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity},
+};
 
+use self::patience::Patient;
 use super::extract::PeerAddress;
 use crate::metrics::ControlMetrics;
 
 /// From the connection or the last answer to the end of the next request's head: so it bounds slow heads and idle
 /// connections alike.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take none of an answer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 << 10;
 /// With all descriptors in use, accepting at once again would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +47,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct ConnectionLimits {
     /// Open at the same time; more wait to be accepted.
     pub connections: usize,
+    /// Of one address; more are refused.
+    pub per_address: usize,
 }
 
 /// How connections are secured that come now; what it holds may change. `None`: plain text, for good.
@@ -53,9 +64,10 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let peers = Peers::new(limits.per_address);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, &peers, &metrics) => accepted,
             () = stopped(&mut stop) => break,
         };
         match accepted {
@@ -65,12 +77,16 @@ pub async fn serve(
                 tokio::spawn(async move {
                     match tls {
                         Some(config) => {
+                            let stream = Patient::new(stream, STALL_TIMEOUT);
                             if let Some((stream, peer)) = secure(stream, config, &metrics, &mut stop).await {
                                 connection(stream, address, peer, router, stop).await;
                             }
                         }
                         None if speaks_tls(&stream, &metrics, &mut stop).await => {}
-                        None => connection(stream, address, None, router, stop).await,
+                        None => {
+                            let stream = Patient::new(stream, STALL_TIMEOUT);
+                            connection(stream, address, None, router, stop).await;
+                        }
                     }
                     drop((slot, open));
                 });
@@ -87,23 +103,33 @@ pub async fn serve(
     let _ = time::timeout(GRACE, slots.acquire_many(all)).await;
 }
 
+/// The next connection that may stay.
 async fn accept(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, IpAddr, OwnedSemaphorePermit)> {
+    peers: &Arc<Peers>,
+    metrics: &ControlMetrics,
+) -> io::Result<(TcpStream, IpAddr, (OwnedSemaphorePermit, Seat))> {
     let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, address) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, address.ip(), slot))
+    loop {
+        let (stream, address) = listener.accept().await?;
+        let Some(seat) = peers.enter(address.ip()) else {
+            metrics.http_connection_refused();
+            tracing::debug!(%address, "REST connection refused: its address has as many as it may");
+            continue;
+        };
+        stream.set_nodelay(true)?;
+        return Ok((stream, address.ip(), (slot, seat)));
+    }
 }
 
 /// The connection with TLS on it, and whom the client's certificate names. `None`: it was refused.
-async fn secure(
-    stream: TcpStream,
+async fn secure<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     config: Arc<ServerConfig>,
     metrics: &ControlMetrics,
     stop: &mut watch::Receiver<bool>,
-) -> Option<(tls::TlsStream<TcpStream>, Option<PeerIdentity>)> {
+) -> Option<(tls::TlsStream<S>, Option<PeerIdentity>)> {
     let ended = tokio::select! {
         ended = time::timeout(HANDSHAKE_TIMEOUT, tls::accept(config, stream)) => ended,
         () = stopped(stop) => return None,
@@ -179,4 +205,24 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 /// Waits for the end to be called; a lost caller counts as one.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_asks_and_does_not_read_is_cut_off() {
+        let router = Router::new().route("/", axum::routing::get(|| async { "x".repeat(1 << 20) }));
+        let (mut client, server) = tokio::io::duplex(4096);
+        let (_stop, stopped) = watch::channel(false);
+        let address = IpAddr::from([127, 0, 0, 1]);
+        let server = Patient::new(server, Duration::from_millis(50));
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+        // It ends although the client is there and takes nothing: otherwise this waits for ever.
+        connection(server, address, None, router, stopped).await;
+        drop(client);
+    }
 }

@@ -36,7 +36,7 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
         let access = app.control.current();
-        let certificate = parts.extensions.get::<PeerIdentity>().map(|peer| &*peer.name);
+        let certificate = parts.extensions.get::<PeerIdentity>();
         // Requests that came over no connection are the tests' own.
         let peer = parts.extensions.get::<PeerAddress>().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.0);
         let caller = access.access.authenticate(&parts.headers, certificate, peer, now_unix_micros());
@@ -171,10 +171,10 @@ fn body_problem(error: &axum::Error, limit: usize) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("the body cannot be read: {error}"))
 }
 
-/// Whether the body says that it is JSON, or says nothing.
+/// Whether the body says that it is JSON. One that says nothing may be a web page's, which could send it unasked.
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return true;
+        return false;
     };
     let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn only_json_is_taken() {
-        assert!(is_json(&HeaderMap::new()));
+        assert!(!is_json(&HeaderMap::new()));
         assert!(is_json(&headers("content-type", "application/json; charset=utf-8")));
         assert!(is_json(&headers("content-type", "application/merge-patch+json")));
         assert!(!is_json(&headers("content-type", "application/x-www-form-urlencoded")));

@@ -1,11 +1,13 @@
 //! `Idempotency-Key` on requests that create: the same request again gets the first answer again, and creates nothing.
 //!
-//! A key belongs to its caller. What was answered is in the catalog for a day, so it holds over a restart; only successes are
-//! kept, a failed request may be tried again as it is. An API key's text is never stored: the second answer lacks it.
+//! A key belongs to its caller. That a request was begun is in the catalog before anything of it is done, and its answer when it
+//! is done, for a day: so it holds over a crash, on every node, and whether or not the client stays for the answer. Of answers
+//! only successes are kept: a request of which nothing was done may be tried again as it is, and one of which nobody knows what
+//! was done is not done again. An API key's text is never stored: the second answer lacks it.
 
 use std::{
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use axum::{
@@ -36,22 +38,22 @@ const KEPT_HEADERS: [HeaderName; 2] = [header::LOCATION, header::ETAG];
 /// Members of an answer that are not kept.
 const SECRET_MEMBERS: [&str; 1] = ["api_key"];
 
-/// Requests under way, by caller and key.
-#[derive(Debug, Default)]
-pub struct UnderWay(Mutex<HashSet<(String, String)>>);
+/// Requests under way on this node, by caller and key.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Mutex<HashSet<(String, String)>>>);
 
 /// A request that is under way until this is dropped.
-struct Entered<'a>(&'a UnderWay, (String, String));
+struct Entered(UnderWay, (String, String));
 
 impl UnderWay {
-    fn enter(&self, caller: &str, key: &str) -> Option<Entered<'_>> {
+    fn enter(&self, caller: &str, key: &str) -> Option<Entered> {
         let name = (caller.to_owned(), key.to_owned());
         let new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
-        new.then_some(Entered(self, name))
+        new.then(|| Entered(self.clone(), name))
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for Entered {
     fn drop(&mut self) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
@@ -81,38 +83,60 @@ pub(super) async fn once(State(app): State<Shared>, request: Request, next: Next
 async fn answered(app: Shared, request: Request, next: Next) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let key = key_of(&parts.headers)?;
-    let now = now_unix_micros();
     let Caller(caller) = Caller::from_request_parts(&mut parts, &app).await?;
-    let caller = caller.id;
     let body = whole_body(body, app.body_limit).await?;
-    let request_sha256 = digest(&parts.method, parts.uri.path_and_query().map_or("", |p| p.as_str()), &body);
-    let _entered = app.under_way.enter(&caller, &key).ok_or_else(|| {
+    let begun = RememberedRequest {
+        caller: caller.id.to_string(),
+        request_sha256: digest(&parts.method, parts.uri.path_and_query().map_or("", |p| p.as_str()), &body),
+        status: RememberedRequest::BEGUN,
+        body: uuid::Uuid::new_v4().to_string(),
+        created_at: now_unix_micros(),
+        key,
+    };
+    let entered = app.under_way.enter(&begun.caller, &begun.key).ok_or_else(|| {
         let detail = "a request with this Idempotency-Key is under way: wait for its answer";
         Problem::new(StatusCode::CONFLICT, "IDEMPOTENCY_KEY_IN_USE", detail)
     })?;
-    if let Some(known) = app.control.remembered_request(&caller, &key).await? {
-        if known.request_sha256 != request_sha256 {
-            let detail = "this Idempotency-Key came with another request before: use a new key for a new request";
-            return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", detail));
-        }
+    let request = Request::from_parts(parts, Body::from(body));
+    // On a task of its own: a client that goes away is the one that will ask again.
+    let done = tokio::spawn(async move {
+        let answer = done_once(&app, begun, request, next).await;
+        drop(entered);
+        answer
+    });
+    done.await.map_err(|error| internal(&error))?
+}
+
+/// Does a request that no other has begun, or answers as that one was answered.
+async fn done_once(app: &Shared, begun: RememberedRequest, request: Request, next: Next) -> Result<Response, Problem> {
+    let known = app.control.begin_request(begun.clone()).await?;
+    if known.request_sha256 != begun.request_sha256 {
+        let detail = "this Idempotency-Key came with another request before: use a new key for a new request";
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", detail));
+    }
+    if known.status != RememberedRequest::BEGUN {
         return replay(&known);
     }
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if known != begun {
+        let detail = "a request with this Idempotency-Key was begun, and how it ended is not known: look whether it was done, \
+            and if it was not, send it with a new key";
+        return Err(Problem::new(StatusCode::CONFLICT, "IDEMPOTENCY_KEY_IN_USE", detail));
+    }
+    let response = next.run(request).await;
     if !response.status().is_success() {
+        let problem = response.extensions().get::<Problem>();
+        let unknown = response.status().is_server_error() && problem.is_none_or(Problem::may_have_been_done);
+        if !unknown && let Err(error) = app.control.forget_request(begun).await {
+            tracing::warn!(%error, "a refused request keeps its Idempotency-Key: it needs a new one");
+        }
         return Ok(response);
     }
     let (head, body) = response.into_parts();
     let body = to_bytes(body, ANSWER_BYTES_MAX).await.map_err(|e| internal(&e))?;
-    let remembered = RememberedRequest {
-        caller: caller.to_string(),
-        key,
-        request_sha256,
-        status: head.status.as_u16(),
-        body: kept(&head.headers, &body).to_string(),
-        created_at: now,
-    };
-    if let Err(error) = app.control.remember_request(remembered).await {
-        // It is done: the client is told so, and a second try will be told that the name is taken.
+    let stored = kept(&head.headers, &body).to_string();
+    let answered = RememberedRequest { status: head.status.as_u16(), body: stored, ..begun };
+    if let Err(error) = app.control.answer_request(answered).await {
+        // It is done, and the client is told so; a second try is told that the outcome is not known.
         tracing::warn!(%error, "the answer to a request with an Idempotency-Key is not kept");
     }
     Ok(Response::from_parts(head, Body::from(body)))

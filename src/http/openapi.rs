@@ -39,7 +39,8 @@ const HEADERS: &[(&str, &str, bool, &str)] = &[
 
 const ABOUT: &str = "The control plane of TTDust. Records are ingested over gRPC.\n\nEvery answer that is no success is a \
     problem (RFC 9457) of the media type `application/problem+json`; its `code` is made to be compared, its `detail` to be \
-    read. A path that is not here is answered with 404, a method that is not here with 405 and `Allow`; HEAD is answered \
+    read. A path that is not here is answered with 404, a method that is not here with 405 and `Allow`, what may be a web page's \
+    request with 403 where no credential is asked for; HEAD is answered \
     wherever GET is. Unknown parameters and members are refused with 400. Lists come in pages: `page_size` entries, and \
     `next_page_token` for the next ones, null at the end.";
 
@@ -88,7 +89,9 @@ pub(super) fn is_documented(method: &Method, path: &str, status: StatusCode) -> 
     });
     let method = if method == Method::HEAD { &Method::GET } else { method };
     let known = STATUSES.get(path).and_then(|methods| methods.iter().find(|(known, _)| known == method));
-    known.map_or(status == StatusCode::METHOD_NOT_ALLOWED, |(_, statuses)| statuses.contains(&status.as_u16()))
+    // See `origin` for the other.
+    let of_any = matches!(status, StatusCode::METHOD_NOT_ALLOWED | StatusCode::FORBIDDEN);
+    known.map_or(of_any, |(_, statuses)| statuses.contains(&status.as_u16()))
 }
 
 fn document() -> Value {

@@ -299,6 +299,8 @@ impl Route {
         };
         (self.describe)(&mut described);
         described.fails(&self.failures);
+        // See `origin`.
+        described.fails(&[StatusCode::FORBIDDEN]);
         if self.path.starts_with(API) {
             described.fails(&[StatusCode::BAD_REQUEST]);
             if self.method == Method::POST {

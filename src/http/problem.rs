@@ -46,7 +46,7 @@ const fn failure_of(
 pub(super) const FAILURES: &[Failure] = &[
     failure_of(400, "BadRequest", &["INVALID_ARGUMENT"], &[], "A member, parameter or header is at fault; `errors` names it."),
     failure_of(401, "Unauthorized", &["UNAUTHENTICATED"], &["WWW-Authenticate"], "No valid credential was shown."),
-    failure_of(403, "Forbidden", &["PERMISSION_DENIED"], &[], "The caller's role does not permit it."),
+    failure_of(403, "Forbidden", &["PERMISSION_DENIED"], &[], "The caller's role does not permit it; or access is open, and it may be a web page's request."),
     failure_of(404, "NotFound", &["NOT_FOUND"], &[], "It does not exist, or not for this caller."),
     failure_of(405, "MethodNotAllowed", &["METHOD_NOT_ALLOWED"], &["Allow"], "The path does not take the method."),
     failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
@@ -81,13 +81,22 @@ pub struct Problem {
     pub(super) detail: String,
     errors: Vec<FieldError>,
     pub(super) retry_after_seconds: Option<u32>,
+    /// The server is going, and did nothing.
+    draining: bool,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         debug_assert!(failure(status.as_u16()).codes.contains(&code), "problem::FAILURES lacks {status} {code}");
         let later = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
-        Self { status, code, detail: detail.into(), errors: Vec::new(), retry_after_seconds: later.then_some(1) }
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_seconds: later.then_some(1),
+            draining: false,
+        }
     }
 
     /// For an answer of the web framework itself.
@@ -99,6 +108,11 @@ impl Problem {
 
     pub(super) fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         ControlError::field(pointer, detail).into()
+    }
+
+    /// Whether what was asked for may have been done all the same.
+    pub(super) fn may_have_been_done(&self) -> bool {
+        self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED && !self.draining
     }
 
     pub(super) fn json(&self, trace_id: &str) -> String {
@@ -137,11 +151,12 @@ impl From<ControlError> for Problem {
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
             ControlError::Overloaded | ControlError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
-            ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Unavailable(_) | ControlError::Draining => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         let mut problem = Self::new(status, error.code(), error.to_string());
+        problem.draining = error == ControlError::Draining;
         if let ControlError::RateLimited(over) = &error {
             problem.retry_after_seconds = Some(whole_seconds(over.retry_after));
         }
@@ -220,6 +235,14 @@ mod tests {
                 "errors": [{"pointer": "/name", "detail": "too long"}],
             })
         );
+    }
+
+    #[test]
+    fn only_of_a_failed_server_nobody_knows_what_it_did() {
+        let of = |error: ControlError| Problem::from(error).may_have_been_done();
+        assert!(of(ControlError::Unavailable("it is saved, but".into())) && of(ControlError::Internal(String::new())));
+        assert!(!of(ControlError::Draining) && !of(ControlError::Overloaded) && !of(ControlError::Stale(1)));
+        assert!(!of(ControlError::NotAvailable(String::new())) && !of(ControlError::Conflict(String::new())));
     }
 
     #[test]

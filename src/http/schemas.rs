@@ -7,7 +7,7 @@ use axum::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use ttdust_shards::{
     access::{Action, Principal},
     ids::{SchemaId, StreamId},
@@ -69,8 +69,9 @@ struct CreateSchema {
     #[serde(default)]
     #[schemars(length(max = 4096))]
     description: String,
+    /// As it was sent: a key that stands in it twice must be seen by whoever judges it.
     #[schemars(schema_with = "definition")]
-    definition: Value,
+    definition: Box<RawValue>,
     /// How a new version must agree with those before it; in any case. NONE where it is missing.
     #[schemars(schema_with = "mode_or_null")]
     #[serde(default)]
@@ -121,7 +122,7 @@ struct ListSchemas {
 #[serde(deny_unknown_fields)]
 struct AddVersion {
     #[schemars(schema_with = "definition")]
-    definition: Value,
+    definition: Box<RawValue>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -321,7 +322,7 @@ async fn create(
         namespace: body.namespace,
         name: body.name,
         description: body.description,
-        definition: body.definition.to_string(),
+        definition: body.definition.get().to_owned(),
         mode: mode(body.compatibility_mode.as_deref())?.unwrap_or(Mode::None),
         policy: policy(body.policy.as_deref())?.unwrap_or_default(),
     };
@@ -411,7 +412,7 @@ async fn add_version(
     JsonBody(body): JsonBody<AddVersion>,
 ) -> Result<Either<Created<NewestVersion>, Either<Json<SchemaVersion>, Json<Verdict>>>, Problem> {
     actor.caller.require(Action::ChangeSchemas)?;
-    let new = NewVersion { schema: schema_id(&id)?, definition: body.definition.to_string(), dry_run };
+    let new = NewVersion { schema: schema_id(&id)?, definition: body.definition.get().to_owned(), dry_run };
     match to_the_end(async move { app.control.add_version(&actor, new).await }).await? {
         AddedVersion::Added { version, effective_from } => {
             let location = format!("{SCHEMAS}/{}/versions/{}", version.schema, version.version);

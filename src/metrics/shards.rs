@@ -127,6 +127,11 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "from a record's sync to its being handed to the socket of a live tail"
     ),
     metric!("grpc_connections_active", Read::Gauge(|m| m.connections.get()), "open gRPC connections"),
+    metric!(
+        "grpc_connections_refused_total",
+        Read::Counter(|m| m.connections_refused.get()),
+        "gRPC connections over a limit"
+    ),
     metric!("shard_queue_depth", Read::Gauge(|m| m.queue_depth.get()), "messages in the shard's queue"),
     metric!("shard_memory_bytes", Read::Memory, "memory by pool"),
     metric!("shard_busy_ratio", Read::BusyRatio, "CPU time of the shard's thread by time, since the scrape before"),

@@ -109,7 +109,7 @@ impl Reloader {
         let objects = self.objects.clone();
         let (settings, checks, credentials) = tokio::task::spawn_blocking(move || {
             let newer = current.again(&changes)?;
-            let (settings, left) = current.with_reloadable(&newer);
+            let (settings, left) = current.with_reloadable(&newer)?;
             if !left.is_empty() {
                 tracing::warn!(keys = ?left, "these settings were changed too, and need a restart");
             }

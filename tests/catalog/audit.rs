@@ -7,7 +7,7 @@ use ttdust::catalog::{
 
 use crate::{
     keys::key,
-    store::{Place, all, line, schema, stream, version, with_stream},
+    store::{Place, add, all, line, schema, stream, version, with_stream},
 };
 
 async fn actions(catalog: &Catalog) -> Vec<String> {
@@ -23,7 +23,7 @@ pub async fn every_change_leaves_a_line_and_raises_the_generation(place: Place) 
     let to = |status| StreamChange { status: Some(status), ..StreamChange::default() };
     catalog.create_schema(schema.clone(), first, line("a")).await.expect("created");
     catalog.change_schema(schema.id, SchemaChange::default(), 2, line("b")).await.expect("changed");
-    catalog.add_version(version(schema.id, 2), line("c")).await.expect("added");
+    add(&catalog, version(schema.id, 2), "c").await.expect("added");
     catalog.retire_version(schema.id, 1, 3, line("d")).await.expect("retired");
     catalog.create_stream(clicks.clone(), line("e")).await.expect("created");
     catalog.change_stream(clicks.id, to(StreamStatus::Paused), 4, line("f")).await.expect("changed");
@@ -59,7 +59,7 @@ pub async fn what_is_refused_leaves_no_line(place: Place) {
     let stale = StreamChange { if_version: Some(9), ..StreamChange::default() };
     assert!(catalog.change_stream(clicks.id, stale, 2, line("x")).await.is_err());
     assert!(catalog.create_stream(stream("clicks", clicks.schema), line("x")).await.is_err());
-    assert!(catalog.add_version(version(clicks.schema, 7), line("x")).await.is_err());
+    assert!(add(&catalog, version(clicks.schema, 7), "x").await.is_err());
     assert!(catalog.retire_version(clicks.schema, 1, 2, line("x")).await.is_err());
     assert!(catalog.delete_key("none".into(), line("x")).await.is_err());
     assert!(catalog.end_deletion(clicks.id, 2, line("x")).await.is_err());
@@ -139,6 +139,29 @@ pub async fn the_first_answer_to_a_request_is_the_one_that_is_remembered(place: 
     assert_eq!(catalog.remembered_request("key_1".into(), "k".into()).await, Ok(Some(first)));
     assert_eq!(catalog.remembered_request("key_2".into(), "k".into()).await, Ok(None), "each caller has its own");
     assert_eq!(catalog.generation().await, generation, "the shards need not hear of it");
+}
+
+pub async fn a_request_is_remembered_from_its_beginning_and_answered_or_forgotten_once(place: Place) {
+    let catalog = place.open().await;
+    let known = async |key: &str| catalog.remembered_request("key_1".into(), key.into()).await.expect("asked");
+    let begun = |key: &str, body: &str| RememberedRequest {
+        status: RememberedRequest::BEGUN,
+        body: body.into(),
+        ..request(key, 5)
+    };
+    for key in ["a", "b"] {
+        assert_eq!(catalog.remember_request(begun(key, "one")).await, Ok(begun(key, "one")));
+        assert_eq!(catalog.remember_request(begun(key, "two")).await, Ok(begun(key, "one")), "it was begun before");
+    }
+    catalog.answer_request(request("a", 5)).await.expect("answered");
+    assert_eq!(known("a").await, Some(request("a", 5)));
+    catalog.forget_request("key_1".into(), "a".into()).await.expect("no fault");
+    catalog.answer_request(RememberedRequest { status: 202, ..request("a", 5) }).await.expect("no fault");
+    assert_eq!(known("a").await, Some(request("a", 5)), "an answer stays");
+    catalog.forget_request("key_1".into(), "b".into()).await.expect("forgotten");
+    assert_eq!(known("b").await, None);
+    catalog.answer_request(request("b", 5)).await.expect("no fault");
+    assert_eq!(known("b").await, None, "what was never begun has no answer");
 }
 
 pub async fn old_answers_are_forgotten(place: Place) {

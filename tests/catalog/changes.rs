@@ -6,7 +6,7 @@ use ttdust::catalog::{ApiKey, Catalog, Everything, SchemaChange, SchemaVersion, 
 
 use crate::{
     keys::key,
-    store::{Place, line, schema, stream, version, with_schema},
+    store::{Place, add, line, schema, stream, version, with_schema},
 };
 
 /// What the shards run on, in an order that can be compared.
@@ -52,7 +52,7 @@ pub async fn what_changed_is_the_difference_of_what_there_is(place: Place) {
     let clicks = stream("clicks", used);
     catalog.create_stream(clicks.clone(), line("x")).await.expect("created");
     known.follow(&catalog).await;
-    catalog.add_version(version(used, 2), line("x")).await.expect("added");
+    add(&catalog, version(used, 2), "x").await.expect("added");
     known.follow(&catalog).await;
     catalog.retire_version(used, 1, 5, line("x")).await.expect("retired");
     known.follow(&catalog).await;

@@ -3,7 +3,7 @@
 use ttdust::catalog::{CatalogError, Page, Schema, SchemaChange, SchemaFilter};
 use ttdust_shards::ids::SchemaId;
 
-use crate::store::{Place, all, line, schema, stream, version, with_schema, with_stream};
+use crate::store::{Place, add, all, line, schema, stream, version, with_schema, with_stream};
 
 pub async fn what_is_stored_is_read_back_after_a_restart(place: Place) {
     let catalog = place.open().await;
@@ -55,14 +55,16 @@ pub async fn versions_follow_each_other_and_are_found(place: Place) {
     let catalog = place.open().await;
     let schema = with_stream(&catalog).await.schema;
     let second = version(schema, 2);
-    let changed = catalog.add_version(second.clone(), line("x")).await.expect("added");
+    let changed = add(&catalog, second.clone(), "x").await.expect("added");
     assert_eq!((changed.version, changed.latest_version, changed.updated_at), (2, 2, 2));
     assert_eq!(catalog.schema(schema).await, Ok(changed));
     for wrong in [version(schema, 2), version(schema, 4)] {
-        let refused = catalog.add_version(wrong, line("x")).await;
+        let refused = add(&catalog, wrong, "x").await;
         assert!(matches!(refused, Err(CatalogError::Conflict(_))));
     }
-    let orphan = catalog.add_version(version(SchemaId::generate(), 1), line("x")).await;
+    let late = catalog.add_version(version(schema, 3), 1, line("x")).await;
+    assert_eq!(late, Err(CatalogError::Stale { current: 2 }), "it was judged before there was version 2");
+    let orphan = catalog.add_version(version(SchemaId::generate(), 1), 1, line("x")).await;
     assert!(matches!(orphan, Err(CatalogError::NotFound(_))));
     assert_eq!(catalog.versions(schema, 1, 10).await, Ok(vec![second.clone()]));
     assert_eq!(catalog.versions(schema, 0, 1).await, Ok(vec![version(schema, 1)]));
@@ -91,6 +93,9 @@ pub async fn a_schema_is_changed_at_the_version_that_was_read(place: Place) {
     let changed = catalog.change_schema(id, change.clone(), 9, line("x")).await.expect("changed");
     assert_eq!((changed.description.as_str(), changed.compatibility_mode.as_str()), ("new", "FULL"));
     assert_eq!(catalog.schema(id).await, Ok(changed));
+    let judged_before = catalog.add_version(version(id, 2), 2, line("x")).await;
+    assert_eq!(judged_before, Err(CatalogError::Stale { current: 3 }), "by a mode that is no longer its mode");
+    assert_eq!(catalog.schema(id).await.expect("it").latest_version, 1);
     let unknown = catalog.change_schema(SchemaId::generate(), change, 9, line("x")).await;
     assert!(matches!(unknown, Err(CatalogError::NotFound(_))));
 }
@@ -100,14 +105,14 @@ pub async fn the_version_in_force_is_retired_only_when_nothing_uses_it(place: Pl
     let schema = with_stream(&catalog).await.schema;
     let refused = catalog.retire_version(schema, 1, 5, line("x")).await;
     assert!(matches!(refused, Err(CatalogError::Conflict(_))), "a stream is checked with it");
-    catalog.add_version(version(schema, 2), line("x")).await.expect("added");
+    add(&catalog, version(schema, 2), "x").await.expect("added");
     let retired = catalog.retire_version(schema, 1, 5, line("x")).await.expect("an older one");
     assert_eq!(retired.retired_at, Some(5));
     assert_eq!(catalog.schema(schema).await.expect("it").version, 3);
     assert_eq!(catalog.retire_version(schema, 1, 9, line("x")).await, Ok(retired.clone()), "twice is no change");
     assert_eq!(catalog.version(schema, 1).await, Ok(retired));
     assert_eq!(catalog.schema(schema).await.expect("it").version, 3);
-    catalog.add_version(version(schema, 3), line("x")).await.expect("added");
+    add(&catalog, version(schema, 3), "x").await.expect("added");
     catalog.retire_version(schema, 2, 6, line("x")).await.expect("an older one");
     assert!(matches!(catalog.retire_version(schema, 3, 6, line("x")).await, Err(CatalogError::Conflict(_))));
     assert!(matches!(catalog.retire_version(schema, 4, 6, line("x")).await, Err(CatalogError::NotFound(_))));
@@ -119,7 +124,7 @@ pub async fn the_version_in_force_is_retired_only_when_nothing_uses_it(place: Pl
     catalog.retire_version(unused, 1, 6, line("x")).await.expect("nothing uses it");
     let refused = catalog.create_stream(stream("late", unused), line("x")).await;
     assert!(matches!(refused, Err(CatalogError::Conflict(_))), "it has no version in force");
-    catalog.add_version(version(unused, 2), line("x")).await.expect("added");
+    add(&catalog, version(unused, 2), "x").await.expect("added");
     catalog.create_stream(stream("late", unused), line("x")).await.expect("it has one again");
 }
 
@@ -128,10 +133,10 @@ pub async fn of_two_that_add_the_same_version_one_wins(place: Place) {
     let schema = with_schema(&one).await;
     for number in 2..12 {
         let (a, b) = tokio::join!(
-            one.add_version(version(schema, number), line("x")),
-            other.add_version(version(schema, number), line("x")),
+            one.add_version(version(schema, number), i64::from(number) - 1, line("x")),
+            other.add_version(version(schema, number), i64::from(number) - 1, line("x")),
         );
-        let lost = [&a, &b].into_iter().filter(|outcome| matches!(outcome, Err(CatalogError::Conflict(_)))).count();
+        let lost = [&a, &b].into_iter().filter(|outcome| matches!(outcome, Err(CatalogError::Stale { .. }))).count();
         assert!(a.is_ok() != b.is_ok() && lost == 1, "{a:?} {b:?}");
     }
     let schema = one.schema(schema).await.expect("it");

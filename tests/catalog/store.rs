@@ -1,8 +1,8 @@
 //! Where a catalog of a test lies, and the objects that tests put into it.
 
 use ttdust::catalog::{
-    AuditEntry, Catalog, CatalogPlace, Page, PgFigures, Retention, Schema, SchemaVersion, Stream, StreamStatus,
-    canonical_fingerprint,
+    AuditEntry, Catalog, CatalogError, CatalogPlace, Page, PgFigures, Retention, Schema, SchemaVersion, Stream,
+    StreamStatus, canonical_fingerprint,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -106,6 +106,12 @@ pub fn stream(name: &str, schema: SchemaId) -> Stream {
         created_at: 1,
         updated_at: 1,
     }
+}
+
+/// Adds a version that fits the schema as it is now.
+pub async fn add(catalog: &Catalog, version: SchemaVersion, action: &str) -> Result<Schema, CatalogError> {
+    let judged = catalog.schema(version.schema).await?.version;
+    catalog.add_version(version, judged, line(action)).await
 }
 
 pub async fn with_schema(catalog: &Catalog) -> SchemaId {

@@ -29,7 +29,7 @@ pub fn call_with(
     socket.set_read_timeout(Some(DEADLINE)).expect("a socket");
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n{more}\
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\n{more}\
          content-length: {}\r\n\r\n",
         body.len()
     );

@@ -1,4 +1,4 @@
-//! Failed authentications by peer address: past a limit a minute, credentials from there are not looked at any more.
+//! Failed authentications by peer address: past a limit a minute, what is costly to check is not looked at any more.
 //!
 //! A count-min sketch (Cormode and Muthukrishnan, 2005) of sliding window counters, two rows by independent keyed hashes: its
 //! size is fixed whatever addresses there are, and all shards and REST share it without a lock. An address is over the limit
@@ -10,6 +10,8 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
+
+use crate::peers::place_of;
 
 const ROWS: usize = 2;
 const BUCKETS: usize = 8192;
@@ -69,10 +71,7 @@ impl AuthFailures {
     }
 
     fn buckets(&self, peer: IpAddr) -> [&AtomicU64; ROWS] {
-        let place = match peer.to_canonical() {
-            IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64 | 1 << 63,
-        };
+        let place = place_of(peer);
         std::array::from_fn(|row| {
             let at = self.hashers[row].hash_one(place) as usize % BUCKETS;
             &self.buckets[row * BUCKETS + at]

@@ -62,17 +62,14 @@ impl Intake {
             return Ok(Arc::clone(&last.stream));
         }
         let catalog = self.reactor.catalog();
-        let stream = permitted(&self.caller, Action::WriteRecords, &catalog, stream_text)?;
+        let stream = permitted(&mut self.caller, Action::WriteRecords, &catalog, stream_text)?;
         if !names_schema(stream, schema_text) {
             let message = format!("the stream's schema is {}: leave schema_id empty or send that id", stream.schema.id);
             return Err(Status::new(Code::FailedPrecondition, "SCHEMA_MISMATCH", message));
         }
         match stream.state {
             StreamState::Active => {}
-            StreamState::Paused => {
-                let message = "the stream is paused: resume it with PATCH /api/v1/streams/{id}";
-                return Err(Status::new(Code::FailedPrecondition, "STREAM_PAUSED", message));
-            }
+            StreamState::Paused => return Err(Status::stream_paused()),
             StreamState::Deleting => {
                 let message = "the stream is being deleted";
                 return Err(Status::new(Code::FailedPrecondition, "STREAM_DELETING", message));

@@ -29,17 +29,17 @@ use crate::{
 /// How the call ends.
 pub async fn time_range(
     reactor: &Reactor,
-    caller: &Principal,
+    mut caller: Principal,
     bell: &Rc<Bell>,
     message: Bytes,
 ) -> Result<TimeRangeQueryResponse, Status> {
     let started = Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
-    let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
+    let stream = permitted(&mut caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
     let query = plan(stream, &request)?;
     let order = query.order;
-    let answer = ask(reactor, caller, bell, Query::TimeRange(query)).await?;
+    let answer = ask(reactor, &caller, bell, Query::TimeRange(query)).await?;
     let metadata = QueryMetadata {
         total_records_scanned: answer.rows_scanned as i64,
         partitions_scanned: answer.partitions_scanned as i64,
@@ -57,17 +57,17 @@ pub async fn time_range(
 /// How the call ends.
 pub async fn lookup(
     reactor: &Reactor,
-    caller: &Principal,
+    mut caller: Principal,
     bell: &Rc<Bell>,
     message: Bytes,
 ) -> Result<KeyLookupResponse, Status> {
     let request = KeyLookupRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
-    let stream = permitted(caller, Action::ReadRecords, &catalog, &request.stream_id)?;
+    let stream = permitted(&mut caller, Action::ReadRecords, &catalog, &request.stream_id)?;
     let query = KeyLookup::plan(stream, &request.key_field, &request.key_value)
         .map_err(|error| Status::new(Code::InvalidArgument, error.reason, error.message))?;
     let id = stream.id;
-    let mut answer = ask(reactor, caller, bell, Query::Lookup(query)).await?;
+    let mut answer = ask(reactor, &caller, bell, Query::Lookup(query)).await?;
     let record = answer.records.pop().map(|row| record(id, row));
     Ok(KeyLookupResponse { found: record.is_some(), record })
 }

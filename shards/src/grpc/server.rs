@@ -71,16 +71,22 @@ pub async fn accept(reactor: Rc<Reactor>, listener: TcpListener) -> std::io::Res
     while !reactor.is_draining() {
         match listener.accept() {
             Ok((socket, peer)) => {
-                if reactor.connections.len() > reactor.limits.connections {
-                    tracing::warn!(shard = %reactor.id, %peer, "connection refused: over the limit of connections");
+                let full = reactor.connections.len() > reactor.limits.connections;
+                let Some(seat) = reactor.peers.enter(peer.ip()).filter(|_| !full) else {
+                    reactor.metrics.connections_refused.add(1);
+                    tracing::debug!(shard = %reactor.id, %peer, full, "connection refused: over a limit of connections");
                     drop(socket);
                     // A flood of them must not keep the thread from those that are in.
                     yield_now().await;
                     continue;
-                }
+                };
                 match Transport::new(socket) {
                     Ok(transport) => {
-                        let task = serve(Rc::clone(&reactor), Rc::clone(&descriptors), transport, peer.ip());
+                        let served = serve(Rc::clone(&reactor), Rc::clone(&descriptors), transport, peer.ip());
+                        let task = async move {
+                            served.await;
+                            drop(seat);
+                        };
                         compio_runtime::spawn(task).detach();
                     }
                     Err(error) => tracing::debug!(%peer, %error, "connection lost before it began"),
@@ -303,7 +309,7 @@ async fn dispatch(
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
     let caller = || {
-        let certificate = peer.identity.as_ref().map(|peer| &*peer.name);
+        let certificate = peer.identity.as_ref();
         let now = SystemClock::new().unix_micros();
         let caller = reactor.catalog().access.authenticate(&head.headers, certificate, peer.address, now);
         caller.map_err(|refused| {
@@ -335,14 +341,14 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let answer = while_wanted(respond, query::time_range(&reactor, &caller, &bell, message)).await?;
+            let answer = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
             respond_message(respond, &answer)
         }
         path::LOOKUP_BY_KEY => {
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let answer = while_wanted(respond, query::lookup(&reactor, &caller, &bell, message)).await?;
+            let answer = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
             respond_message(respond, &answer)
         }
         path::STREAMING_READ => {

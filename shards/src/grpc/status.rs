@@ -251,8 +251,16 @@ impl Status {
                 "the stream has as many writers as it may have: nothing was admitted; use known writer_ids",
                 Duration::from_secs(60),
             ),
+            Refusal::Paused => Self::stream_paused(),
             Refusal::NotHere => Self::new(Code::NotFound, "STREAM_NOT_FOUND", "the stream was deleted"),
         }
+    }
+
+    /// The stream takes no records until it is resumed.
+    #[must_use]
+    pub fn stream_paused() -> Self {
+        let message = "the stream is paused: resume it with PATCH /api/v1/streams/{id}";
+        Self::new(Code::FailedPrecondition, "STREAM_PAUSED", message)
     }
 
     /// The same as an error inside an answer.

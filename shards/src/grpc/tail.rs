@@ -109,9 +109,14 @@ impl Pages {
 ///
 /// # Errors
 /// How the call ends.
-pub async fn open(reactor: &Rc<Reactor>, caller: Principal, bell: &Rc<Bell>, message: Bytes) -> Result<Tail, Status> {
+pub async fn open(
+    reactor: &Rc<Reactor>,
+    mut caller: Principal,
+    bell: &Rc<Bell>,
+    message: Bytes,
+) -> Result<Tail, Status> {
     let request = StreamingReadRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
-    let stream = Arc::clone(permitted(&caller, Action::ReadRecords, &reactor.catalog(), &request.stream_id)?);
+    let stream = Arc::clone(permitted(&mut caller, Action::ReadRecords, &reactor.catalog(), &request.stream_id)?);
     check_state(&stream)?;
     let start = Start::of(&request)?;
     if reactor.feeds.readers() >= reactor.limits.tails {
@@ -283,7 +288,7 @@ impl Tail {
             return None;
         }
         let (catalog, text) = (self.reactor.catalog(), self.stream.to_string());
-        match permitted(&self.caller, Action::ReadRecords, &catalog, &text) {
+        match permitted(&mut self.caller, Action::ReadRecords, &catalog, &text) {
             // Another stream may have the id for its name by now.
             Ok(stream) if stream.id != self.stream => Some(Status::unknown_stream(&text)),
             Ok(stream) => check_state(stream).err(),

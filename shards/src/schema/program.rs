@@ -196,13 +196,19 @@ impl Node {
 }
 
 impl Program {
-    /// The program for `definition`, which is a draft-07 schema without circles; `None` if it is beyond programs.
-    pub(crate) fn compile(definition: &Value) -> Option<Self> {
+    /// The program for `definition`, which is a draft-07 schema without circles, and whose patterns each remember their matching
+    /// in `cache_bytes`; `None` if it is beyond programs.
+    pub(crate) fn compile(definition: &Value, cache_bytes: usize) -> Option<Self> {
         if names_below(definition, true) {
             return None;
         }
-        let mut compiler =
-            Compiler { definition, nodes: vec![Some(Node::anything())], known: HashMap::new(), guesses: 1 };
+        let mut compiler = Compiler {
+            definition,
+            nodes: vec![Some(Node::anything())],
+            known: HashMap::new(),
+            guesses: 1,
+            cache_bytes,
+        };
         let root = compiler.schema(definition)?;
         let nodes = compiler.nodes.into_iter().collect::<Option<Vec<_>>>()?.into();
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
@@ -230,6 +236,7 @@ struct Compiler<'a> {
     /// The node of each schema that was begun.
     known: HashMap<*const Value, usize>,
     guesses: usize,
+    cache_bytes: usize,
 }
 
 impl<'a> Compiler<'a> {
@@ -281,7 +288,7 @@ impl<'a> Compiler<'a> {
             "const" => restrict(node, std::slice::from_ref(value))?,
             "minLength" => node.text.length_min = count(value)?,
             "maxLength" => node.text.length_max = count(value)?,
-            "pattern" => node.text.pattern = Some(Pattern::compile(value.as_str()?)?),
+            "pattern" => node.text.pattern = Some(Pattern::compile(value.as_str()?, self.cache_bytes)?),
             "format" => node.text.format = Some(format(value.as_str()?)?),
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => bound(&mut node.number, keyword, value)?,
             "items" => node.elements.node = self.schema(value)?,

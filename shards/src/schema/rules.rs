@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{SchemaError, text::pointer_step};
+use super::{SchemaError, patterns::Patterns, text::pointer_step};
 
 /// The most `$ref`s in a definition.
 pub(crate) const REFERENCES_MAX: usize = 1024;
@@ -34,16 +34,18 @@ const HOLDS_SCHEMAS: [&str; 4] = ["allOf", "anyOf", "items", "oneOf"];
 /// Keywords whose value is an object of schemas. `$defs` is no keyword of draft-07, but many keep schemas there.
 const HOLDS_NAMED_SCHEMAS: [&str; 5] = ["$defs", "definitions", "dependencies", "patternProperties", "properties"];
 
-/// Checks `definition` and drops its `$schema` keywords: the draft is fixed.
-pub(crate) fn apply(definition: &mut Value) -> Result<(), SchemaError> {
+/// Checks `definition` and drops its `$schema` keywords: the draft is fixed. Returns its patterns.
+pub(crate) fn apply(definition: &mut Value) -> Result<Patterns, SchemaError> {
     let mut walk = Walk::default();
-    walk.schema(definition, "")
+    walk.schema(definition, "")?;
+    Ok(Patterns(walk.patterns))
 }
 
 #[derive(Debug, Default)]
 struct Walk {
     references: usize,
-    patterns: usize,
+    /// With where each stands, as a JSON Pointer.
+    patterns: Vec<(String, String)>,
 }
 
 impl Walk {
@@ -108,13 +110,15 @@ impl Walk {
     }
 
     fn pattern(&mut self, pattern: &str, pointer: String) -> Result<(), SchemaError> {
-        self.patterns += 1;
-        if self.patterns > PATTERNS_MAX {
+        if self.patterns.len() >= PATTERNS_MAX {
             let message = format!("the definition has more than {PATTERNS_MAX} patterns: split it");
             return Err(SchemaError { pointer, message });
         }
         match find_backtracking(pattern) {
-            None => Ok(()),
+            None => {
+                self.patterns.push((pattern.to_owned(), pointer));
+                Ok(())
+            }
             Some(feature) => {
                 let message = format!(
                     "the pattern uses {feature}, which cannot be matched in linear time: write it without (combine patterns \
@@ -189,6 +193,6 @@ mod tests {
             "enum": [{ "$ref": "file:///a" }],
             "default": { "$ref": "a", "pattern": "(?=a)" },
         });
-        assert_eq!(apply(&mut definition), Ok(()));
+        assert!(apply(&mut definition).expect("it is good").is_empty());
     }
 }

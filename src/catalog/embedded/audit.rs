@@ -94,6 +94,17 @@ pub(super) fn remember(connection: &Connection, request: &RememberedRequest) -> 
     Ok(remembered(connection, &request.caller, &request.key)?.unwrap_or_else(|| request.clone()))
 }
 
+pub(super) fn answer(connection: &Connection, request: &RememberedRequest) -> Result<()> {
+    let answer = "UPDATE idempotent_requests SET status = ?3, body = ?4 WHERE caller = ?1 AND key = ?2 AND status = ?5";
+    let parameters = params![request.caller, request.key, request.status, request.body, RememberedRequest::BEGUN];
+    connection.execute(answer, parameters).map(drop).map_err(failure)
+}
+
+pub(super) fn forget(connection: &Connection, caller: &str, key: &str) -> Result<()> {
+    let forget = "DELETE FROM idempotent_requests WHERE caller = ?1 AND key = ?2 AND status = ?3";
+    connection.execute(forget, params![caller, key, RememberedRequest::BEGUN]).map(drop).map_err(failure)
+}
+
 pub(super) fn remembered(connection: &Connection, caller: &str, key: &str) -> Result<Option<RememberedRequest>> {
     connection
         .query_row(

@@ -141,9 +141,14 @@ pub(super) fn change(
     Ok(after)
 }
 
-pub(super) fn add_version(connection: &mut Connection, version: &SchemaVersion, audit: AuditEntry) -> Result<Schema> {
+pub(super) fn add_version(
+    connection: &mut Connection,
+    version: &SchemaVersion,
+    judged: i64,
+    audit: AuditEntry,
+) -> Result<Schema> {
     let transaction = connection.transaction().map_err(failure)?;
-    let after = rules::with_version(&get(&transaction, version.schema)?, version)?;
+    let after = rules::with_version(&get(&transaction, version.schema)?, version, judged)?;
     insert_version(&transaction, version)?;
     update(&transaction, &after)?;
     note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema))?;

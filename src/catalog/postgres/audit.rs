@@ -98,6 +98,20 @@ pub(super) async fn remember(client: &mut Client, request: RememberedRequest) ->
     Ok(remembered(client, request.caller.clone(), request.key.clone()).await?.unwrap_or(request))
 }
 
+pub(super) async fn answer(client: &mut Client, request: RememberedRequest) -> Result<()> {
+    let answer = "UPDATE idempotent_requests SET status = $3, body = $4 WHERE caller = $1 AND key = $2 AND status = $5";
+    let (status, begun) = (i64::from(request.status), i64::from(RememberedRequest::BEGUN));
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&request.caller, &request.key, &status, &request.body, &begun];
+    client.execute(answer, &parameters).await.map(drop).map_err(failure)
+}
+
+pub(super) async fn forget(client: &mut Client, caller: String, key: String) -> Result<()> {
+    let forget = "DELETE FROM idempotent_requests WHERE caller = $1 AND key = $2 AND status = $3";
+    let begun = i64::from(RememberedRequest::BEGUN);
+    client.execute(forget, &[&caller, &key, &begun]).await.map(drop).map_err(failure)
+}
+
 pub(super) async fn remembered(client: &mut Client, caller: String, key: String) -> Result<Option<RememberedRequest>> {
     let row = client
         .query_opt(

@@ -14,7 +14,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::{gauge::Gauge, histogram::Histogram};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time,
 };
 use tokio_postgres::{Client, Config, NoTls, config::SslMode};
@@ -60,6 +60,10 @@ struct Shared {
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
     idle: Mutex<Vec<Client>>,
+    /// Connections that calls use or open.
+    lent: AtomicUsize,
+    /// A connection came back, or is gone.
+    returned: Notify,
     /// Why it is down; `None`: it is up.
     down: Mutex<Option<String>>,
     /// Whether this process has seen the database at its version.
@@ -155,6 +159,8 @@ impl Pool {
             permits: Arc::new(Semaphore::new(options.pool_size)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),
+            lent: AtomicUsize::new(0),
+            returned: Notify::new(),
             down: Mutex::default(),
             migrated: AtomicBool::new(false),
             figures,
@@ -214,20 +220,9 @@ impl Pool {
     async fn lease(&self) -> Result<Lease> {
         self.0.check_up()?;
         let permit = self.permit().await?;
-        // It may have gone down meanwhile.
-        self.0.check_up()?;
-        let idle = || locked(&self.0.idle).pop();
-        let client = loop {
-            match idle() {
-                Some(client) if client.is_closed() => {}
-                Some(client) => break client,
-                None => {
-                    break self.0.ready_connection().await.inspect_err(|error| self.0.went_down(error.to_string()))?;
-                }
-            }
-        };
+        let (client, lent) = self.0.connection().await?;
         self.0.figures.active.inc();
-        Ok(Lease { client: Some(client), shared: Arc::clone(&self.0), _permit: permit })
+        Ok(Lease { client: Some(client), lent, _permit: permit })
     }
 
     async fn permit(&self) -> Result<OwnedSemaphorePermit> {
@@ -258,6 +253,41 @@ impl Shared {
         }
     }
 
+    /// An idle connection, or a new one, or one that is given back: a server may allow fewer than `pg.pool_size`. Only if there
+    /// is no connection at all is one that cannot be opened the sign of an outage.
+    async fn connection(self: &Arc<Self>) -> Result<(Client, Lent)> {
+        let deadline = time::Instant::now() + self.call_timeout;
+        loop {
+            // It may have gone down meanwhile.
+            self.check_up()?;
+            let mut lent = Lent::new(self);
+            let idle = || locked(&self.idle).pop();
+            while let Some(client) = idle() {
+                if !client.is_closed() {
+                    return Ok((client, lent));
+                }
+            }
+            let error = match self.ready_connection().await {
+                Ok(client) => return Ok((client, lent)),
+                Err(error) => error,
+            };
+            // Nothing came back that another could use, or this one.
+            lent.tells = false;
+            drop(lent);
+            if self.lent.load(Relaxed) == 0 && locked(&self.idle).is_empty() {
+                self.went_down(error.to_string());
+                return Err(error);
+            }
+            // From here on it misses nothing: what came back before is remembered, an outage is looked for after.
+            let returned = self.returned.notified();
+            self.check_up()?;
+            tracing::debug!(%error, "no further connection to the catalog: waiting for one of those that are open");
+            if time::timeout_at(deadline, returned).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
     /// A connection to a database of this version.
     async fn ready_connection(&self) -> Result<Client> {
         let mut client = self.connector.connect().await?;
@@ -278,6 +308,7 @@ impl Shared {
             return;
         }
         locked(&self.idle).clear();
+        self.returned.notify_waiters();
         tracing::warn!(%reason, "the catalog is down; records are taken, changes are refused until it is back");
         tokio::spawn(recover(Arc::downgrade(self)));
     }
@@ -295,6 +326,7 @@ async fn recover(pool: Weak<Shared>) {
             Ok(client) => {
                 locked(&shared.idle).push(client);
                 *locked(&shared.down) = None;
+                shared.returned.notify_waiters();
                 tracing::info!(seconds = began.elapsed().as_secs(), "the catalog is back");
                 return;
             }
@@ -309,11 +341,34 @@ fn with_jitter(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * part / 0x1_0000
 }
 
+/// A connection that is counted as one that a call uses or opens.
+struct Lent {
+    shared: Arc<Shared>,
+    /// Whether whoever waits for a connection is told of its end.
+    tells: bool,
+}
+
+impl Lent {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.lent.fetch_add(1, Relaxed);
+        Self { shared: Arc::clone(shared), tells: true }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.shared.lent.fetch_sub(1, Relaxed);
+        if self.tells {
+            self.shared.returned.notify_one();
+        }
+    }
+}
+
 /// A connection in use.
 struct Lease {
     /// `None` once it is given back.
     client: Option<Client>,
-    shared: Arc<Shared>,
+    lent: Lent,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -325,14 +380,14 @@ impl Lease {
     /// Its call came to its end, good or bad.
     fn give_back(mut self) {
         if let Some(client) = self.client.take().filter(|client| !client.is_closed()) {
-            locked(&self.shared.idle).push(client);
+            locked(&self.lent.shared.idle).push(client);
         }
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.shared.figures.active.dec();
+        self.lent.shared.figures.active.dec();
     }
 }
 

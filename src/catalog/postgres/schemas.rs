@@ -155,9 +155,14 @@ pub(super) async fn change(
     Ok(after)
 }
 
-pub(super) async fn add_version(client: &mut Client, version: SchemaVersion, audit: AuditEntry) -> Result<Schema> {
+pub(super) async fn add_version(
+    client: &mut Client,
+    version: SchemaVersion,
+    judged: i64,
+    audit: AuditEntry,
+) -> Result<Schema> {
     let transaction = client.transaction().await.map_err(failure)?;
-    let after = rules::with_version(&find_to_change(&transaction, version.schema).await?, &version)?;
+    let after = rules::with_version(&find_to_change(&transaction, version.schema).await?, &version, judged)?;
     insert_version(&transaction, &version).await?;
     update(&transaction, &after).await?;
     note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema)).await?;

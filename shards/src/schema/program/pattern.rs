@@ -3,7 +3,7 @@
 
 use regex::{Regex, RegexBuilder};
 
-use super::super::{PATTERN_BYTES_MAX, PATTERN_CACHE_BYTES_MAX};
+use super::super::PATTERN_BYTES_MAX;
 
 /// The most classes in a row: each has a bit.
 const CLASSES_MAX: usize = 8;
@@ -40,17 +40,14 @@ struct Run {
 }
 
 impl Pattern {
-    /// Compiles `pattern`; `None` if it is no pattern.
-    pub(crate) fn compile(pattern: &str) -> Option<Self> {
+    /// Compiles `pattern`, which remembers its matching in `cache_bytes`; `None` if it is no pattern.
+    pub(crate) fn compile(pattern: &str, cache_bytes: usize) -> Option<Self> {
         let translated = jsonschema_regex::to_rust_regex(pattern).ok()?;
         if let Some(row) = Row::compile(&translated) {
             return Some(Self::Row(row));
         }
-        let expression = RegexBuilder::new(&translated)
-            .size_limit(PATTERN_BYTES_MAX)
-            .dfa_size_limit(PATTERN_CACHE_BYTES_MAX)
-            .build()
-            .ok()?;
+        let expression =
+            RegexBuilder::new(&translated).size_limit(PATTERN_BYTES_MAX).dfa_size_limit(cache_bytes).build().ok()?;
         Some(Self::Expression(expression))
     }
 
@@ -272,7 +269,7 @@ mod tests {
             ("^a+?b", false),
             ("^é$", false),
         ] {
-            let compiled = Pattern::compile(pattern).expect(pattern);
+            let compiled = Pattern::compile(pattern, 1 << 20).expect(pattern);
             assert_eq!(matches!(compiled, Pattern::Row(_)), is_row, "{pattern}");
             let translated = jsonschema_regex::to_rust_regex(pattern).expect(pattern);
             let expression = Regex::new(&translated).expect(pattern);
