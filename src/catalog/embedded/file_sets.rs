@@ -73,7 +73,8 @@ pub(super) fn drop_through(connection: &mut Connection, id: StreamId, through: i
     if !takes_files(&transaction, id)? {
         return Ok(dropped);
     }
-    let sql = format!("SELECT {FIELDS} FROM files WHERE stream_id = ?1 AND last_sequence <= ?2");
+    let sql =
+        format!("SELECT {FIELDS} FROM files WHERE stream_id = ?1 AND first_sequence <= ?2 AND last_sequence <= ?2");
     for file in several(&transaction, &sql, params![id.to_string(), through])? {
         retire(&transaction, id, &file, now)?;
         dropped.add(&file);
@@ -90,7 +91,10 @@ pub(super) fn page(connection: &Connection, id: StreamId, after: i64, limit: u32
 }
 
 pub(super) fn of_hour(connection: &Connection, of: StreamHour) -> Result<Vec<StoredFile>> {
-    let sql = format!("SELECT {FIELDS} FROM files WHERE stream_id = ?1 AND hour = ?2 ORDER BY first_sequence");
+    // Left to itself, SQLite reads all files of the stream.
+    let sql = format!(
+        "SELECT {FIELDS} FROM files INDEXED BY files_by_hour WHERE stream_id = ?1 AND hour = ?2 ORDER BY first_sequence"
+    );
     several(connection, &sql, params![of.stream.to_string(), of.hour.0])
 }
 

@@ -84,7 +84,8 @@ pub(super) async fn drop_through(client: &mut Client, id: StreamId, through: i64
     if !takes_files(&transaction, id).await? {
         return Ok(dropped);
     }
-    let sql = format!("SELECT {FIELDS} FROM files WHERE stream_id = $1 AND last_sequence <= $2");
+    let sql =
+        format!("SELECT {FIELDS} FROM files WHERE stream_id = $1 AND first_sequence <= $2 AND last_sequence <= $2");
     let found = all(&transaction.query(&sql, &[&id.to_string(), &through]).await.map_err(failure)?, read)?;
     retire(&transaction, id, &found, now).await?;
     transaction.commit().await.map_err(failure)?;
