@@ -174,6 +174,18 @@ impl Catalog {
         Ok(Self { store })
     }
 
+    /// Claims the catalog for this node, which `node` tells people of, for as long as the process runs. A file is kept by the lock
+    /// on the data directory. If Postgres cannot be reached, the claim is made once it can; files are not committed before.
+    ///
+    /// # Errors
+    /// `Conflict`: another node has it.
+    pub async fn claim(&self, node: &str) -> Result<()> {
+        match &self.store {
+            Store::Embedded(_) => Ok(()),
+            Store::Postgres(store) => store.claim(node).await,
+        }
+    }
+
     /// What the shards can start with: [`Self::everything`], or, while Postgres cannot be reached, what its mirror holds.
     ///
     /// # Errors
@@ -193,6 +205,12 @@ impl Catalog {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.store, Store::Postgres(_))
+    }
+
+    /// Whether it is known not to answer now. The log tells of it then, once.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        matches!(&self.store, Store::Postgres(store) if store.is_down())
     }
 
     /// Which store it is, for people.

@@ -1,7 +1,8 @@
 //! Every admin operation as a method. REST sees only this.
 //!
 //! A change is durable in the catalog first, then published; it is answered when every shard runs on it. Changes follow one
-//! another: one lock, held over both steps.
+//! another: one lock, held over both steps. A change that was saved and could not be published is published by whoever tries
+//! it again, before he is told that there is nothing to change, and in any case by [`Control::follow_catalog`].
 
 mod admin;
 mod config;
@@ -24,11 +25,12 @@ use std::{
 
 use futures_util::future::join_all;
 use tokio::{
-    sync::{Mutex, MutexGuard, mpsc, oneshot},
+    sync::{Mutex, MutexGuard, mpsc, oneshot, watch},
     time,
 };
 use ttdust_shards::{
     access::Principal,
+    ids::StreamId,
     message::{QUERY_TIMEOUT_HINT, QueryFailure, ToShard},
     query::{Cancel, KeyLookup, Query, QueryAnswer, TimeRangeQuery},
     rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimits},
@@ -37,7 +39,7 @@ use ttdust_shards::{
 
 use crate::{
     calendar::now_unix_micros,
-    catalog::{AuditEntry, Catalog, CatalogError, Page, StreamFilter, StreamStatus},
+    catalog::{AuditEntry, Catalog, CatalogError, Page, Stream, StreamFilter, StreamStatus},
     compatibility::Violation,
     config::{Config, Loaded},
     coordination::{Coordinator, Standing},
@@ -52,7 +54,7 @@ pub use config::Reload;
 pub use health::{Component, Readiness};
 pub use keys::{CreatedKey, NewKey};
 pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
-pub use streams::{NewStream, StreamStatistics};
+pub use streams::{NewStream, StreamPage, StreamStatistics};
 
 /// How long a change waits until all shards run on it. The shards go on taking it after that.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,6 +63,8 @@ const HOUSEKEEPING_PAUSE: Duration = Duration::from_secs(2);
 /// How long the answer to a request with an `Idempotency-Key` is kept.
 const REQUESTS_KEPT: Duration = Duration::from_secs(24 * 3600);
 const FORGET_PAUSE: Duration = Duration::from_secs(600);
+/// How long the end of the server waits for the times of last use to be saved.
+const LAST_USES_TIMEOUT: Duration = Duration::from_secs(2);
 /// Half-done streams that one start goes on with.
 const RESUME_MAX: u32 = 10_000;
 
@@ -211,6 +215,10 @@ fn unsaved(saved: &mut HashMap<String, i64>, uses: &[(String, i64)]) -> Vec<(Str
     uses.iter().filter(|(id, at)| saved.get(id) != Some(at)).cloned().collect()
 }
 
+fn not_everywhere() -> ControlError {
+    ControlError::Unavailable("it is saved, but not every shard runs on it yet".into())
+}
+
 fn first_reason(violations: &[Violation]) -> &str {
     violations.first().map_or("", |violation| &violation.reason)
 }
@@ -270,6 +278,9 @@ pub struct Control {
     parts: Parts,
     settings: RwLock<Arc<Loaded>>,
     changes: Mutex<()>,
+    /// The version of the newest snapshot that every shard runs on.
+    delivered: watch::Sender<u64>,
+    checked: health::Latest,
     draining: AtomicBool,
 }
 
@@ -278,7 +289,10 @@ impl Control {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let settings = RwLock::new(Arc::new(parts.config.loaded.clone()));
-        Self { parts, settings, changes: Mutex::new(()), draining: AtomicBool::new(false) }
+        // The shards began with it.
+        let delivered = watch::Sender::new(parts.publisher.current().version);
+        let draining = AtomicBool::new(false);
+        Self { parts, settings, changes: Mutex::new(()), delivered, checked: health::Latest::default(), draining }
     }
 
     /// Stops taking changes and reports not ready.
@@ -307,6 +321,26 @@ impl Control {
         let current = self.parts.publisher.current();
         let stream = current.resolve(text).filter(|stream| caller.sees(stream.id, &stream.name));
         stream.cloned().ok_or_else(|| ControlError::NotFound(format!("stream {}", names::shown(text))))
+    }
+
+    /// As [`Self::resolve_stream`], but an id that the shards do not know, yet or any more, is looked for in the catalog as
+    /// well: what was created and could not be put in force can be read and deleted. Callers that are confined to streams are
+    /// told of what is in force alone: the time of the answer would tell them what else there is.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable`: the catalog, which has to be asked.
+    pub async fn find_stream(&self, caller: &Principal, text: &str) -> Result<StreamId, ControlError> {
+        let unknown = match self.resolve_stream(caller, text) {
+            Ok(stream) => return Ok(stream.id),
+            Err(unknown) => unknown,
+        };
+        match text.parse() {
+            Ok(id) if !caller.role.is_confined() => match self.parts.catalog.stream(id).await? {
+                Stream { status: StreamStatus::Deleted, .. } => Err(unknown),
+                stream => Ok(stream.id),
+            },
+            _ => Err(unknown),
+        }
     }
 
     /// Records of a stream. Dropped, the query is cancelled.
@@ -348,26 +382,54 @@ impl Control {
         Ok(guard)
     }
 
-    /// Puts new ways to check credentials, and new limits, in force, on every shard once this is answered; if that fails, the
-    /// old ones stay.
+    /// Puts new ways to check credentials, and new limits, in force, be the catalog there or not: on every shard once this is
+    /// answered, but for those that are too busy, which the log tells.
     ///
     /// # Errors
-    /// See [`ControlError`].
+    /// `Unavailable`: the server is shutting down, and nothing was changed.
     pub async fn set_checks(&self, checks: Checks, rates: RateLimits) -> Result<(), ControlError> {
         let _changing = self.changing().await?;
-        let (old, old_rates) = (self.parts.publisher.set_checks(checks), self.parts.publisher.set_rates(rates));
-        let published = self.publish().await;
-        if published.is_err() {
-            self.parts.publisher.set_checks(old);
-            self.parts.publisher.set_rates(old_rates);
+        self.parts.publisher.set_checks(checks);
+        self.parts.publisher.set_rates(rates);
+        if let Err(error) = self.send(self.parts.publisher.republish()).await {
+            // On its way to all, and in force here: nothing takes it back.
+            tracing::warn!(%error, "not every shard runs on the new checks and limits yet");
         }
-        published
+        Ok(())
     }
 
-    /// Puts what the catalog holds now in force and waits until every shard runs on it.
+    /// Puts what the catalog holds now in force and waits until every shard runs on it. For whoever has the right to change.
     async fn publish(&self) -> Result<(), ControlError> {
         let snapshot = self.parts.publisher.advance().await?;
         self.send(snapshot).await
+    }
+
+    /// What a change of the catalog came to, in force on every shard. If there was nothing to change, an earlier try may have
+    /// been saved, and not published: that is made good before anyone is told.
+    async fn published<T>(&self, change: Result<T, CatalogError>) -> Result<T, ControlError> {
+        match change {
+            Ok(done) => self.publish().await.map(|()| done),
+            Err(error @ CatalogError::Unavailable(_)) => Err(error.into()),
+            Err(error) => self.catch_up().await.and(Err(error.into())),
+        }
+    }
+
+    /// Waits until every shard runs on what the catalog holds, and puts it in force if it is not yet. For whoever has the right
+    /// to change.
+    async fn catch_up(&self) -> Result<(), ControlError> {
+        if !self.is_in_force().await? {
+            return self.publish().await;
+        }
+        // It may still be under way to a shard.
+        let version = self.current().version;
+        let mut delivered = self.delivered.subscribe();
+        let wait = delivered.wait_for(|delivered| *delivered >= version);
+        time::timeout(PUBLISH_TIMEOUT, wait).await.map(drop).map_err(|_| not_everywhere())
+    }
+
+    /// Whether the snapshot in force is of all that the catalog holds now.
+    async fn is_in_force(&self) -> Result<bool, ControlError> {
+        Ok(self.parts.catalog.generation().await? == self.parts.publisher.generation())
     }
 
     /// Hands a snapshot to every shard and waits until all run on it.
@@ -386,15 +448,21 @@ impl Control {
                 Ok::<_, crate::link::ShardGone>(())
             }
         });
+        let (shards, delivered, version) =
+            (join_all(shards.collect::<Vec<_>>()), self.delivered.clone(), snapshot.version);
         // On a task of its own, so that it goes on when the time is up.
-        let published = tokio::spawn(join_all(shards.collect::<Vec<_>>()));
+        let published = tokio::spawn(async move {
+            let gone = shards.await.into_iter().find_map(Result::err);
+            if gone.is_none() {
+                delivered.send_modify(|delivered| *delivered = version.max(*delivered));
+            }
+            gone
+        });
         match time::timeout(PUBLISH_TIMEOUT, published).await {
-            Ok(Ok(outcomes)) => match outcomes.into_iter().find_map(Result::err) {
-                None => Ok(()),
-                Some(gone) => Err(ControlError::Unavailable(format!("it is saved, but {gone}"))),
-            },
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(gone))) => Err(ControlError::Unavailable(format!("it is saved, but {gone}"))),
             Ok(Err(error)) => Err(ControlError::Internal(error.to_string())),
-            Err(_) => Err(ControlError::Unavailable("it is saved, but not every shard runs on it yet".into())),
+            Err(_) => Err(not_everywhere()),
         }
     }
 
@@ -410,11 +478,7 @@ impl Control {
         let mut forget_at = time::Instant::now();
         loop {
             time::sleep(HOUSEKEEPING_PAUSE).await;
-            let uses = self.parts.publisher.last_uses();
-            let unsaved = unsaved(&mut saved, &uses);
-            if !unsaved.is_empty() && self.parts.catalog.touch_keys(unsaved).await.is_ok() {
-                saved = uses.into_iter().collect();
-            }
+            self.save_uses(&mut saved).await;
             if time::Instant::now() >= forget_at {
                 let before = now_unix_micros() - REQUESTS_KEPT.as_micros() as i64;
                 if let Err(error) = self.parts.catalog.forget_requests_before(before).await {
@@ -425,11 +489,26 @@ impl Control {
         }
     }
 
-    /// Goes on with what an earlier run left half done: deletions, and streams that were never put in force.
+    /// Saves when keys were last used, but for what `saved` knows to be saved.
+    async fn save_uses(&self, saved: &mut HashMap<String, i64>) {
+        let uses = self.parts.publisher.last_uses();
+        let unsaved = unsaved(saved, &uses);
+        if !unsaved.is_empty() && self.parts.catalog.touch_keys(unsaved).await.is_ok() {
+            *saved = uses.into_iter().collect();
+        }
+    }
+
+    /// Saves when keys were last used, for the end of the server; gives up if that takes long.
+    pub async fn save_last_uses(&self) {
+        // A catalog that is away learns of the next use.
+        let _ = time::timeout(LAST_USES_TIMEOUT, self.save_uses(&mut HashMap::new())).await;
+    }
+
+    /// Goes on with what an earlier run left half done: deletions, and streams that an earlier version created in two steps.
     pub async fn resume(self: &Arc<Self>) {
         let of_status = |status| StreamFilter { status: Some(status), ..StreamFilter::default() };
         let page = || Page { after: String::new(), limit: RESUME_MAX };
-        match self.streams(of_status(StreamStatus::Deleting), page()).await {
+        match self.parts.catalog.streams(of_status(StreamStatus::Deleting), page()).await {
             Ok(streams) => streams.iter().for_each(|stream| self.end_deletion(stream.id)),
             Err(error) => tracing::error!(%error, "cannot look for deletions to end; the next start tries again"),
         }
@@ -439,7 +518,7 @@ impl Control {
     }
 
     async fn activate_created(&self, filter: &StreamFilter, page: Page) -> Result<(), ControlError> {
-        let created = self.streams(filter.clone(), page).await?;
+        let created = self.parts.catalog.streams(filter.clone(), page).await?;
         if created.is_empty() {
             return Ok(());
         }

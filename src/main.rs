@@ -1,6 +1,6 @@
 //! The `ttdust` program: reads the command line and hands over.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use ttdust::{
@@ -201,7 +201,8 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ttdust: {error}");
+            // With nobody to read it, the status says it alone.
+            let _ = writeln!(std::io::stderr(), "ttdust: {error}");
             ExitCode::FAILURE
         }
     }

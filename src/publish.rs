@@ -10,7 +10,7 @@ use std::{
 
 use ttdust_shards::{
     access::{Access, Credentials, Role, StreamPermissions, TokenCheck, failures::AuthFailures},
-    ids::{SchemaId, StreamId},
+    ids::{SchemaId, ShardId, StreamId},
     rate::RateLimits,
     record::keys::KeyField,
     schema::{CompiledSchema, SchemaError},
@@ -119,16 +119,21 @@ impl Publisher {
         }
     }
 
-    /// The next snapshots check credentials so. Returns how the last ones did.
-    pub fn set_checks(&self, checks: Checks) -> Checks {
-        std::mem::replace(&mut *self.checks.write().unwrap_or_else(PoisonError::into_inner), checks)
+    /// The next snapshots check credentials so.
+    pub fn set_checks(&self, checks: Checks) {
+        *self.checks.write().unwrap_or_else(PoisonError::into_inner) = checks;
     }
 
     /// The next snapshots have these limits; that of failed authentications is in force at once.
-    /// Returns the last ones.
-    pub fn set_rates(&self, rates: RateLimits) -> RateLimits {
+    pub fn set_rates(&self, rates: RateLimits) {
         self.failures.set_limit(rates.auth_failures_per_minute);
-        std::mem::replace(&mut *self.rates.write().unwrap_or_else(PoisonError::into_inner), rates)
+        *self.rates.write().unwrap_or_else(PoisonError::into_inner) = rates;
+    }
+
+    /// The home of a stream, be it in the snapshot or not.
+    #[must_use]
+    pub fn home_of(&self, stream: &Stream) -> ShardId {
+        self.homes.of(stream.id, &stream.name)
     }
 
     /// Id and time (Unix µs) of the last use of every key that was used since the start.
@@ -163,6 +168,21 @@ impl Publisher {
         }
         let everything = self.catalog.everything().await?;
         self.put_in_force(&everything).await
+    }
+
+    /// Puts a snapshot in force of what the current one is of, with the checks and limits that were set last. The catalog is not
+    /// asked: they change while it is down, too. Calls must not overlap with other changes.
+    pub fn republish(&self) -> Arc<CatalogSnapshot> {
+        let access = self.access(&self.keys.lock().unwrap_or_else(PoisonError::into_inner));
+        let rates = *self.rates.read().unwrap_or_else(PoisonError::into_inner);
+        let next = self.current().advanced(access, Vec::new(), &[]).with_rates(rates);
+        self.set_current(next, self.generation())
+    }
+
+    /// The keys of the snapshot in force.
+    #[must_use]
+    pub fn keys(&self) -> Vec<ApiKey> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// Puts a snapshot in force that has `changes` beside the current one. What it costs is what changed, not what there is,

@@ -10,7 +10,7 @@ mod stop;
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -58,6 +58,8 @@ const INBOX: usize = 4096;
 const RELOADS: usize = 16;
 /// Threads that move objects and check directories.
 const BLOCKING_THREADS: usize = 4;
+/// Between tries to make an admin's key while the catalog is away.
+const BOOTSTRAP_PAUSE: Duration = Duration::from_secs(2);
 /// How long tasks may take to notice the end of the runtime.
 const RUNTIME_END: Duration = Duration::from_secs(1);
 
@@ -157,6 +159,7 @@ impl Base {
         }
         let metrics = Arc::<ControlMetrics>::default();
         let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
+        catalog.claim(&node_name(&settings.data_dir)).await?;
         let objects = Objects::open(config, metrics.s3()).await?;
         let workers = Workers::start("worker", settings.query_workers, settings.query_queue, &config.control_cores)
             .map_err(system("cannot start the workers"))?;
@@ -223,6 +226,13 @@ impl Base {
     }
 }
 
+/// What tells this node from others, for people.
+fn node_name(data_dir: &Path) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    format!("{host}:{}", data_dir.display())
+}
+
 type Message = ttdust_shards::message::ToControl;
 
 impl Server {
@@ -256,7 +266,7 @@ impl Server {
             .map_err(system("cannot start the upkeep"))?;
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
-        let (shared, objects) = (base.catalog.is_shared(), base.objects.clone());
+        let objects = base.objects.clone();
         let archive = start_archive(&config, objects.clone(), Arc::clone(&base.metrics))?;
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
@@ -272,7 +282,7 @@ impl Server {
 
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control), archive);
         tokio::spawn(inbox.run(messages));
-        print_bootstrap_key(&control).await?;
+        make_bootstrap_key(&control).await?;
         let (rest_sender, rest_tls) = match tls {
             None => (None, None),
             Some(identity) => {
@@ -294,7 +304,7 @@ impl Server {
         let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
         tokio::spawn(reloader.run(hangups, asked_reloads));
         tokio::spawn(upkeep.run());
-        start_background(&control, shared, pending);
+        start_background(&control, pending);
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }
@@ -312,7 +322,7 @@ impl Server {
         let timeout = self.config.settings().shutdown_timeout;
         tracing::info!(timeout_s = timeout.as_secs(), "draining; a second signal ends the process at once");
         self.control.start_draining();
-        let Self { engine, link, mut signals, mut ended, stop_http, http, .. } = self;
+        let Self { engine, link, control, mut signals, mut ended, stop_http, http, .. } = self;
         tokio::select! {
             drained = tokio::time::timeout(timeout, drain(&link, &mut ended)) => {
                 drained.map_err(|_| ServeError::DrainTimeout(timeout))??;
@@ -325,6 +335,7 @@ impl Server {
             _ = http => {}
             () = signals.next_after(asked) => stop::exit_at_once(),
         }
+        control.save_last_uses().await;
         tracing::info!("stopped");
         Ok(engine)
     }
@@ -339,15 +350,13 @@ fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
 }
 
 /// What the control plane does by itself, for as long as the server runs.
-fn start_background(control: &Arc<Control>, shared: bool, pending: Option<TakeoverPending>) {
+fn start_background(control: &Arc<Control>, pending: Option<TakeoverPending>) {
     let kept = Arc::clone(control);
     tokio::spawn(async move { kept.keep_house().await });
     let resumed = Arc::clone(control);
     tokio::spawn(async move { resumed.resume().await });
-    if shared {
-        let follower = Arc::clone(control);
-        tokio::spawn(async move { follower.follow_catalog(pending).await });
-    }
+    let follower = Arc::clone(control);
+    tokio::spawn(async move { follower.follow_catalog(pending).await });
 }
 
 /// Where segments to archive go; `None`: none are.
@@ -472,12 +481,38 @@ fn log_start(config: &Config, engine: &Engine, rest: SocketAddr) {
     tracing::info!(records = recovery.records, bytes = recovery.bytes, millis = recovery.millis, "log recovered");
 }
 
-/// The one place where a secret is shown: on stderr, once, as no log line.
-async fn print_bootstrap_key(control: &Control) -> Result<(), ServeError> {
-    if let Some(created) = control.bootstrap_key().await? {
-        eprintln!("There was no admin key. This one is shown now and never again:\n\n    {}\n", created.text);
+/// Makes an admin's key if there is none, once the catalog can keep it. A server without one still serves everyone else.
+async fn make_bootstrap_key(control: &Arc<Control>) -> Result<(), ServeError> {
+    let later = |error: &ControlError| matches!(error, ControlError::Unavailable(_) | ControlError::Overloaded);
+    match control.bootstrap_key(show_key).await {
+        Err(error) if later(&error) => {
+            tracing::warn!(%error, "no admin's key is known to be in use; if there is none, one is made as soon as it can be");
+            let control = Arc::clone(control);
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(BOOTSTRAP_PAUSE).await;
+                    match control.bootstrap_key(show_key).await {
+                        Ok(()) => return,
+                        Err(error) if later(&error) => {}
+                        Err(error) => {
+                            return tracing::error!(%error, "there is no admin's key; the next start tries again");
+                        }
+                    }
+                }
+            });
+        }
+        Err(error @ ControlError::Conflict(_)) => {
+            tracing::error!(%error, "there is no admin's key; start with an open stderr")
+        }
+        made => made?,
     }
     Ok(())
+}
+
+/// The one place where a secret is shown: on stderr, once, as no log line.
+fn show_key(text: &str) -> io::Result<()> {
+    let shown = format!("There was no admin key. This one is shown now and never again:\n\n    {text}\n\n");
+    io::stderr().write_all(shown.as_bytes())
 }
 
 /// Whoever waits for the file sees it whole.

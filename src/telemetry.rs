@@ -32,6 +32,8 @@ pub fn start(settings: &Settings) -> Level {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter_of(&settings.log_level))
         .with_writer(std::io::stderr)
+        // To stderr, where else: with nobody to read that, each line would be a panic.
+        .log_internal_errors(false)
         .with_target(true);
     // Starting and changing fail only when the process, a test's, has a logger already.
     match settings.log_format {

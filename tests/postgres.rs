@@ -25,7 +25,7 @@ use process::{Server, wait_for};
 use producer::{Producer, block_on};
 use serde_json::{Value, json};
 use ttdust::{
-    catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, StreamChange, StreamStatus},
+    catalog::{AuditEntry, Catalog, CatalogPlace, Page, PgFigures, StreamChange, StreamStatus},
     config::PgOptions,
 };
 
@@ -62,14 +62,18 @@ impl Site {
         .into()
     }
 
-    fn spawn(&self) -> Server {
+    fn spawn(&self, more: &[(&str, &str)]) -> Server {
         let settings = self.settings();
-        let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        Server::spawn(self.dir.path(), &settings)
+        let settings = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        Server::spawn(self.dir.path(), &settings.chain(more.iter().copied()).collect::<Vec<_>>())
     }
 
     fn start(&self) -> Server {
-        let mut server = self.spawn();
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, more: &[(&str, &str)]) -> Server {
+        let mut server = self.spawn(more);
         server.wait_until_ready();
         server
     }
@@ -147,6 +151,10 @@ fn acks_go_on_while_postgres_is_frozen_or_gone_and_nothing_is_lost() {
             // The pool knows by now: a refusal takes no time.
             let asked = std::time::Instant::now();
             check_refused(&server);
+            // What needs no catalog can be changed: limits, certificates, keys of tokens.
+            let limit = json!({"settings": {"rate.admin_per_second": "1000"}}).to_string();
+            let (status, changed) = rest::call(&server.http, "PATCH", "/api/v1/config", &limit);
+            assert_eq!(status, 200, "{changed}");
             assert!(asked.elapsed().as_secs() < 2, "no call waits for a server that is down: {:?}", asked.elapsed());
             append(&mut producer, 20).await;
             let read = producer.read_all().await;
@@ -269,9 +277,53 @@ fn what_was_committed_just_before_a_crash_is_taken_over() {
 fn a_first_start_needs_postgres_and_says_so() {
     let site = Site::new();
     site.gate.set(Door::Closed);
-    let mut server = site.spawn();
+    let mut server = site.spawn(&[]);
     assert!(!server.wait().success());
     assert!(server.log().contains("a first start needs Postgres"), "{}", server.log());
+}
+
+#[test]
+fn a_catalog_has_one_node_at_a_time() {
+    let (site, other) = (Site::new(), tempfile::tempdir().expect("a directory"));
+    let first = site.start();
+    let settings = site.settings();
+    let settings: Vec<_> = settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut second = Server::spawn(other.path(), &settings);
+    assert!(!second.wait().success(), "{}", second.log());
+    let (log, dir) = (second.log(), site.dir.path().display().to_string());
+    assert!(log.contains("is the catalog of another node") && log.contains(&dir), "{log}");
+    // However the first one ends, the next one is let in.
+    first.kill();
+    let next = Server::start(other.path(), &settings);
+    assert!(next.stop().success());
+}
+
+#[test]
+fn without_an_admin_key_a_server_starts_from_the_mirror_and_makes_one_once_postgres_is_back() {
+    let (site, keys) = (Site::new(), [("auth.mode", "keys")]);
+    let server = site.start_with(&keys);
+    let shown = |server: &Server| -> Vec<String> {
+        server.log().split_whitespace().filter(|word| word.starts_with("ttd_live_")).map(str::to_owned).collect()
+    };
+    let lets_in = |server: &Server, key: &str| {
+        rest::call_with(&server.http, "GET", "/api/v1/config", &[("x-api-key", key)], "").0
+    };
+    let first = shown(&server).pop().expect("a bootstrap key");
+    assert_eq!(lets_in(&server, &first), 200);
+    block_on(async {
+        let catalog = site.elsewhere().await;
+        let key = catalog.keys(Page { after: String::new(), limit: 1 }).await.expect("keys").pop().expect("a key");
+        catalog.delete_key(key.id.clone(), AuditEntry::system("x", "api_key", &key.id)).await.expect("deleted");
+    });
+    wait_for("the end of the key, in the mirror too", || (lets_in(&server, &first) == 401).then_some(()));
+    server.kill();
+    site.gate.set(Door::Closed);
+    let server = site.start_with(&keys);
+    assert_eq!(shown(&server).len(), 1, "none that the catalog does not know: {}", server.log());
+    site.gate.set(Door::Open);
+    let second = wait_for("another key", || shown(&server).get(1).cloned());
+    wait_for("its being let in", || (lets_in(&server, &second) == 200).then_some(()));
+    assert!(server.stop().success());
 }
 
 #[test]

@@ -286,7 +286,7 @@ fn streams_are_created_changed_paused_and_deleted() {
     let id = server.stream("clicks");
     let path = format!("/api/v1/streams/{id}");
     let found = server.get(&path);
-    assert_eq!(found.header("etag"), Some("\"2\""));
+    assert_eq!(found.header("etag"), Some("\"1\""));
     assert_eq!(found.expect(200)["statistics"]["last_sequence"], 0);
     assert_eq!(server.get("/api/v1/streams/clicks").expect(200)["id"], json!(id));
     let schema = found.json()["schema_id"].clone();
@@ -298,9 +298,9 @@ fn streams_are_created_changed_paused_and_deleted() {
     let patch = |tag: &str, body: Value| {
         server.call("PATCH", &path, &[("content-type", "application/json"), ("if-match", tag)], &body.to_string())
     };
-    let paused = patch("\"2\"", json!({"status": "paused", "retention_policy": {"type": "time", "retention_days": 3}}));
+    let paused = patch("\"1\"", json!({"status": "paused", "retention_policy": {"type": "time", "retention_days": 3}}));
     assert_eq!(paused.expect(200)["retention_policy"]["retention_days"], 3);
-    patch("\"2\"", json!({"description": "late"})).problem(412, "VERSION_MISMATCH");
+    patch("\"1\"", json!({"description": "late"})).problem(412, "VERSION_MISMATCH");
     assert_eq!(ingest(&server.grpc, None, vec![record(&id, "{}")]), Err("9".into()), "FAILED_PRECONDITION");
     assert_eq!(
         patch("*", json!({"status": "active", "retention_policy": null})).expect(200)["retention_policy"],
@@ -500,6 +500,41 @@ fn keys_let_in_by_role_until_they_are_deleted() {
     let again = server.call("GET", "/api/v1/streams", &[("x-api-key", &admin)], "");
     again.expect(200);
     assert_eq!(server.log().matches("ttd_live_").count(), 1, "the bootstrap key is shown once");
+}
+
+#[test]
+fn an_admin_key_that_nobody_can_have_is_not_the_last_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let flags = ["--set", "auth.mode=keys"];
+    // Nobody reads what this one says.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ports = dir.path().join("ports.json");
+    let mut silent = command(dir.path(), &flags);
+    let mut silent =
+        silent.arg("--port-file").arg(&ports).stderr(writer).stdout(Stdio::null()).spawn().expect("started");
+    wait_for("the port file", || {
+        assert_eq!(silent.try_wait().expect("a status"), None, "a server must not end because nobody listens to it");
+        ports.exists().then_some(())
+    });
+    silent.kill().expect("killed");
+    silent.wait().expect("ended");
+
+    let shown = |server: &Server| -> Vec<String> {
+        server.log().split_whitespace().filter(|word| word.starts_with("ttd_live_")).map(str::to_owned).collect()
+    };
+    let lets_in = |server: &Server, key: &str| server.call("GET", "/api/v1/api-keys", &[("x-api-key", key)], "").status;
+    let server = Server::start(dir.path(), &flags);
+    assert_eq!(shown(&server).len(), 1, "{}", server.log());
+    assert!(server.stop().success());
+    // It was never used: perhaps nobody has it.
+    let server = Server::start(dir.path(), &flags);
+    let keys = shown(&server);
+    assert_eq!(keys.len(), 2, "{}", server.log());
+    assert_eq!((lets_in(&server, &keys[0]), lets_in(&server, &keys[1])), (401, 200));
+    assert!(server.stop().success());
+    let server = Server::start(dir.path(), &flags);
+    assert_eq!((shown(&server), lets_in(&server, &keys[1])), (keys.clone(), 200), "it was used, and stays");
 }
 
 #[test]

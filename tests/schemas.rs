@@ -13,6 +13,7 @@ use client::Client;
 use process::Server;
 use producer::block_on;
 use serde_json::{Value, json};
+use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, SchemaVersion, canonical_fingerprint};
 use ttdust_proto::{
     ingestion::{AppendRequest, AppendResponse, OnInvalid},
     path,
@@ -31,6 +32,23 @@ fn schema(server: &Server, name: &str, mode: &str, policy: &str, definition: &Va
 
 fn closed(properties: &Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+/// The answer to one record.
+fn append(server: &Server, stream: &str, payload: &'static str) -> AppendResponse {
+    block_on(async {
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        let mut call = client.call(path::APPEND).await;
+        call.send(&AppendRequest {
+            stream_id: stream.to_owned(),
+            payloads: vec![bytes::Bytes::from_static(payload.as_bytes())],
+            on_invalid: OnInvalid::Skip.into(),
+            ..AppendRequest::default()
+        })
+        .await;
+        call.finish();
+        call.receive::<AppendResponse>().await.expect("an answer")
+    })
 }
 
 #[test]
@@ -96,21 +114,7 @@ fn a_new_version_is_in_force_everywhere_from_the_sequence_that_is_told() {
     let id = schema(&server, "clicks", "backward", "strict", &first);
     let (_, stream) = post(&server, "/api/v1/streams", &json!({"name": "clicks", "schema_id": id}));
     let stream = stream["id"].as_str().expect("an id").to_owned();
-    let append = |payload: &'static str| {
-        block_on(async {
-            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
-            let mut call = client.call(path::APPEND).await;
-            call.send(&AppendRequest {
-                stream_id: stream.clone(),
-                payloads: vec![bytes::Bytes::from_static(payload.as_bytes())],
-                on_invalid: OnInvalid::Skip.into(),
-                ..AppendRequest::default()
-            })
-            .await;
-            call.finish();
-            call.receive::<AppendResponse>().await.expect("an answer")
-        })
-    };
+    let append = |payload| append(&server, &stream, payload);
     assert_eq!(append(r#"{"a":1,"b":1}"#).rejected, 1);
     assert_eq!(append(r#"{"a":1}"#).schema_version, 1);
     let second = closed(&json!({"a": {"type": "integer"}, "b": {"type": "integer"}}), &[]);
@@ -130,4 +134,41 @@ fn a_new_version_is_in_force_everywhere_from_the_sequence_that_is_told() {
     let (_, one) = rest::call(&server.http, "GET", &format!("{versions}/1"), "");
     assert_eq!(one["retired_at"], retired["retired_at"]);
     assert_eq!(rest::call(&server.http, "GET", &format!("{versions}/9"), "").0, 404);
+}
+
+#[test]
+fn an_earlier_definition_comes_back_as_a_new_version() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[]);
+    let (a, b) = (closed(&json!({"a": {}}), &[]), closed(&json!({"b": {}}), &[]));
+    let id = schema(&server, "clicks", "none", "strict", &a);
+    let (_, stream) = post(&server, "/api/v1/streams", &json!({"name": "clicks", "schema_id": id}));
+    let stream = stream["id"].as_str().expect("an id").to_owned();
+    let add = |definition: &Value| {
+        let body = json!({"definition": definition});
+        let (status, version) = post(&server, &format!("/api/v1/schemas/{id}/versions"), &body);
+        (status, version["version"].as_u64().unwrap_or_else(|| panic!("{version}")))
+    };
+    let taken = |payload| {
+        let answer = append(&server, &stream, payload);
+        (answer.accepted, answer.schema_version)
+    };
+    assert_eq!(add(&b), (201, 2));
+    assert_eq!((taken(r#"{"a":1}"#), taken(r#"{"b":1}"#)), ((0, 2), (1, 2)));
+    assert_eq!(add(&a), (201, 3));
+    assert_eq!((taken(r#"{"a":1}"#), taken(r#"{"b":1}"#)), ((1, 3), (0, 3)));
+    assert_eq!(add(&a), (200, 3), "it is in force");
+
+    // As if the server had saved it and could not put it in force: trying again makes it good.
+    block_on(async {
+        let place = CatalogPlace::Embedded(dir.path().join("data/catalog.sqlite"));
+        let catalog = Catalog::open(&place, PgFigures::default()).await.expect("the catalog");
+        let (schema, definition) = (id.parse().expect("an id"), b.to_string());
+        let fingerprint = canonical_fingerprint(&definition).expect("JSON");
+        let judged = catalog.schema(schema).await.expect("the schema").version;
+        let saved = SchemaVersion { schema, version: 4, definition, fingerprint, created_at: 1, retired_at: None };
+        catalog.add_version(saved, judged, AuditEntry::system("x", "schema", &id)).await.expect("saved");
+    });
+    assert_eq!(add(&b), (200, 4));
+    assert_eq!(taken(r#"{"b":1}"#), (1, 4));
 }

@@ -25,6 +25,7 @@ use ring::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, Stream, StreamStatus};
 use ttdust_proto::{
     admin,
     ingestion::{IngestRequest, IngestResponse},
@@ -141,6 +142,91 @@ fn a_key_reaches_its_streams_and_the_others_do_not_exist_for_it() {
     for bad in [json!({"role": "writer"}), json!({"role": "writer", "streams": ["A"]}), json!({"role": "root"})] {
         assert_eq!(house.call(&house.admin, "POST", "/api/v1/api-keys", &bad).0, 400, "{bad}");
     }
+}
+
+#[test]
+fn pages_of_a_confined_reader_tell_nothing_of_other_streams() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let names = ["a.hidden", "web.one", "b.hidden", "c.hidden", "web.two", "d.hidden"];
+    let ids: Vec<_> = names.iter().map(|name| house.stream(name).0).collect();
+    let (_, reader) = house.key("reader", &["web.*"]);
+    let (_, operator) = house.key("operator", &[]);
+    // The ids of each page of this size, and the token that it ends with.
+    let pages = |key: &str, size: usize| {
+        let (mut pages, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/api/v1/streams?page_size={size}{after}");
+            let (status, page) = house.call(key, "GET", &path, &Value::Null);
+            assert_eq!(status, 200, "{page}");
+            let text = |value: &Value| value.as_str().expect("text").to_owned();
+            let shown: Vec<_> = page["streams"].as_array().expect("streams").iter().map(|s| text(&s["id"])).collect();
+            let next = page["next_page_token"].as_str().map(str::to_owned);
+            pages.push((shown, next.clone()));
+            match next {
+                Some(next) => after = format!("&page_token={next}"),
+                None => return pages,
+            }
+        }
+    };
+    let (one, two) = (ids[1].clone(), ids[4].clone());
+    assert_eq!(pages(&reader, 1), [(vec![one.clone()], Some(one.clone())), (vec![two.clone()], None)]);
+    assert_eq!(pages(&reader, 2), [(vec![one.clone(), two.clone()], None)]);
+    assert_eq!(pages(&operator, 4), [(ids[..4].to_vec(), Some(ids[3].clone())), (ids[4..].to_vec(), None)]);
+    assert_eq!(pages(&operator, 6), [(ids.clone(), None)]);
+
+    let list = |cursor: Option<String>| {
+        let list = admin::ListStreamsRequest { limit: Some(1), cursor };
+        block_on(async {
+            house.client(&reader).await.unary::<admin::ListStreamsResponse>(path::LIST_STREAMS, &list).await
+        })
+    };
+    let first = list(None).expect("a page");
+    assert_eq!((&first.streams[0].stream_id, first.next_cursor.as_ref()), (&one, Some(&one)));
+    let second = list(first.next_cursor).expect("a page");
+    assert_eq!((&second.streams[0].stream_id, second.next_cursor), (&two, None));
+    assert_eq!(list(Some("\0".into())).expect_err("no cursor").code, 3, "INVALID_ARGUMENT");
+}
+
+/// As if the server had saved a change and could not put it in force.
+#[test]
+fn a_change_that_was_saved_is_put_in_force_by_another_try_or_soon() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let house = House::start(dir.path(), &[]);
+    let (clicks, schema) = house.stream("clicks");
+    let ((first, first_key), (second, second_key)) = (house.key("writer", &["*"]), house.key("writer", &["*"]));
+    assert_eq!((house.ingest(&first_key, &clicks), house.ingest(&second_key, &clicks)), (0, 0));
+    let place = CatalogPlace::Embedded(dir.path().join("data/catalog.sqlite"));
+    let catalog = block_on(Catalog::open(&place, PgFigures::default())).expect("the catalog");
+    let line = |object: &str| AuditEntry::system("x", "test", object);
+    let known = block_on(catalog.stream(clicks.parse().expect("an id"))).expect("a stream");
+    let save = |name: &str, status: StreamStatus| {
+        let id = ttdust_shards::ids::StreamId::generate();
+        let stream = Stream { id, name: name.into(), status, ..known.clone() };
+        block_on(catalog.create_stream(stream, line(name))).expect("saved");
+        id.to_string()
+    };
+
+    block_on(catalog.delete_key(first.clone(), line(&first))).expect("saved");
+    let (status, gone) = house.call(&house.admin, "DELETE", &format!("/api/v1/api-keys/{first}"), &Value::Null);
+    assert_eq!((status, house.ingest(&first_key, &clicks)), (404, 16), "{gone}");
+    let orders = save("orders", StreamStatus::Active);
+    let body = json!({"name": "orders", "schema_id": schema});
+    let (status, taken) = house.call(&house.admin, "POST", "/api/v1/streams", &body);
+    assert_eq!((status, house.ingest(&second_key, &orders)), (409, 0), "{taken}");
+    block_on(catalog.delete_key(second.clone(), line(&second))).expect("saved");
+    wait_for("the end of a key", || (house.ingest(&second_key, &clicks) == 16).then_some(()));
+
+    // What the shards do not know is read and deleted all the same, by those to whom all is shown.
+    let stuck = format!("/api/v1/streams/{}", save("stuck", StreamStatus::Creating));
+    let (_, reader) = house.key("reader", &["*"]);
+    assert_eq!(house.call(&reader, "GET", &stuck, &Value::Null).0, 404);
+    let (status, read) = house.call(&house.admin, "GET", &stuck, &Value::Null);
+    assert_eq!((status, read["status"].as_str()), (200, Some("creating")), "{read}");
+    assert_eq!(house.call(&house.admin, "DELETE", &stuck, &Value::Null).0, 202);
+    wait_for("the end of the stream", || {
+        (house.call(&house.admin, "GET", &stuck, &Value::Null).0 == 404).then_some(())
+    });
 }
 
 /// Every role against every operation of REST: let in (anything but 401 and 403), or 403.

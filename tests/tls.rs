@@ -388,6 +388,10 @@ fn a_bad_file_is_refused_and_the_old_certificate_kept() {
         assert!(line.contains("\"level\":\"ERROR\"") && line.contains(reason), "{line}");
         assert_eq!(block_on(shown(&server, &config)), [first.cert.clone(), first.cert.clone()]);
     }
+    // A change of settings reads the files too. That they are bad is no fault of the request.
+    let change = ["--request", "PATCH", "--json", r#"{"settings": {"log.level": "info"}}"#];
+    let problem = curl_json(&server, &[&trust[..], &change].concat(), "/api/v1/config");
+    assert_eq!((&problem["status"], &problem["code"]), (&json!(409), &json!("FAILED_PRECONDITION")), "{problem}");
     assert_eq!(metric(&server, &trust, "ttdust_reloads_total{result=\"ok\"}"), 0);
     assert!(server.stop().success(), "a clean stop");
 }

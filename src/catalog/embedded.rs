@@ -363,7 +363,10 @@ fn connect(path: &Path) -> Result<Connection> {
 /// What a failure of SQLite means to a caller that did nothing wrong.
 fn failure(error: rusqlite::Error) -> CatalogError {
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => CatalogError::Corrupt(error.to_string()),
+        // A rule that the program keeps is broken: another try breaks it again.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation) => {
+            CatalogError::Corrupt(error.to_string())
+        }
         Some(_) => CatalogError::Unavailable(error.to_string()),
         // Not from SQLite itself: a column does not hold what it should.
         None => CatalogError::Corrupt(error.to_string()),

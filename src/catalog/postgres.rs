@@ -5,6 +5,7 @@
 
 mod audit;
 mod changes;
+mod claim;
 mod file_sets;
 mod files;
 mod keys;
@@ -14,7 +15,7 @@ mod schemas;
 mod streams;
 mod tls;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState, types::FromSql};
@@ -26,6 +27,7 @@ use super::{
     StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use crate::{catalog::mirror::Mirror, config::PgOptions};
+use claim::Claim;
 use pool::{Connector, Pool};
 
 pub use pool::PgFigures;
@@ -35,6 +37,8 @@ pub use pool::PgFigures;
 pub(super) struct Postgres {
     pool: Pool,
     mirror: Mirror,
+    options: Arc<PgOptions>,
+    claim: Claim,
 }
 
 /// A call of one of the parts, on a connection of the pool.
@@ -62,7 +66,7 @@ impl Postgres {
             Err(CatalogError::Unavailable(_)) => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { pool, mirror })
+        Ok(Self { pool, mirror, options: Arc::new(options.clone()), claim: Claim::default() })
     }
 
     /// What was last read to be published, from the mirror.
@@ -72,6 +76,14 @@ impl Postgres {
 
     pub(super) fn place(&self) -> &str {
         self.pool.place()
+    }
+
+    pub(super) async fn claim(&self, node: &str) -> Result<()> {
+        self.claim.make(&self.options, node, self.is_down()).await
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.pool.is_down()
     }
 
     // The methods of `Catalog`, which says what they do.
@@ -181,6 +193,7 @@ impl Postgres {
     }
 
     pub(super) async fn commit_files(&self, stream: StreamId, files: Vec<StoredFile>, now: i64) -> Result<Commit> {
+        self.claim.check()?;
         let through = files.iter().map(|file| file.last_sequence).max();
         let outcome = on_pool!(self, files::commit, stream, files, now)?;
         if let (Commit::Done, Some(through)) = (outcome, through) {

@@ -10,7 +10,7 @@ use ttdust_shards::{
     rate::Category,
 };
 
-use super::{Actor, Control, ControlError, NewStream};
+use super::{Actor, Control, ControlError, NewStream, StreamPage};
 use crate::catalog::{Page, Retention, Stream, StreamChange, StreamFilter};
 
 const PAGE_DEFAULT: i32 = 50;
@@ -61,13 +61,13 @@ impl Control {
             }
             AdminRequest::Update(config) => {
                 actor.caller.require(Action::ChangeStreams)?;
-                let stream = self.resolve_stream(&actor.caller, &config.stream_id)?;
+                let stream = self.stream(self.find_stream(&actor.caller, &config.stream_id).await?).await?;
                 let same = |field: &str, given: &str, known: &str| {
                     let fixed = || ControlError::field(field, format!("cannot be changed from {known:?}"));
                     if given.is_empty() || given == known { Ok(()) } else { Err(fixed()) }
                 };
                 same("/config/name", &config.name, &stream.name)?;
-                same("/config/schema_id", &config.schema_id, &stream.schema.id.to_string())?;
+                same("/config/schema_id", &config.schema_id, &stream.schema.to_string())?;
                 let change = StreamChange {
                     description: Some(config.description),
                     labels: Some(config.labels.into_iter().collect()),
@@ -78,12 +78,13 @@ impl Control {
             }
             AdminRequest::Get(text) => {
                 actor.caller.require(Action::ReadStreams)?;
-                let id = self.resolve_stream(&actor.caller, &text)?.id;
+                let id = self.find_stream(&actor.caller, &text).await?;
                 Ok(AdminReply::Stream(config_of(self.stream(id).await?)))
             }
+            // A stream is deleted whatever it holds, forced or not.
             AdminRequest::Delete { stream, force: _ } => {
                 actor.caller.require(Action::ChangeStreams)?;
-                let id = self.resolve_stream(&actor.caller, &stream)?.id;
+                let id = self.find_stream(&actor.caller, &stream).await?;
                 self.delete_stream(&actor, id, None).await?;
                 Ok(AdminReply::Deleted)
             }
@@ -93,12 +94,13 @@ impl Control {
                 if !(1..=PAGE_MAX).contains(&limit) {
                     return Err(ControlError::field("/limit", format!("want 1 to {PAGE_MAX}")).into());
                 }
-                let page = Page { after: cursor.unwrap_or_default(), limit: limit.unsigned_abs() };
-                let streams = self.streams(StreamFilter::default(), page).await?;
-                let full = streams.len() == limit.unsigned_abs() as usize;
-                let next = full.then(|| streams.last().map(|stream| stream.id.to_string())).flatten();
-                let seen = streams.into_iter().filter(|s| actor.caller.sees(s.id, &s.name)).map(config_of);
-                Ok(AdminReply::Streams(seen.collect(), next))
+                let after = cursor.unwrap_or_default();
+                if after.contains('\0') {
+                    return Err(ControlError::field("/cursor", "holds U+0000, which no cursor of ours does").into());
+                }
+                let page = Page { after, limit: limit.unsigned_abs() };
+                let StreamPage { streams, next } = self.streams(&actor.caller, StreamFilter::default(), page).await?;
+                Ok(AdminReply::Streams(streams.into_iter().map(config_of).collect(), next))
             }
         }
     }

@@ -14,7 +14,7 @@ pub struct Reload {
     /// Keys and values.
     pub changes: Vec<(String, String)>,
     /// What is in force then, or why nothing was changed.
-    pub answer: oneshot::Sender<Result<Arc<Loaded>, String>>,
+    pub answer: oneshot::Sender<Result<Arc<Loaded>, ControlError>>,
 }
 
 impl Control {
@@ -33,7 +33,8 @@ impl Control {
     /// away: limits must be changed all the same then, and the JSON log has the line.
     ///
     /// # Errors
-    /// `Invalid`: no such setting, one that needs a restart, or a value that cannot be used.
+    /// `Invalid`: no such setting, one that needs a restart, or a value that cannot be used. `Conflict`: certificates or
+    /// credentials of the server's own, which are read again as well, cannot be used.
     pub async fn change_settings(
         &self,
         actor: &Actor,
@@ -58,7 +59,7 @@ impl Control {
         let (answer, wait) = oneshot::channel();
         let gone = || ControlError::Unavailable("the server is shutting down".into());
         self.parts.reloads.send(Reload { changes, answer }).await.map_err(|_| gone())?;
-        let settings = wait.await.map_err(|_| gone())?.map_err(|reason| ControlError::field("/settings", reason))?;
+        let settings = wait.await.map_err(|_| gone())??;
         let after = values(&settings, &keys);
         let (by, trace_id) = (&actor.caller.id, &actor.trace_id);
         tracing::info!(%before, %after, actor = %by, trace_id, "settings changed until the next start");

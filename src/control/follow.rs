@@ -1,4 +1,5 @@
-//! Follows a catalog that others change too: other nodes, and tools.
+//! Follows the catalog: puts in force what others changed, nodes and tools, and what was changed here and could not be published
+//! at once.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -8,7 +9,7 @@ use std::{
 use tokio::time::{self, MissedTickBehavior};
 
 use super::{Control, ControlError};
-use crate::{catalog::CatalogError, flush::TakeoverPending};
+use crate::flush::TakeoverPending;
 
 /// A key that was revoked elsewhere is refused here at most two of these later.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -32,20 +33,23 @@ impl Control {
                 }
             };
             match outcome {
-                // While it is down, whoever found it so has said so.
-                Ok(()) | Err(ControlError::Unavailable(_)) => {}
+                Ok(()) => {}
+                // Whoever found it so has said so.
+                Err(ControlError::Unavailable(_)) if self.parts.catalog.is_down() || self.draining.load(Relaxed) => {}
                 Err(error) => tracing::error!(%error, "cannot put a change of the catalog in force; trying again"),
             }
         }
     }
 
     async fn follow(&self) -> Result<(), ControlError> {
-        let generation: Result<i64, CatalogError> = self.parts.catalog.generation().await;
-        if generation? == self.parts.publisher.generation() {
+        if self.is_in_force().await? {
             return Ok(());
         }
         let _changing = self.changing().await?;
-        // Meanwhile one of our own changes may have been put in force: then this is one time too many, and no harm.
+        // It may have been one of our own changes, under way to be published.
+        if self.is_in_force().await? {
+            return Ok(());
+        }
         self.publish().await
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::time;
+use tokio::{sync::Mutex, time};
 use ttdust_shards::ids::ShardId;
 
 use super::Control;
@@ -36,8 +36,13 @@ pub struct Readiness {
 }
 
 impl Control {
-    /// Asks every part.
+    /// Asks every part. Anyone may ask for it, and as often as he likes: those who come while the parts are asked share the
+    /// next answer.
     pub async fn readiness(&self) -> Readiness {
+        self.checked.or_else(|| self.ask_every_part()).await
+    }
+
+    async fn ask_every_part(&self) -> Readiness {
         let (catalog, objects, shards) = tokio::join!(
             self.check_catalog(),
             self.check_objects(),
@@ -91,6 +96,27 @@ impl Control {
     }
 }
 
+/// The answer of the last check, for those who came before that began; one check is under way at a time.
+#[derive(Debug, Default)]
+pub(super) struct Latest(Mutex<Option<(Instant, Readiness)>>);
+
+impl Latest {
+    /// An answer that is no older than this call: of a check that began meanwhile, or else of `check`.
+    async fn or_else<F: Future<Output = Readiness>>(&self, check: impl FnOnce() -> F) -> Readiness {
+        let asked = Instant::now();
+        let mut latest = self.0.lock().await;
+        match &*latest {
+            Some((began, readiness)) if *began > asked => readiness.clone(),
+            _ => {
+                let began = Instant::now();
+                let readiness = check().await;
+                *latest = Some((began, readiness.clone()));
+                readiness
+            }
+        }
+    }
+}
+
 async fn timed(check: impl Future<Output = Result<(), String>>) -> Component {
     let start = Instant::now();
     let outcome = time::timeout(TIMEOUT, check).await;
@@ -101,4 +127,28 @@ async fn timed(check: impl Future<Output = Result<(), String>>) -> Component {
     };
     let latency_ms = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     Component { up: detail.is_none(), latency_ms, detail: detail.unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn many_who_ask_at_once_cost_two_checks_and_nobody_hears_of_the_past() {
+        let (latest, checks) = (Latest::default(), AtomicUsize::new(0));
+        let check = async || {
+            let ready = checks.fetch_add(1, Relaxed) > 0;
+            tokio::task::yield_now().await;
+            Readiness { ready, components: BTreeMap::new() }
+        };
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(async {
+            let answers = join_all((0..100).map(|_| latest.or_else(check))).await;
+            assert!(!answers[0].ready && answers[1..].iter().all(|answer| answer.ready), "{answers:?}");
+            assert_eq!(checks.load(Relaxed), 2);
+            latest.or_else(check).await;
+            assert_eq!(checks.load(Relaxed), 3, "an answer from before the question is none");
+        });
+    }
 }

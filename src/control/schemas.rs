@@ -63,7 +63,7 @@ pub enum AddedVersion {
         /// From which sequence number on each stream's records were all checked with it; at most 100 streams.
         effective_from: Vec<(StreamId, i64)>,
     },
-    /// This definition is a version of the schema already.
+    /// This definition is the version in force already.
     Known(SchemaVersion),
     /// What a dry run found.
     Judged {
@@ -203,8 +203,8 @@ impl Control {
         Ok(version)
     }
 
-    /// Adds a version; records are checked against it once this is answered. A definition that is a version already is found,
-    /// not added.
+    /// Adds a version; records are checked against it once this is answered. The definition that they are checked against
+    /// already is found, not added; one of an earlier version comes back as a new one.
     ///
     /// # Errors
     /// `Invalid`: it does not compile. `Incompatible`. `NotFound`. `Conflict`: its schema is changed all the time.
@@ -230,7 +230,10 @@ impl Control {
         let number = schema.latest_version + 1;
         let version = new_version(new.schema, number, new.definition, now_unix_micros())?;
         let known = self.parts.catalog.version_by_fingerprint(new.schema, version.fingerprint).await?;
-        if let Some(known) = known.filter(|known| known.retired_at.is_none() && !new.dry_run) {
+        if let Some(known) = known.filter(|_| !new.dry_run)
+            && self.is_newest_in_use(&known).await?
+        {
+            self.catch_up().await?;
             return Ok(AddedVersion::Known(known));
         }
         let verdict = self.judge(&schema, &version.definition).await?;
@@ -248,6 +251,22 @@ impl Control {
         let (schema, Actor { caller, trace_id }) = (new.schema, actor);
         tracing::info!(%schema, version = number, actor = %caller.id, trace_id, "schema version added");
         Ok(AddedVersion::Added { version, effective_from: self.effective_from(new.schema).await })
+    }
+
+    /// Whether a version is the one that records are checked with: not retired, and all that came after it are.
+    async fn is_newest_in_use(&self, version: &SchemaVersion) -> Result<bool, ControlError> {
+        if version.retired_at.is_some() {
+            return Ok(false);
+        }
+        let mut after = version.version;
+        loop {
+            let newer = self.parts.catalog.versions(version.schema, after, HISTORY_PAGE).await?;
+            let Some(last) = newer.last() else { return Ok(true) };
+            if newer.iter().any(|newer| newer.retired_at.is_none()) {
+                return Ok(false);
+            }
+            after = last.version;
+        }
     }
 
     /// Whether a definition may follow the versions that a schema has in use.

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ttdust_shards::{
+    access::Principal,
     buffer::StreamFigures,
     ids::{SchemaId, ShardId, StreamId},
 };
@@ -20,6 +21,8 @@ const DELETION_PAUSE_MAX: Duration = Duration::from_secs(60);
 const KEY_FIELDS: usize = 16;
 const KEY_FIELD_BYTES: usize = 256;
 const PARTITION_CONFIG_BYTES: usize = 4096;
+/// Streams that are read from the catalog at once while a page is filled with those that its reader may use.
+const SCAN_PAGE: u32 = 500;
 
 /// A stream to create.
 #[derive(Debug, Clone)]
@@ -53,6 +56,15 @@ pub struct StreamStatistics {
     pub totals: FileTotals,
 }
 
+/// A part of the list of streams.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamPage {
+    /// In the order of their ids.
+    pub streams: Vec<Stream>,
+    /// What the next part comes after; `None`: this is the last.
+    pub next: Option<String>,
+}
+
 impl Control {
     /// Creates a stream; it takes records once this is answered.
     ///
@@ -66,7 +78,7 @@ impl Control {
             name: new.name,
             description: new.description,
             schema: new.schema,
-            status: StreamStatus::Creating,
+            status: StreamStatus::Active,
             key_fields: new.key_fields,
             labels: new.labels,
             retention: new.retention,
@@ -78,9 +90,8 @@ impl Control {
         };
         let _changing = self.changing().await?;
         let id = stream.id.to_string();
-        self.parts.catalog.create_stream(stream.clone(), actor.did("stream.create", "stream", &id)).await?;
-        let stream = self.activate(stream.id, actor).await?;
-        self.publish().await?;
+        let created = self.parts.catalog.create_stream(stream.clone(), actor.did("stream.create", "stream", &id)).await;
+        self.published(created).await?;
         let Actor { caller, trace_id } = actor;
         tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, trace_id, "stream created");
         Ok(stream)
@@ -105,19 +116,40 @@ impl Control {
     /// # Errors
     /// `NotFound`.
     pub async fn statistics(&self, stream: &Stream) -> Result<StreamStatistics, ControlError> {
-        let shard = self.current().stream(stream.id).map(|entry| entry.home);
-        let shard = shard.ok_or_else(|| ControlError::NotFound(format!("stream {}", stream.id)))?;
+        let shard = self.parts.publisher.home_of(stream);
         let figures = self.parts.link.figures(shard, stream.id).await;
         let totals = self.parts.catalog.file_totals(stream.id).await?;
         Ok(StreamStatistics { shard, figures, flushed_through: stream.flushed_through, totals })
     }
 
-    /// Streams, filtered by status.
+    /// The streams that `caller` may use, in the order of their ids. Whoever is confined to streams learns nothing of the others,
+    /// not even from where a page ends: the catalog is read on until the page is full.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn streams(&self, filter: StreamFilter, page: Page) -> Result<Vec<Stream>, ControlError> {
-        Ok(self.parts.catalog.streams(filter, page).await?)
+    pub async fn streams(
+        &self,
+        caller: &Principal,
+        filter: StreamFilter,
+        page: Page,
+    ) -> Result<StreamPage, ControlError> {
+        // One more tells whether there is a next page.
+        let wanted = page.limit as usize;
+        let limit = if caller.role.is_confined() { SCAN_PAGE.max(page.limit + 1) } else { page.limit + 1 };
+        let (mut streams, mut after) = (Vec::new(), page.after);
+        loop {
+            let read = self.parts.catalog.streams(filter.clone(), Page { after, limit }).await?;
+            let last = read.last().filter(|_| read.len() == limit as usize).map(|stream| stream.id.to_string());
+            streams.extend(read.into_iter().filter(|stream| caller.sees(stream.id, &stream.name)));
+            match last {
+                Some(last) if streams.len() <= wanted => after = last,
+                _ => break,
+            }
+        }
+        let more = streams.len() > wanted;
+        streams.truncate(wanted);
+        let next = streams.last().filter(|_| more).map(|stream| stream.id.to_string());
+        Ok(StreamPage { streams, next })
     }
 
     /// Changes a stream; every shard runs on the change once this is answered.
@@ -141,8 +173,8 @@ impl Control {
         }
         let _changing = self.changing().await?;
         let audit = actor.did("stream.change", "stream", &id.to_string());
-        let stream = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await?;
-        self.publish().await?;
+        let changed = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await;
+        let stream = self.published(changed).await?;
         let (status, Actor { caller, trace_id }) = (stream.status.name(), actor);
         tracing::info!(stream = %id, version = stream.version, status, actor = %caller.id, trace_id, "stream changed");
         Ok(stream)
@@ -162,8 +194,8 @@ impl Control {
         let changing = self.changing().await?;
         let mark = StreamChange { status: Some(StreamStatus::Deleting), if_version, ..StreamChange::default() };
         let audit = actor.did("stream.delete", "stream", &id.to_string());
-        let stream = self.parts.catalog.change_stream(id, mark, now_unix_micros(), audit).await?;
-        self.publish().await?;
+        let marked = self.parts.catalog.change_stream(id, mark, now_unix_micros(), audit).await;
+        let stream = self.published(marked).await?;
         drop(changing);
         let Actor { caller, trace_id } = actor;
         tracing::info!(stream = %id, name = %stream.name, actor = %caller.id, trace_id, "stream deletion begun");

@@ -89,8 +89,8 @@ impl FromRequestParts<Shared> for Id {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        match Path::from_request_parts(parts, app).await {
-            Ok(Path(id)) => Ok(Self(id)),
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(id)) => without_nul("id", &id).map(|()| Self(id)),
             Err(rejection) => Err(Problem::invalid("id", rejection.body_text())),
         }
     }
@@ -104,6 +104,15 @@ impl Takes for Id {
     }
 }
 
+/// No text of the catalog holds U+0000, and Postgres does not even look for it.
+fn without_nul(parameter: &str, text: &str) -> Result<(), Problem> {
+    if text.contains('\0') { Err(no_nul(parameter)) } else { Ok(()) }
+}
+
+fn no_nul(parameter: &str) -> Problem {
+    Problem::invalid(parameter, "holds the character U+0000, which nothing here does")
+}
+
 /// The `{id}` and the `{number}` of the path.
 pub(super) struct IdAndNumber(pub(super) String, pub(super) u32);
 
@@ -111,8 +120,8 @@ impl FromRequestParts<Shared> for IdAndNumber {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &Shared) -> Result<Self, Problem> {
-        match Path::from_request_parts(parts, app).await {
-            Ok(Path((id, number))) => Ok(Self(id, number)),
+        match Path::<(String, u32)>::from_request_parts(parts, app).await {
+            Ok(Path((id, number))) => without_nul("id", &id).map(|()| Self(id, number)),
             Err(rejection) => Err(Problem::invalid("number", rejection.body_text())),
         }
     }
@@ -187,6 +196,10 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Parameters<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Shared) -> Result<Self, Problem> {
+        // Nothing else is decoded to U+0000.
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(no_nul("query"));
+        }
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(value)) => Ok(Self(value)),
             Err(rejection) => Err(Problem::invalid("query", rejection.body_text())),

@@ -15,7 +15,7 @@ use ttdust_shards::access::Action;
 use super::{
     Shared,
     answer::{Accepted, Created, Versioned},
-    extract::{Acting, Caller, Id, IfMatch, JsonBody, PAGE_MAX, Parameters, next_token, page},
+    extract::{Acting, Caller, Id, IfMatch, JsonBody, PAGE_MAX, Parameters, page},
     operation::Route,
     problem::Problem,
     schemas::NAME,
@@ -281,10 +281,9 @@ async fn list(
         Some(Err(key)) => (Some(key.to_owned()), None),
     };
     let filter = StreamFilter { status, name_prefix: asked.name_prefix, label_key, label_value };
-    let streams = app.control.streams(filter, page.clone()).await?;
-    let next_page_token = next_token(&streams, &page, |stream| stream.id.to_string());
-    let seen = streams.into_iter().filter(|s| caller.sees(s.id, &s.name));
-    Ok(Json(StreamPage { streams: seen.map(Stream::from).collect(), next_page_token }))
+    let page = app.control.streams(&caller, filter, page).await?;
+    let streams = page.streams.into_iter().map(Stream::from).collect();
+    Ok(Json(StreamPage { streams, next_page_token: page.next }))
 }
 
 async fn one(
@@ -293,7 +292,7 @@ async fn one(
     Id(id): Id,
 ) -> Result<Versioned<Json<WholeStream>>, Problem> {
     caller.require(Action::ReadStreams)?;
-    let stream = app.control.stream(app.control.resolve_stream(&caller, &id)?.id).await?;
+    let stream = app.control.stream(app.control.find_stream(&caller, &id).await?).await?;
     let statistics = app.control.statistics(&stream).await?.into();
     Ok(Versioned { version: stream.version, answer: Json(WholeStream { stream: stream.into(), statistics }) })
 }
@@ -322,7 +321,7 @@ async fn change(
         status,
         if_version,
     };
-    let id = app.control.resolve_stream(&actor.caller, &id)?.id;
+    let id = app.control.find_stream(&actor.caller, &id).await?;
     let stream = to_the_end(async move { app.control.change_stream(&actor, id, change).await }).await?;
     Ok(Versioned { version: stream.version, answer: Json(stream.into()) })
 }
@@ -334,7 +333,7 @@ async fn delete(
     IfMatch(if_version): IfMatch,
 ) -> Result<Versioned<Accepted<Stream>>, Problem> {
     actor.caller.require(Action::ChangeStreams)?;
-    let id = app.control.resolve_stream(&actor.caller, &id)?.id;
+    let id = app.control.find_stream(&actor.caller, &id).await?;
     let stream = to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
     Ok(Versioned { version: stream.version, answer: Accepted(stream.into()) })
 }

@@ -32,7 +32,8 @@ const CONFIG: &str = "/api/v1/config";
 pub(super) fn routes_of_config() -> Vec<Route> {
     vec![
         Route::get(CONFIG, "getConfig", "Read all settings and where each comes from", config),
-        Route::new(Method::PATCH, CONFIG, "changeConfig", "Change settings until the next start: all or none", change),
+        Route::new(Method::PATCH, CONFIG, "changeConfig", "Change settings until the next start: all or none", change)
+            .fails(&[StatusCode::CONFLICT]),
     ]
 }
 

@@ -45,12 +45,24 @@ pub(super) enum ReloadError {
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokenKeyError),
-    /// The shards could not be told.
+    /// The server is at its end.
     #[error(transparent)]
     Control(#[from] ControlError),
     /// The thread that read the files is gone.
     #[error("the files were not read: {0}")]
     Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<ReloadError> for ControlError {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::Config(_) | ReloadError::Tokens(_) => Self::field("/settings", error.to_string()),
+            // Whoever changes settings cannot help it.
+            ReloadError::Tls(_) | ReloadError::Credentials(_) => Self::Conflict(error.to_string()),
+            ReloadError::Control(error) => error,
+            ReloadError::Thread(_) => Self::Internal(error.to_string()),
+        }
+    }
 }
 
 /// Knows where everything that is reloaded goes.
@@ -91,7 +103,7 @@ impl Reloader {
     }
 
     /// Reads everything again, with `changes` before all else, and puts it in force, or tells and logs why not.
-    async fn reload(&self, changes: Vec<(String, String)>) -> Result<Arc<Loaded>, String> {
+    async fn reload(&self, changes: Vec<(String, String)>) -> Result<Arc<Loaded>, ControlError> {
         let outcome = match self.prepare(changes).await {
             Ok(prepared) => self.apply(prepared).await,
             Err(error) => Err(error),
@@ -101,7 +113,7 @@ impl Reloader {
             Ok(_) => tracing::info!("reloaded"),
             Err(error) => tracing::error!(%error, "reload refused: all stays as it was"),
         }
-        outcome.map_err(|error| error.to_string())
+        outcome.map_err(ControlError::from)
     }
 
     async fn prepare(&self, changes: Vec<(String, String)>) -> Result<Prepared, ReloadError> {
@@ -124,7 +136,7 @@ impl Reloader {
         Ok(Prepared { tls, settings, checks, credentials })
     }
 
-    /// Only the first step can fail, and it undoes itself then.
+    /// Only the first step can fail, at the end of the server, and changes nothing then.
     async fn apply(&self, prepared: Prepared) -> Result<Arc<Loaded>, ReloadError> {
         self.control.set_checks(prepared.checks, prepared.settings.settings.rate_limits()).await?;
         if let Some(credentials) = prepared.credentials {

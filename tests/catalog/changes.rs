@@ -71,6 +71,14 @@ pub async fn what_changed_is_the_difference_of_what_there_is(place: Place) {
     known.follow(&catalog).await;
     catalog.end_deletion(clicks.id, 8, line("x")).await.expect("deleted");
     known.follow(&catalog).await;
+    // Who heard of a stream that was going hears at once that it is gone and that another has its name.
+    rarely.follow(&other).await;
+    let twin = stream("hatching", used);
+    catalog.change_stream(hatching.id, to(StreamStatus::Deleting), 9, line("x")).await.expect("deleting");
+    rarely.follow(&other).await;
+    catalog.end_deletion(hatching.id, 10, line("x")).await.expect("deleted");
+    catalog.create_stream(twin, line("x")).await.expect("the name is free");
+    known.follow(&catalog).await;
     rarely.follow(&other).await;
     assert!(known == rarely && known.streams.len() == 1 && known.keys.len() == 1, "{known:?}");
     known.follow(&catalog).await;

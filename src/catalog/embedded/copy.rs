@@ -43,13 +43,14 @@ pub(super) fn advance(connection: &mut Connection, from: i64, changes: &Changes)
         return Ok(true);
     }
     let remove = |sql: &str, id: &str| transaction.execute(sql, [id]).map(drop).map_err(failure);
+    // Before those that came: one of them may have the name of one that is gone.
+    for stream in &changes.streams_gone {
+        remove("DELETE FROM streams WHERE id = ?1", &stream.to_string())?;
+    }
     for stream in &changes.streams {
         let known = streams::get(&transaction, stream.id).map_or(0, |known| known.flushed_through);
         remove("DELETE FROM streams WHERE id = ?1", &stream.id.to_string())?;
         streams::insert(&transaction, stream, stream.flushed_through.max(known)).map_err(failure)?;
-    }
-    for stream in &changes.streams_gone {
-        remove("DELETE FROM streams WHERE id = ?1", &stream.to_string())?;
     }
     for version in &changes.schemas {
         remove("DELETE FROM schema_versions WHERE schema_id = ?1", &version.schema.to_string())?;

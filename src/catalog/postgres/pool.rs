@@ -29,7 +29,7 @@ use crate::{
 /// Calls that wait for a connection at most.
 const WAITING: usize = 256;
 /// The server ends a statement that takes too long by itself; one that does not answer even then is as good as down.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// A new index on a large table takes its time; a server that was stopped meanwhile never answers.
 const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -117,6 +117,15 @@ impl Connector {
         Ok(Self { config, tls, timeout: options.connect_timeout, place })
     }
 
+    /// The same for a session that others see under `name`, and that Postgres ends when it is silent for longer than `silence`.
+    pub(super) fn for_session(mut self, name: &str, statement_timeout: Duration, silence: Duration) -> Self {
+        let (statement, silence) = (statement_timeout.as_millis(), silence.as_millis());
+        self.config
+            .application_name(name)
+            .options(format!("-c statement_timeout={statement} -c idle_session_timeout={silence}"));
+        self
+    }
+
     /// Opens a connection, and runs it on a task of its own.
     pub(super) async fn connect(&self) -> Result<Client> {
         let opening = async {
@@ -171,6 +180,11 @@ impl Pool {
     /// Where it leads, for people.
     pub(super) fn place(&self) -> &str {
         &self.0.connector.place
+    }
+
+    /// Whether it is down, which the log tells.
+    pub(super) fn is_down(&self) -> bool {
+        self.0.check_up().is_err()
     }
 
     /// Opens the first connection and brings the database to this version.
