@@ -233,6 +233,7 @@ impl Control {
         if let Some(known) = known.filter(|_| !new.dry_run)
             && self.is_newest_in_use(&known).await?
         {
+            let _changing = self.changing().await?;
             self.catch_up().await?;
             return Ok(AddedVersion::Known(known));
         }
