@@ -394,8 +394,7 @@ fn let_go_or_keep(
         }
         match unknown {
             UnknownStreams::Refuse { deleted } if deleted.contains(&header.stream) => {}
-            UnknownStreams::Refuse { .. } => *strangers.entry(header.stream).or_default() += u64::from(header.count),
-            UnknownStreams::Discard => {
+            UnknownStreams::Refuse { .. } | UnknownStreams::Discard => {
                 *strangers.entry(header.stream).or_default() += u64::from(header.count);
             }
             UnknownStreams::Keep if kept.last().is_some_and(|last| Arc::ptr_eq(last, batch.segment())) => {}

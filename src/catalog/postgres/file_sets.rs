@@ -7,7 +7,7 @@ use ttdust_shards::{ids::StreamId, parquet::PartitionHour};
 
 use super::{
     all, failure,
-    files::{self, FIELDS, read},
+    files::{self, FIELDS, GIVEN, read},
     get as value, parsed, streams,
 };
 use crate::catalog::{
@@ -138,33 +138,11 @@ pub(super) async fn condemn(client: &mut Client, id: StreamId, found: Vec<Stored
         stream => stream?,
     };
     let found: Vec<&StoredFile> = found.iter().filter(|file| rules::is_orphan(&stream, file)).collect();
-    let column = |read: fn(&StoredFile) -> i64| -> Vec<i64> { found.iter().map(|file| read(file)).collect() };
-    let paths: Vec<&str> = found.iter().map(|file| file.key.as_str()).collect();
     let sql = format!(
-        "INSERT INTO retired_files (stream_id, retired_at, {FIELDS}) SELECT $1, $2, * FROM unnest($3::text[], \
-         $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], \
-         $11::bigint[]) AS found (key) WHERE NOT EXISTS (SELECT 1 FROM files WHERE path = found.key) \
-         ON CONFLICT (path) DO NOTHING"
+        "INSERT INTO retired_files (stream_id, retired_at, {FIELDS}) SELECT $1, $2, * FROM {GIVEN} AS found (key) \
+         WHERE NOT EXISTS (SELECT 1 FROM files WHERE path = found.key) ON CONFLICT (path) DO NOTHING"
     );
-    let condemned = transaction
-        .execute(
-            &sql,
-            &[
-                &id.to_string(),
-                &now,
-                &paths,
-                &column(|file| file.hour.0),
-                &column(|file| file.first_sequence),
-                &column(|file| file.last_sequence),
-                &column(|file| file.min_timestamp),
-                &column(|file| file.max_timestamp),
-                &column(|file| file.bytes.cast_signed()),
-                &column(|file| file.checksum.into()),
-                &column(|file| file.level.into()),
-            ],
-        )
-        .await
-        .map_err(failure)?;
+    let condemned = files::execute_with(&transaction, &sql, id, &found, now).await?;
     transaction.commit().await.map_err(failure)?;
     Ok(condemned)
 }

@@ -51,13 +51,27 @@ pub(super) async fn commit(client: &mut Client, id: StreamId, files: Vec<StoredF
 }
 
 pub(super) async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &[&StoredFile], now: i64) -> Result<()> {
+    let sql = format!("INSERT INTO files (stream_id, committed_at, {FIELDS}) SELECT $1, $2, * FROM {GIVEN}");
+    execute_with(transaction, &sql, id, files, now).await.map(drop)
+}
+
+/// The files given to [`execute_with`], as rows: the path, then the other columns in the order of [`FIELDS`].
+pub(super) const GIVEN: &str = "unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], \
+                                $9::bigint[], $10::bigint[], $11::bigint[])";
+
+/// Executes a statement with the stream as `$1`, the time as `$2` and the files as [`GIVEN`].
+pub(super) async fn execute_with(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    id: StreamId,
+    files: &[&StoredFile],
+    now: i64,
+) -> Result<u64> {
     let column = |read: fn(&StoredFile) -> i64| -> Vec<i64> { files.iter().map(|file| read(file)).collect() };
     let paths: Vec<&str> = files.iter().map(|file| file.key.as_str()).collect();
     transaction
         .execute(
-            "INSERT INTO files (stream_id, committed_at, path, hour, first_sequence, last_sequence, min_timestamp, \
-             max_timestamp, bytes, checksum, level) SELECT $1, $2, * FROM unnest($3::text[], $4::bigint[], \
-             $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[])",
+            sql,
             &[
                 &id.to_string(),
                 &now,
@@ -73,7 +87,6 @@ pub(super) async fn insert(transaction: &Transaction<'_>, id: StreamId, files: &
             ],
         )
         .await
-        .map(drop)
         .map_err(failure)
 }
 
