@@ -5,6 +5,7 @@
 //! upper case with `_` for `.`. What is unknown is an error; nothing is silently ignored. This is the only module that reads
 //! the environment.
 
+mod client;
 mod near;
 mod parse;
 mod reference;
@@ -14,6 +15,7 @@ mod settings;
 
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
+pub use client::{API_KEY_VARIABLE, ClientEnvironment, ENDPOINT_VARIABLE, PROFILE_VARIABLE};
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, PgOptions, S3Credentials, S3Options, TlsFiles, usable_cores};
 pub use secrets::RedisUrl;
@@ -233,7 +235,7 @@ fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, Confi
         if name == "OTEL_EXPORTER_OTLP_ENDPOINT" && !value.is_empty() {
             return Err(ConfigError::NotAvailable { name: name.into_owned(), part: "trace export (OTLP)" });
         }
-        if !name.starts_with("TTDUST_") {
+        if !name.starts_with("TTDUST_") || client::CLIENT_VARIABLES.contains(&&*name) {
             continue;
         }
         let text = value.to_str().ok_or_else(|| ConfigError::Value {
@@ -329,6 +331,12 @@ mod tests {
         let error = from("[wal]\nzzz = 1", &[], &[]).expect_err("unknown").to_string();
         assert!(error.contains("wal.zzz") && !error.contains("did you mean"), "{error}");
         assert!(matches!(from("", &[], &[("nope", "1")]), Err(ConfigError::Unknown { .. })));
+    }
+
+    #[test]
+    fn variables_of_clients_are_passed_by() {
+        let of_clients = [("TTDUST_ENDPOINT", "http://dust"), ("TTDUST_API_KEY", "k"), ("TTDUST_PROFILE", "p")];
+        assert_eq!(from("", &of_clients, &[]).expect("valid").values, load(&Sources::default()).expect("valid").values);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod access;
 pub mod archive;
 pub mod calendar;
 pub mod catalog;
+pub mod cli;
 pub mod compaction;
 pub mod compatibility;
 pub mod config;

@@ -2,10 +2,11 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ttdust::{
     calendar,
     catalog::CatalogPlace,
+    cli,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
     demo, http, metrics, orphans, serve, telemetry, tls, wal,
@@ -13,7 +14,7 @@ use ttdust::{
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
 #[derive(Parser)]
-#[command(name = "ttdust", version, about)]
+#[command(name = "ttdust", version, about, after_help = cli::EXIT_STATUSES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -68,6 +69,8 @@ enum Command {
         #[command(subcommand)]
         command: MetricsCommand,
     },
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 #[derive(Subcommand)]
@@ -198,7 +201,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let command = match Cli::parse().command {
+        Command::Client(command) => return cli::run(command, Cli::command()),
+        command => command,
+    };
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // With nobody to read it, the status says it alone.
@@ -246,6 +253,7 @@ fn run(command: Command) -> Outcome {
             orphans::print(&config.resolve()?, delete)?;
         }
         Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
+        Command::Client(_) => unreachable!("`main` hands the client's commands over"),
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! A set of files is taken whole or not at all. Sessions are not resumed, so that each connection shows its certificate anew
 //! and a CA that was taken out lets nobody in any more.
 
+mod outgoing;
+
 use std::{
     fs::File,
     io::{self, Read as _},
@@ -25,6 +27,8 @@ use rustls::{
 use x509_cert::{Certificate, der::Decode as _};
 
 use crate::{calendar::rfc3339, config::TlsFiles};
+
+pub use outgoing::{Own, client_config};
 
 /// No file of certificates is as large.
 const FILE_BYTES_MAX: u64 = 1 << 20;

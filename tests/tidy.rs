@@ -71,6 +71,7 @@ const SERVER_FLOORS: &[&str] = &[
     "serve",
     "wal",
     "demo",
+    "cli",
 ];
 
 /// What `shards` may depend on directly.

@@ -65,6 +65,12 @@ pub enum UnknownStreamsPolicy {
 pub struct Secret(pub(super) String);
 
 impl Secret {
+    /// A text that is not to be shown.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text, for whoever has to hand it on.
     #[must_use]
     pub fn reveal(&self) -> &str {

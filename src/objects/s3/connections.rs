@@ -20,7 +20,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, crypto::ring, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use crate::tls::{TlsError, roots};
+use crate::tls::{TlsError, client_config};
 
 /// Connections that wait for their next request.
 const IDLE_MAX: usize = 32;
@@ -37,9 +37,6 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 /// The body of a refusal.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Where systems keep the certificates that their programs trust.
-const SYSTEM_ROOTS: &[&str] =
-    &["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
 
 /// An answer, read to its end.
 #[derive(Debug)]
@@ -194,16 +191,6 @@ fn broken(error: &hyper::Error) -> String {
 }
 
 fn connector(ca: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    let missing = || TlsError::Content {
-        path: PathBuf::from(SYSTEM_ROOTS[0]),
-        reason: "the system has no certificates to trust: set s3.ca_path to those that vouch for the store's".into(),
-    };
-    let system = || SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
-    let path = ca.or_else(system).ok_or_else(missing)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has TLS 1.2 and 1.3")
-        .with_root_certificates(roots(path)?)
-        .with_no_client_auth();
+    let config = client_config(ca, None, "set s3.ca_path to those that vouch for the store's")?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
