@@ -5,10 +5,12 @@
 #   perf/run-targets.sh [SCENARIO ...]     append100 append100_flush append16 stream ingest flush memory recovery (default: these)
 #                                          admin admin_postgres many many_postgres outage_postgres outage_redis auth: the control
 #                                          plane beside the load; some need Postgres and Redis, by tests/services.sh
+#                                          queries: lookups and time ranges over QUERY_HOURS hourly partitions, alone and beside
+#                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 MEMORY_SECONDS=60 · PAYLOAD=flights ·
-# FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · DATA (folder for the data, removed at the end; its disk is what is
+# FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
 
@@ -22,6 +24,8 @@ MEMORY_SECONDS=${MEMORY_SECONDS:-60}
 PAYLOAD=${PAYLOAD:-flights}
 FLUSH_RATE=${FLUSH_RATE:-300000}
 OUTAGE_SECONDS=${OUTAGE_SECONDS:-60}
+QUERY_HOURS=${QUERY_HOURS:-30}
+QUERY_RECORDS=${QUERY_RECORDS:-100000000}
 SERVER_FLAGS=${SERVER_FLAGS:-}
 
 die() { echo "run-targets: $*" >&2; exit 2; }
@@ -37,6 +41,7 @@ commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 out=$results/$(date -u +%Y%m%dT%H%M%SZ)-$commit
 jsonl=$out.jsonl
 server_pid=
+server_env=()
 
 stop_server() {
   [[ -n $server_pid ]] || return 0
@@ -61,7 +66,7 @@ start_server() {
   local began
   began=$(date +%s%3N)
   # shellcheck disable=SC2086
-  "$SERVER" serve --config "$scratch/ttdust.toml" --port-file "$scratch/ports.json" $SERVER_FLAGS \
+  env "${server_env[@]}" "$SERVER" serve --config "$scratch/ttdust.toml" --port-file "$scratch/ports.json" $SERVER_FLAGS \
     >>"$out.server.log" 2>&1 &
   server_pid=$!
   until [[ -s $scratch/ports.json ]]; do
@@ -75,18 +80,25 @@ start_server() {
 
 fresh_server() { stop_server; rm -rf "$scratch/data"; start_server "$@"; }
 
+# Ticks that the machine under this one took from each core, since its start: where they grow, a latency is not the server's.
+stolen() { awk '/^cpu[0-9]/ { printf "%s ", $9 }' /proc/stat; }
+
 # load NAME FLAGS...: one run; its report goes to the results under NAME.
 load() {
   local name=$1
   shift
   echo "── $name: $*" >>"$out.txt"
-  local status=0
+  local status=0 stolen_before
+  stolen_before=$(stolen)
   "$BENCH" load --grpc "$grpc" --http "$http" --create --payload "$PAYLOAD" --cores "$LOAD_CORE" --server-pid "$server_pid" \
     -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
   [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
-  NAME=$name STATUS=$status python3 - "$scratch/report.json" >>"$jsonl" <<'PY'
+  NAME=$name STATUS=$status BEFORE=$stolen_before AFTER=$(stolen) python3 - "$scratch/report.json" >>"$jsonl" <<'PY'
 import json, os, sys
-print(json.dumps({"scenario": os.environ["NAME"], "exit": int(os.environ["STATUS"]), **json.load(open(sys.argv[1]))}))
+ticks = [[int(n) for n in os.environ[when].split()] for when in ("BEFORE", "AFTER")]
+stolen_ms = [10 * (after - before) for before, after in zip(*ticks)]
+print(json.dumps({"scenario": os.environ["NAME"], "exit": int(os.environ["STATUS"]), "stolen_ms_by_core": stolen_ms,
+                  **json.load(open(sys.argv[1]))}))
 PY
   cat "$scratch/report.json" >>"$out.txt"
   echo "done: $name"
@@ -99,8 +111,9 @@ no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' '
   '[wal]' 'quota_bytes = 17179869184')
 # The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
 pool_segments=40
-ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
-  '[wal]' 'quota_bytes = 17179869184'
+# Nothing is frozen by its size either: a fast disk takes more than 4 GiB in a run.
+ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 34359738368' 'memory_bytes = 67108864'
+  '[wal]' 'quota_bytes = 34359738368'
   "segments_ahead = $pool_segments")
 ack_path_server() {
   fresh_server "${ack_path[@]}" "$@"
@@ -272,6 +285,61 @@ run_tail() {
   load tail_fill.files --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
   sleep 3
   tail_bench tail_replay.files --replay --stream clicks
+}
+
+# scrape NAME: the sum of a metric's values.
+scrape() { curl -s "http://$http/metrics" | awk -v name="$1" '$1 ~ "^" name "({|$)" { sum += $2 } END { print sum + 0 }'; }
+
+# settled: waits until every row is in a file and nothing is left to be merged.
+settled() {
+  local before=-1 now still=0
+  until ((still >= 5)); do
+    now="$(scrape ttdust_storage_files_total) $(scrape ttdust_compaction_runs_total) $(scrape ttdust_ingestion_buffer_records)"
+    if [[ $now == "$before" ]]; then still=$((still + 1)); else still=0; fi
+    before=$now
+    sleep 2
+  done
+  echo "settled: files, merges and buffered rows: $now" >>"$out.txt"
+}
+
+# Hour after hour of clicks, each hour with keys of its own, written by servers whose clocks are set back.
+run_queries() {
+  local hour keys=200000 faketime rate=$((QUERY_RECORDS / QUERY_HOURS / 10)) begin
+  faketime=$(ls /usr/lib/*/faketime/libfaketime.so.1) || die "faketime is needed: apt-get install faketime"
+  begin=$(($(date +%s) - QUERY_HOURS * 3600))
+  local quick=('[buffer]' 'flush_interval_ms = 2000')
+  fresh_server "${quick[@]}"
+  for ((hour = 0; hour < QUERY_HOURS; hour++)); do
+    stop_server
+    server_env=("LD_PRELOAD=$faketime" "FAKETIME=-$((QUERY_HOURS - hour))h" DONT_FAKE_MONOTONIC=1)
+    start_server "${quick[@]}"
+    PAYLOAD=clicks@$((hour * keys)) load "queries_fill.$hour" --stream clicks --key-field event_id --payload-records "$keys" \
+      --rate "$rate" --warmup 0s --duration 10s
+  done
+  stop_server
+  server_env=()
+  start_server "${quick[@]}"
+  settled
+  du -sh "$scratch/data/objects" >>"$out.txt"
+  note queries.files "\"objects\": $(find "$scratch/data/objects" -name '*.parquet' | wc -l), \"bytes\": $(du -sb "$scratch/data/objects" | cut -f1)"
+  local ask=(--clicks "0..$((QUERY_HOURS * keys))" --times "$((begin * 1000000))..$(((begin + (QUERY_HOURS - 2) * 3600) * 1000000))")
+  query_bench queries_warm "${ask[@]}" --rate 50 --duration 20s
+  query_bench queries_alone "${ask[@]}" --rate 100 --duration 30s
+  load queries_ingest_alone --stream beside --batch 100 --connections 4 --in-flight 16 --duration 10s
+  load queries_ingest_beside --stream beside --batch 100 --connections 4 --in-flight 16 --duration 30s &
+  local loader=$!
+  sleep 2
+  query_bench queries_beside "${ask[@]}" --rate 100 --duration 25s
+  wait "$loader"
+}
+
+query_bench() {
+  local name=$1 status=0
+  shift
+  "$BENCH" query --http "$http" --cores "$LOAD_CORE" -o json "$@" >"$scratch/queries.json" 2>>"$out.txt" || status=$?
+  [[ -s $scratch/queries.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
+  note "$name" "\"exit\": $status, \"queries\": $(cat "$scratch/queries.json")"
+  echo "done: $name"
 }
 
 # Limits that are counted and never reached.

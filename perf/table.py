@@ -22,6 +22,23 @@ def main(path):
     print()
 
 
+def queries(runs):
+    if not (alone := runs.get("queries_alone")):
+        return
+    targets = {"a key that is there": (2, 10), "a key that is not": (None, 2), "1,000 rows of a time range": (5, 25)}
+    for what, (p50, p99) in targets.items():
+        latency = alone["queries"]["latency_us"][what]
+        if p50:
+            yield at_most(f"{what}", "p50 ms", latency["p50"] / 1000, p50)
+        yield at_most(f"{what}", "p99 ms", latency["p99"] / 1000, p99)
+        if beside := runs.get("queries_beside"):
+            ratio = beside["queries"]["latency_us"][what]["p99"] / latency["p99"]
+            yield at_most(f"{what}, beside full ingest", "p99, times that alone", ratio, 4)
+    if (ingest := runs.get("queries_ingest_alone")) and (beside := runs.get("queries_ingest_beside")):
+        ratio = beside["ack_latency_us"]["p99"] / ingest["ack_latency_us"]["p99"]
+        yield at_most("full ingest beside queries", "ack p99, times that alone", ratio, 2)
+
+
 def rows(runs):
     def latency(run, point):
         return run["ack_latency_us"][point] / 1000
@@ -55,6 +72,7 @@ def rows(runs):
         yield at_most("full load", f"RSS MiB, most in {run['seconds']:.0f} s", run["server"]["rss_max_bytes"] / 2**20, 2048)
     yield from control_plane(runs)
     yield from tails(runs)
+    yield from queries(runs)
     if run := runs.get("recovery"):
         load = runs["recovery_load"]
         # Payload bytes only: what is read is more, so the true speed is higher.

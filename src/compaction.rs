@@ -23,6 +23,7 @@ use ttdust_shards::{
         source::FileSource,
     },
     record::keys::KeyField,
+    threads::give_way,
 };
 
 use crate::{
@@ -34,6 +35,8 @@ use crate::{
     workers::{WorkerError, Workers},
 };
 
+/// How much nicer than all others a merge is: it takes what they leave of the cores.
+const NICE: i32 = 15;
 /// Rows of a merged file at most, whatever its bytes: its key index is made in memory.
 const ROWS_MAX: u64 = 4_000_000;
 /// Files of one merge at most.
@@ -326,7 +329,7 @@ fn stored(group: &[StoredFile], merged: &FileMeta, over: bool) -> StoredFile {
 
 /// The files on this machine, each as it was committed, with their footers. Blocking.
 fn fetch_all(dir: &Path, sources: &[(FileSource, StoredFile)]) -> Result<Vec<(PathBuf, FileFooter)>, CompactionError> {
-    be_nice();
+    give_way(NICE);
     let io = |source| CompactionError::Io { what: format!("cannot make {}", dir.display()), source };
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
@@ -363,13 +366,6 @@ fn fetch(source: &FileSource, file: &StoredFile, copy: &Path) -> Result<PathBuf,
         return Err(CompactionError::Damaged { key: file.key.clone(), bytes: at, checksum });
     }
     Ok(path)
-}
-
-/// Leaves the cores to whoever else wants them.
-fn be_nice() {
-    const NICE: i32 = 15;
-    // At worst it runs as everyone does.
-    let _ = rustix::process::setpriority_process(None, NICE);
 }
 
 #[cfg(test)]

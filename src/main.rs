@@ -205,7 +205,9 @@ fn main() -> ExitCode {
         Command::Client(command) => return cli::run(command, Cli::command()),
         command => command,
     };
-    match run(command) {
+    let outcome = run(command);
+    telemetry::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // With nobody to read it, the status says it alone.

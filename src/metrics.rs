@@ -113,6 +113,12 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_s3_breaker_open", "gauge", "", "1 while the S3 store counts as down and is asked seldom"),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
+    info(
+        "ttdust_log_lines_dropped_total",
+        "counter",
+        "",
+        "log lines not written because whoever reads stderr was too slow",
+    ),
     info("process_open_fds", "gauge", "", "open file descriptors"),
 ];
 

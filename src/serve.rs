@@ -27,6 +27,7 @@ use tokio::{
 use ttdust_shards::{
     ids::ShardId,
     runtime::{Engine, EngineStart, StartError, UnknownStreams},
+    threads::{Turns, pin, take},
 };
 
 use crate::{
@@ -48,7 +49,7 @@ use crate::{
     telemetry::Level,
     tls::{Identity, TlsError},
     upkeep::Upkeep,
-    workers::{Workers, pin},
+    workers::Workers,
 };
 use inbox::{Inbox, ShardEnd};
 
@@ -107,13 +108,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// See [`ServeError`]; the process should exit non-zero.
 pub fn serve(config: Config, level: Level, port_file: Option<&Path>) -> Result<(), ServeError> {
     let _locked = DataDir::lock(&config.settings().data_dir)?;
-    // Threads that are started later are on the same cores, until they pin themselves elsewhere.
+    // Threads that are started later are on the same cores and take the same turns, until they set it for themselves.
+    take(Turns::Prompt);
     if let Err(error) = pin(&config.control_cores) {
         tracing::warn!(cores = ?config.control_cores, %error, "the control plane is not pinned");
     }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
+        .on_thread_start(|| take(Turns::Steady))
         .build()
         .map_err(system("cannot start the control runtime"))?;
     let ended = runtime.block_on(async {

@@ -1,10 +1,16 @@
 //! Log lines on stderr: one JSON object each, or text for people. The level can be changed while the process runs.
 
-use std::fmt;
+mod lines;
+
+use std::{fmt, sync::OnceLock};
 
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Settings};
+use lines::Lines;
+
+/// The process has one stderr.
+static STDERR: OnceLock<Lines> = OnceLock::new();
 
 /// Changes what is logged from now on.
 pub struct Level(Box<dyn Fn(EnvFilter) + Send + Sync>);
@@ -31,7 +37,7 @@ fn filter_of(text: &str) -> EnvFilter {
 pub fn start(settings: &Settings) -> Level {
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter_of(&settings.log_level))
-        .with_writer(std::io::stderr)
+        .with_writer(STDERR.get_or_init(|| Lines::start(std::io::stderr())))
         // To stderr, where else: with nobody to read that, each line would be a panic.
         .log_internal_errors(false)
         .with_target(true);
@@ -50,4 +56,15 @@ pub fn start(settings: &Settings) -> Level {
             Level(Box::new(move |filter| drop(handle.reload(filter))))
         }
     }
+}
+
+/// Waits until what was logged is written, for a second or two at most: before the process ends.
+pub fn flush() {
+    STDERR.get().into_iter().for_each(Lines::flush);
+}
+
+/// Lines that were not written since the start, because whoever reads stderr was too slow.
+#[must_use]
+pub fn dropped_lines() -> u64 {
+    STDERR.get().map_or(0, Lines::dropped)
 }

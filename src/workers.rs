@@ -8,8 +8,8 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::sync::oneshot;
+use ttdust_shards::threads::{Turns, pin, take};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -60,6 +60,7 @@ impl Workers {
 }
 
 fn work(jobs: &Receiver<Job>, cores: &[usize]) {
+    take(Turns::Steady);
     if let Err(error) = pin(cores) {
         tracing::warn!(?cores, %error, "a worker is not pinned");
     }
@@ -69,19 +70,6 @@ fn work(jobs: &Receiver<Job>, cores: &[usize]) {
             tracing::error!("a worker's job panicked");
         }
     }
-}
-
-/// Pins the calling thread, and all threads that it starts later, to `cores`. Empty: no change.
-///
-/// # Errors
-/// The system refuses.
-pub fn pin(cores: &[usize]) -> std::io::Result<()> {
-    if cores.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    cores.iter().for_each(|&core| set.set(core));
-    Ok(sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]

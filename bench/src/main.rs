@@ -9,6 +9,7 @@ mod load;
 mod messages;
 mod micro;
 mod payload;
+mod query;
 mod rest;
 mod tail;
 mod wire;
@@ -37,6 +38,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Call the admin plane at a steady rate and measure
     Admin(admin::AdminArgs),
+    /// Ask for records at a steady rate and measure
+    Query(query::QueryArgs),
     /// Follow a stream with many readers, or replay it with one, and measure
     Tail(tail::TailArgs),
     /// Measure parts of the engine in this process
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Query(args) => query::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),
         Command::Sink { listen } => sink(listen).map(|()| true),

@@ -79,7 +79,7 @@ enum Part {
 /// What the part said.
 pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
     let kinds =
-        if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks] } else { args.payload.clone() };
+        if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks(0)] } else { args.payload.clone() };
     match &args.part {
         &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
         Part::Wal { dir } => {

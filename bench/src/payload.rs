@@ -21,8 +21,8 @@ const CLICKS_SCHEMA: &str = include_str!("../../tests/data/clicks.schema.json");
 pub enum PayloadKind {
     /// The bundled flights of 2013.
     Flights,
-    /// Generated clicks of about 320 bytes.
-    Clicks,
+    /// Generated clicks of about 320 bytes, from this one on.
+    Clicks(u64),
     /// NDJSON, also with gzip.
     File(PathBuf),
 }
@@ -33,7 +33,7 @@ impl PayloadKind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Flights => "flights",
-            Self::Clicks => "clicks",
+            Self::Clicks(_) => "clicks",
             Self::File(_) => "bench",
         }
     }
@@ -45,10 +45,11 @@ impl FromStr for PayloadKind {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "flights" => Ok(Self::Flights),
-            "clicks" => Ok(Self::Clicks),
-            _ => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Self::File(path.into())),
-                _ => Err("want `flights`, `clicks` or `file:PATH`".to_owned()),
+            "clicks" => Ok(Self::Clicks(0)),
+            _ => match (text.strip_prefix("file:"), text.strip_prefix("clicks@").map(str::parse)) {
+                (Some(path), _) if !path.is_empty() => Ok(Self::File(path.into())),
+                (_, Some(Ok(first))) => Ok(Self::Clicks(first)),
+                _ => Err("want `flights`, `clicks`, `clicks@NUMBER` or `file:PATH`".to_owned()),
             },
         }
     }
@@ -58,7 +59,8 @@ impl fmt::Display for PayloadKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flights => f.write_str("flights"),
-            Self::Clicks => f.write_str("clicks"),
+            Self::Clicks(0) => f.write_str("clicks"),
+            Self::Clicks(first) => write!(f, "clicks@{first}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
         }
     }
@@ -105,7 +107,10 @@ impl Payloads {
     /// See [`PayloadError`].
     pub fn load(kind: &PayloadKind, max: usize) -> Result<Self, PayloadError> {
         match kind {
-            PayloadKind::Clicks => Ok(Self::new((0..max.max(1) as u64).map(crate::micro::validate::click).collect())),
+            PayloadKind::Clicks(first) => {
+                let numbers = (0..max.max(1) as u64).map(|number| first.wrapping_add(number));
+                Ok(Self::new(numbers.map(crate::micro::validate::click).collect()))
+            }
             PayloadKind::Flights => Self::read(Path::new("the bundled flights"), Box::new(gunzip(FLIGHTS)), max),
             PayloadKind::File(path) => {
                 let file = File::open(path).map_err(|source| PayloadError::Io { path: path.clone(), source })?;
@@ -183,7 +188,7 @@ pub fn schema(kind: &PayloadKind, own: Option<&Path>) -> Result<serde_json::Valu
             (path, text.map_err(|source| PayloadError::Io { path: path.to_owned(), source })?)
         }
         (None, PayloadKind::Flights) => (Path::new("flights.schema.json"), FLIGHTS_SCHEMA.to_owned()),
-        (None, PayloadKind::Clicks) => (Path::new("clicks.schema.json"), CLICKS_SCHEMA.to_owned()),
+        (None, PayloadKind::Clicks(_)) => (Path::new("clicks.schema.json"), CLICKS_SCHEMA.to_owned()),
         (None, PayloadKind::File(_)) => return Err(PayloadError::NoSchema),
     };
     serde_json::from_str(&text).map_err(|source| PayloadError::Schema { path: path.to_owned(), source })
@@ -203,7 +208,7 @@ mod tests {
 
     #[test]
     fn bundled_records_are_stable_distinct_and_fit_their_schemas() {
-        for kind in [PayloadKind::Clicks, PayloadKind::Flights] {
+        for kind in [PayloadKind::Clicks(0), PayloadKind::Flights] {
             let set = Payloads::load(&kind, 1000).expect("bundled");
             assert_eq!(set.len(), 1000);
             assert_eq!(set.get(3), set.get(1003));
@@ -238,6 +243,8 @@ mod tests {
         assert!("file:".parse::<PayloadKind>().is_err());
         assert!("orders".parse::<PayloadKind>().is_err());
         assert_eq!("file:a".parse(), Ok(PayloadKind::File("a".into())));
+        assert!("clicks@x".parse::<PayloadKind>().is_err());
+        assert_eq!(PayloadKind::Clicks(7).to_string().parse(), Ok(PayloadKind::Clicks(7)));
         let empty = tempfile::NamedTempFile::new().expect("a temporary file");
         let result = Payloads::load(&PayloadKind::File(empty.path().into()), 10);
         assert!(matches!(result, Err(PayloadError::Empty(_))));

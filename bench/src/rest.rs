@@ -62,11 +62,17 @@ pub struct Rest<'a> {
 }
 
 impl Rest<'_> {
-    /// Makes the schema `name` and streams `streams` with it, or finds them; ids of the streams.
+    /// Makes the schema `name` and streams `streams` with it that have these `key_fields`, or finds them; ids of the streams.
     ///
     /// # Errors
     /// See [`RestError`].
-    pub fn create(&self, name: &str, definition: &Value, streams: &[String]) -> Result<Vec<String>, RestError> {
+    pub fn create(
+        &self,
+        name: &str,
+        definition: &Value,
+        streams: &[String],
+        key_fields: &[String],
+    ) -> Result<Vec<String>, RestError> {
         let schema = json!({
             "name": name,
             "namespace": "bench",
@@ -76,7 +82,12 @@ impl Rest<'_> {
         });
         let schema_id = self.create_or_find("/api/v1/schemas", name, &schema)?;
         let create = |stream: &String| {
-            let body = json!({ "name": stream, "description": "made by ttdust-bench", "schema_id": schema_id });
+            let body = json!({
+                "name": stream,
+                "description": "made by ttdust-bench",
+                "schema_id": schema_id,
+                "key_fields": key_fields,
+            });
             self.create_or_find("/api/v1/streams", stream, &body)
         };
         streams.iter().map(create).collect()
@@ -234,7 +245,7 @@ mod tests {
             (200, json!({ "streams": [{ "name": "clicks", "id": "str_1" }], "next_page_token": "" })),
         ]);
         let rest = Rest { authority: &authority, api_key: Some("k") };
-        let ids = rest.create("clicks", &json!({}), &["clicks".to_owned()]).expect("created");
+        let ids = rest.create("clicks", &json!({}), &["clicks".to_owned()], &[]).expect("created");
         assert_eq!(ids, ["str_1"]);
         let asked = server.join().expect("the server ran");
         assert_eq!(asked[3], "GET /api/v1/streams?page_size=100&page_token=t HTTP/1.1");
@@ -244,7 +255,7 @@ mod tests {
     fn a_problem_is_told_with_its_detail() {
         let (authority, server) = serve(vec![(400, json!({ "title": "Bad", "detail": "definition is no schema" }))]);
         let rest = Rest { authority: &authority, api_key: None };
-        let error = rest.create("x", &json!({}), &[]).expect_err("refused");
+        let error = rest.create("x", &json!({}), &[], &[]).expect_err("refused");
         assert_eq!(error.to_string(), "POST /api/v1/schemas answered 400: definition is no schema");
         server.join().expect("the server ran");
     }

@@ -106,11 +106,11 @@ pub fn run(args: &TailArgs) -> Result<bool, AnyError> {
     if let Some(core) = args.core {
         worker::pin(core)?;
     }
-    let kind = PayloadKind::Clicks;
+    let kind = PayloadKind::Clicks(0);
     let payloads = Payloads::load(&kind, PAYLOADS)?;
     let rest = Rest { authority: &args.http, api_key: args.api_key.as_deref() };
     let schema = payload::schema(&kind, None)?;
-    rest.create(kind.name(), &schema, std::slice::from_ref(&args.stream))?;
+    rest.create(kind.name(), &schema, std::slice::from_ref(&args.stream), &[])?;
     let target = Target::new(&args.grpc, args.api_key.as_deref())?;
     let local = tokio::task::LocalSet::new();
     let report = local.block_on(&crate::runtime()?, async {

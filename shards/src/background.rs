@@ -1,8 +1,8 @@
 //! A shard's helper threads, for what may block: the flusher writes Parquet, the preparer makes log segments, the reader looks
 //! up idempotency keys in files, the keeper writes and removes those files, the merger merges them.
 //!
-//! The flusher, the keeper and the merger run on the shard's own core at lower priority, so that what they take is what the
-//! shard leaves.
+//! All are started by the shard's thread, and so run on its core. The flusher, the preparer, the keeper and the merger run at
+//! lower priority, so that what they take is what the shard leaves.
 
 use std::{
     io,
@@ -26,11 +26,12 @@ use crate::{
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     parquet::{self, FileMeta, WriteJob},
+    threads::give_way,
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
-/// How much nicer than its shard the flusher is.
-const FLUSHER_NICE: i32 = 5;
+/// How much nicer than its shard a thread is that works through something.
+const NICE: i32 = 5;
 
 /// Rows to write, and how far they go.
 #[derive(Debug)]
@@ -48,17 +49,6 @@ pub enum DiskJob {
     Prepare(SegmentRequest),
     /// Remove a segment that nothing needs.
     Remove(ReleasedSegment),
-}
-
-/// Pins the calling thread to `core`.
-///
-/// # Errors
-/// The core is not there, or not in the process's cpuset.
-pub fn pin(core: Option<usize>) -> io::Result<()> {
-    let Some(core) = core else { return Ok(()) };
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 /// A helper thread and the way to it. It ends, and is waited for, when this is dropped.
@@ -95,7 +85,6 @@ impl<J> Drop for Helper<J> {
 /// No thread can be made.
 pub fn start_flusher(
     shard: ShardId,
-    core: Option<usize>,
     mailbox: MailboxSender,
     to_control: mpsc::Sender<ToControl>,
     metrics: Arc<ShardMetrics>,
@@ -104,12 +93,7 @@ pub fn start_flusher(
     let ending = Arc::new(AtomicBool::new(false));
     let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
-        if let Err(error) = pin(core) {
-            tracing::warn!(%shard, %error, "the flusher is not pinned");
-        }
-        if let Err(error) = rustix::process::setpriority_process(None, FLUSHER_NICE) {
-            tracing::warn!(%shard, %error, "the flusher runs at the shard's own priority");
-        }
+        give_way(NICE);
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
             match write(&job) {
@@ -161,9 +145,10 @@ pub fn start_preparer(
 ) -> io::Result<Helper<DiskJob>> {
     let (sender, jobs) = crossbeam_channel::unbounded();
     let ending = Arc::default();
-    let thread = std::thread::Builder::new()
-        .name(format!("prepare-{shard}"))
-        .spawn(move || prepare(shard, &dir, &*disk, &mailbox, &jobs))?;
+    let thread = std::thread::Builder::new().name(format!("prepare-{shard}")).spawn(move || {
+        give_way(NICE);
+        prepare(shard, &dir, &*disk, &mailbox, &jobs);
+    })?;
     Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
 }
 
@@ -218,7 +203,7 @@ pub fn start_key_reader(shard: ShardId, mailbox: MailboxSender) -> io::Result<He
 /// No thread can be made.
 pub fn start_keeper(
     name: &str,
-    (shard, core): (ShardId, Option<usize>),
+    shard: ShardId,
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     mailbox: MailboxSender,
@@ -226,12 +211,7 @@ pub fn start_keeper(
     // Bounded by the files that there are.
     let (sender, jobs) = crossbeam_channel::unbounded::<KeyJob>();
     let thread = std::thread::Builder::new().name(format!("{name}-{shard}")).spawn(move || {
-        if let Err(error) = pin(core) {
-            tracing::warn!(%shard, %error, "a keeper of idempotency keys is not pinned");
-        }
-        if let Err(error) = rustix::process::setpriority_process(None, FLUSHER_NICE) {
-            tracing::warn!(%shard, %error, "a keeper of idempotency keys runs at the shard's own priority");
-        }
+        give_way(NICE);
         let mut failing = false;
         while let Ok(job) = jobs.recv() {
             let done = job.perform(&*disk, &dir);

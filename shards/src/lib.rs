@@ -27,6 +27,7 @@ pub mod schema;
 pub mod shard;
 pub mod snapshot;
 pub mod tail;
+pub mod threads;
 pub mod tls;
 pub mod transform;
 pub mod validate;

@@ -39,6 +39,7 @@ use crate::{
     shard::Shard,
     snapshot::CatalogSnapshot,
     tail::pool::Pool,
+    threads::{self, Turns},
     wal::{
         Wal,
         batch::RowBatch,
@@ -503,7 +504,8 @@ fn spawn(start: ShardStart, ready: std::sync::mpsc::Sender<std::io::Result<()>>)
 /// A shard's thread, from start to end. What comes of it is told before anything is waited for: the helper threads may be at
 /// a sick disk.
 fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>, tell: &dyn Fn(Result<(), String>)) {
-    let built = background::pin(start.config.shard_cores[start.id.index()])
+    threads::take(Turns::Prompt);
+    let built = threads::pin(start.config.shard_cores[start.id.index()].as_slice())
         .and_then(|()| uring::build_runtime(start.driver))
         .and_then(|runtime| Ok((runtime, build(start)?)));
     let (runtime, parts) = match built {
@@ -549,19 +551,17 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     let mailbox = start.mailboxes[id.index()].clone();
     let dir = log_dir(&config.wal_dir, id);
     disk.create_dir(&dir)?;
-    let core = config.shard_cores[id.index()];
     let clock = Arc::new(SystemClock::new());
     let catalog = Arc::clone(&start.catalog);
     let is_home = |stream| catalog.stream(stream).is_some_and(|stream| stream.home == id);
     let wal = Wal::new(id, config.wal, start.end);
     let shard =
         Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys, &is_home), clock)?;
-    let keeper =
-        |name| background::start_keeper(name, (id, core), keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
+    let keeper = |name| background::start_keeper(name, id, keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
     let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);
     let key_reader = background::start_key_reader(id, mailbox.clone())?;
     let preparer = background::start_preparer(id, dir, Arc::clone(&disk), mailbox.clone())?;
-    let flusher = background::start_flusher(id, core, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let flusher = background::start_flusher(id, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     if id == ShardId(0) {
         metrics.dedup_damaged.add(keys.damaged);
     }

@@ -8,6 +8,8 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
+use crate::telemetry;
+
 /// Ticks a second in `/proc/self/stat`: fixed at 100 by the kernel's interface, whatever its timer does.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -37,7 +39,9 @@ impl Collector for ProcessCollector {
             let help = "open file descriptors";
             gauge.encode(encoder.encode_descriptor("process_open_fds", help, None, gauge.metric_type())?)?;
         }
-        Ok(())
+        let counter = ConstCounter::new(telemetry::dropped_lines());
+        let (name, help) = ("ttdust_log_lines_dropped", "log lines not written: see the reference");
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)
     }
 }
 

@@ -7,6 +7,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::telemetry;
+
 /// `timeout`, a terminal and process managers signal both a process and its group: what comes this soon after the first is
 /// the same wish.
 const SAME_WISH: Duration = Duration::from_secs(1);
@@ -44,5 +46,6 @@ impl Signals {
 /// The crash path: what was acked is in the log.
 pub(super) fn exit_at_once() -> ! {
     tracing::warn!("ended at once by a signal; what was acked is in the log");
+    telemetry::flush();
     std::process::exit(130)
 }

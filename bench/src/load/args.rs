@@ -49,7 +49,10 @@ pub struct LoadArgs {
     /// Records a request, for append
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: u32,
-    /// Records to send: flights, clicks or file:PATH (NDJSON, also .gz)
+    /// With --create: a field that the streams can be looked up by; may be given again
+    #[arg(long, value_name = "FIELD")]
+    pub key_field: Vec<String>,
+    /// Records to send: flights, clicks, clicks@NUMBER (from that one on) or file:PATH (NDJSON, also .gz)
     #[arg(long, value_name = "KIND", default_value = "flights")]
     pub payload: PayloadKind,
     /// How many records of the payload to cycle through (at most 64 MiB)

@@ -105,7 +105,7 @@ pub fn measure(args: &LoadArgs) -> Result<Report, LoadError> {
         let schema = payload::schema(&args.payload, args.schema.as_deref())?;
         let name = args.stream.clone().unwrap_or_else(|| args.payload.name().to_owned());
         let rest = Rest { authority: &args.http, api_key: args.api_key.as_deref() };
-        streams = rest.create(&name, &schema, &streams)?;
+        streams = rest.create(&name, &schema, &streams, &args.key_field)?;
     }
     if let Some(pid) = args.server_pid {
         procfs::sample(pid).map_err(|source| LoadError::Pid { pid, source })?;

@@ -1,0 +1,125 @@
+//! Where a thread runs, and how it shares its core with others.
+//!
+//! Invariant: a thread inherits all of this from the one that started it, so whoever starts a thread for heavy work sets it.
+
+use std::io;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// The shortest slice that Linux's scheduler takes (kernel/sched/syscalls.c: 100 µs to 100 ms).
+const PROMPT_SLICE_NANOS: u64 = 100_000;
+
+/// How a thread takes its turns on a core that others want too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turns {
+    /// Short ones, which come soon after it wakes up: for threads that answer somebody.
+    Prompt,
+    /// Long ones, the system's default: for threads that work through something.
+    Steady,
+}
+
+/// Pins the calling thread, and all threads that it starts later, to `cores`. Empty: no change.
+///
+/// # Errors
+/// A core is not there, or not in the process's cpuset.
+pub fn pin(cores: &[usize]) -> io::Result<()> {
+    if cores.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Leaves the core to whoever else wants it: `nice` is from 0 to 19, added to nothing. At worst the thread runs as everyone
+/// does, which is logged.
+pub fn give_way(nice: i32) {
+    take(Turns::Steady);
+    if let Err(error) = rustix::process::setpriority_process(None, nice) {
+        tracing::warn!(nice, %error, "a background thread runs at the priority of all others");
+    }
+}
+
+/// Sets how the calling thread, and all threads that it starts later, take their turns. A thread's share of its core stays the
+/// same. Linux before 6.12 pays no attention to it, and where the system forbids it nothing changes: that is slower, not wrong.
+///
+/// The scheduler (EEVDF: Stoica and Abdel-Wahab, 1995) runs next whoever's deadline is nearest, and the deadline is a slice
+/// away: one who asks for a little at a time gets it soon.
+pub fn take(turns: Turns) {
+    let slice_nanos = match turns {
+        Turns::Prompt => PROMPT_SLICE_NANOS,
+        Turns::Steady => 0,
+    };
+    if let Err(error) = set_slice(slice_nanos) {
+        tracing::debug!(?turns, %error, "the scheduler does not take a slice for a thread");
+    }
+}
+
+/// Sets the calling thread's slice; 0: the system's own. Policy and priority stay what they are.
+fn set_slice(nanos: u64) -> io::Result<()> {
+    let mut attributes = attributes()?;
+    attributes.sched_runtime = nanos;
+    // SAFETY: the kernel reads `attributes`, whose size it is told in it, and changes the calling thread alone.
+    #[allow(unsafe_code, reason = "no safe crate has this call")]
+    let failed = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The calling thread's attributes.
+fn attributes() -> io::Result<libc::sched_attr> {
+    let bytes = size_of::<libc::sched_attr>();
+    let mut attributes = libc::sched_attr {
+        size: 0,
+        sched_policy: 0,
+        sched_flags: 0,
+        sched_nice: 0,
+        sched_priority: 0,
+        sched_runtime: 0,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the kernel writes at most `bytes` bytes, which is how long `attributes` is.
+    #[allow(unsafe_code, reason = "no safe crate has this call")]
+    let failed = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, bytes, 0) };
+    if failed == 0 { Ok(attributes) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's release as (major, minor).
+    fn release() -> (u32, u32) {
+        let system = rustix::system::uname();
+        let text = system.release().to_string_lossy();
+        let mut numbers = text.split('.').map(|part| part.parse().expect("a number"));
+        (numbers.next().expect("major"), numbers.next().expect("minor"))
+    }
+
+    #[test]
+    fn a_slice_is_set_inherited_and_taken_back() {
+        let slice = || attributes().expect("attributes").sched_runtime;
+        take(Turns::Prompt);
+        if release() >= (6, 12) {
+            assert_eq!(slice(), PROMPT_SLICE_NANOS);
+            assert_eq!(std::thread::spawn(slice).join().expect("joined"), PROMPT_SLICE_NANOS);
+        }
+        take(Turns::Steady);
+        assert_ne!(slice(), PROMPT_SLICE_NANOS);
+    }
+
+    #[test]
+    fn whoever_gives_way_is_nicer_and_takes_long_turns() {
+        take(Turns::Prompt);
+        give_way(7);
+        let now = attributes().expect("attributes");
+        assert_eq!(now.sched_nice, 7);
+        assert_ne!(now.sched_runtime, PROMPT_SLICE_NANOS);
+    }
+
+    #[test]
+    fn a_core_that_is_not_there_is_refused() {
+        assert!(pin(&[1023]).is_err());
+        assert!(pin(&[]).is_ok());
+    }
+}
