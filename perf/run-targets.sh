@@ -9,7 +9,7 @@
 #                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
 #
-# Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 MEMORY_SECONDS=60 · PAYLOAD=flights ·
+# Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 ACK_SECONDS=5 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
@@ -20,6 +20,7 @@ BENCH=${BENCH:-$root/target/release/ttdust-bench}
 SHARD_CORE=${SHARD_CORE:-1}
 LOAD_CORE=${LOAD_CORE:-0}
 SECONDS_EACH=${SECONDS_EACH:-10}
+ACK_SECONDS=${ACK_SECONDS:-5}
 MEMORY_SECONDS=${MEMORY_SECONDS:-60}
 PAYLOAD=${PAYLOAD:-flights}
 FLUSH_RATE=${FLUSH_RATE:-300000}
@@ -111,8 +112,8 @@ no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' '
   '[wal]' 'quota_bytes = 17179869184')
 # The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
 pool_segments=40
-# Nothing is frozen by its size either: a fast disk takes more than 4 GiB in a run.
-ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 34359738368' 'memory_bytes = 67108864'
+# Nothing is frozen by its size either: that is why these runs are short (a fast disk takes 4 GiB in 8 s).
+ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
   '[wal]' 'quota_bytes = 34359738368'
   "segments_ahead = $pool_segments")
 ack_path_server() {
@@ -122,7 +123,7 @@ ack_path_server() {
 
 run_append100() {
   ack_path_server
-  load append100 --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
+  load append100 --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration "${ACK_SECONDS}s"
 }
 # The same with everything on: default configuration, Parquet written on the shard's own core.
 everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')
