@@ -8,9 +8,11 @@
 #                                          queries: lookups and time ranges over QUERY_HOURS hourly partitions, alone and beside
 #                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
+#                                          import: JSON Lines alone, and beside a steady load
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 ACK_SECONDS=5 MEMORY_SECONDS=60 · PAYLOAD=flights ·
-# FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 · DATA (folder for the data, removed at the end; its disk is what is
+# FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 ·
+# IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import) · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
 
@@ -24,6 +26,8 @@ ACK_SECONDS=${ACK_SECONDS:-5}
 MEMORY_SECONDS=${MEMORY_SECONDS:-60}
 PAYLOAD=${PAYLOAD:-flights}
 FLUSH_RATE=${FLUSH_RATE:-300000}
+IMPORT_RECORDS=${IMPORT_RECORDS:-2000000}
+IMPORT_RATE=${IMPORT_RATE:-50000}
 OUTAGE_SECONDS=${OUTAGE_SECONDS:-60}
 QUERY_HOURS=${QUERY_HOURS:-30}
 QUERY_RECORDS=${QUERY_RECORDS:-100000000}
@@ -341,6 +345,46 @@ query_bench() {
   [[ -s $scratch/queries.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
   note "$name" "\"exit\": $status, \"queries\": $(cat "$scratch/queries.json")"
   echo "done: $name"
+}
+
+# Imports of the flights: alone, and beside live load, whose latency is taken before and meanwhile.
+run_import() {
+  local folder=$scratch/import
+  mkdir -p "$folder"
+  python3 - "$root/tests/data/flights.jsonl.gz" "$folder/flights.jsonl" "$IMPORT_RECORDS" <<'PY'
+import gzip, itertools, sys
+with gzip.open(sys.argv[1]) as sample, open(sys.argv[2], "wb") as out:
+    lines = sample.readlines()
+    out.writelines(itertools.islice(itertools.cycle(lines), int(sys.argv[3])))
+PY
+  import_job() {
+    local name=$1
+    python3 - "$http" "$folder/flights.jsonl" >"$scratch/$name.json" <<'PY' || die "$name failed"
+import json, sys, time, urllib.request
+jobs = f"http://{sys.argv[1]}/api/v1/jobs"
+ask = {"stream_id": "flights", "source_uri": "file://" + sys.argv[2], "format": "json_lines"}
+request = urllib.request.Request(jobs, json.dumps(ask).encode(), {"content-type": "application/json"})
+begun = time.monotonic()
+job = json.load(urllib.request.urlopen(request))
+while job["status"] in ("pending", "running"):
+    time.sleep(0.05)
+    job = json.load(urllib.request.urlopen(f"{jobs}/{job['id']}"))
+seconds = time.monotonic() - begun
+print(json.dumps({"status": job["status"], "records": job["records_succeeded"], "seconds": seconds,
+                  "records_per_second": job["records_succeeded"] / seconds, "reason": job["reason"]}))
+sys.exit(job["status"] != "completed")
+PY
+    note "$name" "\"import\": $(cat "$scratch/$name.json")"
+    cat "$scratch/$name.json" >>"$out.txt"
+    echo "done: $name"
+  }
+  fresh_server "${everything_on[@]}" '[wal]' 'quota_bytes = 17179869184' '[import]' "roots = \"$folder\""
+  load import_before --batch 100 --rate "$IMPORT_RATE" --duration "${SECONDS_EACH}s" --stream flights
+  import_job import_alone
+  import_job import_beside &
+  local importer=$!
+  load import_during --batch 100 --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s" --stream flights
+  wait "$importer"
 }
 
 # Limits that are counted and never reached.

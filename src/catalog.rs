@@ -18,6 +18,7 @@ macro_rules! on_store {
 mod embedded;
 mod file_sets;
 mod fingerprint;
+mod jobs;
 mod mirror;
 mod model;
 mod postgres;
@@ -28,6 +29,7 @@ use std::{collections::HashSet, path::PathBuf};
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 pub use fingerprint::canonical_fingerprint;
+pub use jobs::{Job, JobChange, JobFilter, JobStatus};
 pub use model::{
     ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, ManifestDebt, Page, RememberedRequest,
     Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange,
@@ -551,5 +553,54 @@ impl Catalog {
     /// See [`CatalogError`].
     pub async fn forget_requests_before(&self, time: i64) -> Result<u64> {
         on_store!(self, forget_requests_before(time))
+    }
+
+    /// Keeps a new job.
+    ///
+    /// # Errors
+    /// `AlreadyExists`: the id is taken.
+    pub async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_job(job, audit))
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn job(&self, id: String) -> Result<Job> {
+        on_store!(self, job(id))
+    }
+
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn jobs(&self, filter: JobFilter, page: Page) -> Result<Vec<Job>> {
+        on_store!(self, jobs(filter, page))
+    }
+
+    /// The jobs that have not ended, the oldest first.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn unfinished_jobs(&self) -> Result<Vec<Job>> {
+        on_store!(self, unfinished_jobs())
+    }
+
+    /// Keeps how far a job came, or that it ended, and answers it as it is then; a line in the audit log goes with it, if there is
+    /// one.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: it had ended.
+    pub async fn change_job(&self, change: JobChange, audit: Option<AuditEntry>) -> Result<Job> {
+        on_store!(self, change_job(change, audit))
+    }
+
+    /// Forgets the jobs that ended before `time`, Unix µs, and says how many they were.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn forget_jobs_before(&self, time: i64) -> Result<u64> {
+        on_store!(self, forget_jobs_before(time))
     }
 }

@@ -20,8 +20,8 @@ pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, PgOptions, S3Credentials, S3Options, TlsFiles, usable_cores};
 pub use secrets::RedisUrl;
 pub use settings::{
-    AuthChoice, CertificateHolder, ClientAuth, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret, Setting, Settings,
-    UnknownStreamsPolicy, UpkeepSettings,
+    AuthChoice, CertificateHolder, ClientAuth, ImportRoot, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret,
+    Setting, Settings, UnknownStreamsPolicy, UpkeepSettings,
 };
 
 /// Where a setting's value comes from.

@@ -8,6 +8,7 @@ mod admin;
 mod config;
 mod follow;
 mod health;
+mod jobs;
 mod keys;
 mod names;
 mod requests;
@@ -43,6 +44,7 @@ use crate::{
     compatibility::Violation,
     config::{Config, Loaded},
     coordination::{Coordinator, Standing},
+    imports::Imports,
     link::ShardLink,
     objects::{ObjectError, Objects},
     publish::{Checks, PublishError, Publisher},
@@ -52,6 +54,7 @@ use crate::{
 
 pub use config::Reload;
 pub use health::{Component, Readiness};
+pub use jobs::{JobPage, JobsAsked};
 pub use keys::{CreatedKey, NewKey};
 pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
 pub use streams::{NewStream, StreamPage, StreamStatistics};
@@ -270,6 +273,8 @@ pub struct Parts {
     pub reloads: mpsc::Sender<Reload>,
     /// What clients may do.
     pub coordinator: Arc<Coordinator>,
+    /// Jobs.
+    pub imports: Arc<Imports>,
 }
 
 /// The control plane.
@@ -306,6 +311,19 @@ impl Control {
     /// The client is over its limit.
     pub async fn admit(&self, category: Category, client: &Arc<str>) -> Result<Option<Standing>, RateLimited> {
         self.parts.coordinator.admit(&self.current().rates, category, client).await
+    }
+
+    /// Counts a request of `client` with records. `None`: there is no limit of records.
+    ///
+    /// # Errors
+    /// The client is over its limit.
+    pub async fn admit_records(
+        &self,
+        client: &Arc<str>,
+        records: usize,
+        bytes: usize,
+    ) -> Result<Option<Standing>, RateLimited> {
+        self.parts.coordinator.admit_records(&self.current().rates, client, records as u64, bytes as u64).await
     }
 
     /// Answers a shard's asks.

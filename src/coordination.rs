@@ -9,6 +9,7 @@ pub mod local;
 pub mod redis;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,6 +19,11 @@ use ttdust_shards::rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimit
 use crate::metrics::ControlMetrics;
 use local::{Granted, LocalLedger};
 use redis::SharedLedger;
+
+/// Clients with debts that are remembered.
+const DEBTORS_MAX: usize = 10_000;
+/// The longest time that a client is told to wait, in µs.
+const RETRY_MICROS_MAX: u64 = 3_600_000_000;
 
 /// How a client stands after a call that is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ pub struct Coordination {
 #[derive(Debug)]
 pub struct Coordinator {
     local: Mutex<LocalLedger>,
+    /// What clients brought by REST over what they were granted, to be paid before anything else of theirs is let in.
+    debts: Mutex<HashMap<(Category, Arc<str>), u64>>,
     shared: Option<SharedLedger>,
     metrics: Arc<ControlMetrics>,
     started: Instant,
@@ -52,7 +60,7 @@ impl Coordinator {
     /// With a ledger that nodes share, or without.
     #[must_use]
     pub fn new(shared: Option<SharedLedger>, metrics: Arc<ControlMetrics>) -> Self {
-        Self { local: Mutex::default(), shared, metrics, started: Instant::now() }
+        Self { local: Mutex::default(), debts: Mutex::default(), shared, metrics, started: Instant::now() }
     }
 
     /// Answers a shard's asks, in their order.
@@ -92,6 +100,85 @@ impl Coordinator {
         }
         let reset = if remaining == 0 { wait } else { Duration::from_micros(WINDOW_MICROS - at % WINDOW_MICROS) };
         Ok(Some(Standing { limit, remaining, reset }))
+    }
+
+    /// Counts a request with records that does not come over gRPC, where the shards lease permits ahead. As there, one that is
+    /// larger than what is left is let in whole while anything is left, and what it overdraws is paid before the client's next.
+    /// The standing is that of records; `None`: they are not limited.
+    ///
+    /// # Errors
+    /// The client is over a limit: nothing of the request may be taken.
+    pub async fn admit_records(
+        &self,
+        limits: &RateLimits,
+        client: &Arc<str>,
+        records: u64,
+        bytes: u64,
+    ) -> Result<Option<Standing>, RateLimited> {
+        let costs = [(Category::IngestRecords, records), (Category::IngestBytes, bytes)];
+        let costs: Vec<_> = costs.into_iter().filter(|(category, _)| limits.of(*category) > 0).collect();
+        if costs.is_empty() {
+            return Ok(None);
+        }
+        let ask = |category, want, unused| LeaseAsk { client: Arc::clone(client), category, want, unused };
+        let debts: Vec<_> = costs.iter().map(|&(category, _)| self.debt(category, client)).collect();
+        let asks: Vec<_> =
+            costs.iter().zip(&debts).map(|(&(category, cost), debt)| ask(category, debt + cost, 0)).collect();
+        let granted = self.grant(limits, &asks).await;
+        let is_over = |(permits, debt, cost): (u64, u64, u64)| cost > 0 && permits <= debt;
+        let told = || {
+            granted.iter().zip(&debts).zip(&costs).map(|((granted, &debt), &(_, cost))| (granted.permits, debt, cost))
+        };
+        let Some(at) = told().position(is_over) else {
+            for (&(category, cost), granted) in costs.iter().zip(&granted) {
+                self.settle(category, client, cost, granted.permits);
+            }
+            return Ok(costs.iter().position(|(category, _)| *category == Category::IngestRecords).map(|at| {
+                let limit = limits.of(Category::IngestRecords);
+                let Granted { mut window, at, .. } = granted[at];
+                let (remaining, wait) = (window.free(limit, at), window.wait(limit, at));
+                let reset = if remaining == 0 { wait } else { WINDOW_MICROS - at % WINDOW_MICROS };
+                Standing { limit, remaining, reset: Duration::from_micros(reset) }
+            }));
+        };
+        // What pays a debt is kept; the rest goes back, for nothing of the request is taken.
+        let mut back = Vec::new();
+        for ((&(category, _), granted), &debt) in costs.iter().zip(&granted).zip(&debts) {
+            let paid = granted.permits.min(debt);
+            self.settle(category, client, 0, paid);
+            if granted.permits > paid {
+                back.push(ask(category, 0, granted.permits - paid));
+            }
+        }
+        if !back.is_empty() {
+            self.grant(limits, &back).await;
+        }
+        let (category, limit) = (costs[at].0, limits.of(costs[at].0));
+        let Granted { mut window, at: now, permits } = granted[at];
+        let owed = u128::from(debts[at] - permits.min(debts[at])) * u128::from(WINDOW_MICROS) / u128::from(limit);
+        let wait = window.wait(limit, now).max(u64::try_from(owed).unwrap_or(u64::MAX)).clamp(1000, RETRY_MICROS_MAX);
+        self.metrics.rate_limited(category);
+        Err(RateLimited { category, limit, retry_after: Duration::from_micros(wait) })
+    }
+
+    fn debt(&self, category: Category, client: &Arc<str>) -> u64 {
+        let debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
+        debts.get(&(category, Arc::clone(client))).copied().unwrap_or(0)
+    }
+
+    /// What a client brought and was granted. Of several requests at once one may have paid what another did too: that is lost.
+    fn settle(&self, category: Category, client: &Arc<str>, brought: u64, granted: u64) {
+        let mut debts = self.debts.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (category, Arc::clone(client));
+        let debt = debts.get(&key).copied().unwrap_or(0).saturating_add(brought).saturating_sub(granted);
+        if debt == 0 {
+            debts.remove(&key);
+            return;
+        }
+        if debts.len() >= DEBTORS_MAX && !debts.contains_key(&key) {
+            debts.clear();
+        }
+        debts.insert(key, debt);
     }
 
     async fn grant(&self, limits: &RateLimits, asks: &[LeaseAsk]) -> Vec<Granted> {

@@ -5,6 +5,8 @@ mod audit;
 mod connections;
 mod extract;
 mod idempotency;
+mod ingest;
+mod jobs;
 mod keys;
 mod openapi;
 mod operation;
@@ -15,6 +17,7 @@ mod records;
 mod schemas;
 mod streams;
 mod system;
+mod tail;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,12 +33,15 @@ use axum::{
 use crate::{
     control::{Control, ControlError},
     metrics::{ControlMetrics, Exposition},
+    producer::Producer,
+    tails::Tails,
 };
 use operation::Route;
 use problem::Problem;
 
 pub use connections::{ConnectionLimits, Tls, serve};
 pub use idempotency::UnderWay;
+pub use ingest::Batches;
 pub use openapi::text as openapi;
 
 /// How long a request's body may take to arrive.
@@ -57,6 +63,12 @@ pub struct App {
     pub on_loopback: bool,
     /// Requests with an `Idempotency-Key`.
     pub under_way: UnderWay,
+    /// Takes records.
+    pub producer: Arc<Producer>,
+    /// Memory for bodies with records.
+    pub batches: Batches,
+    /// Readers that follow streams.
+    pub tails: Arc<Tails>,
 }
 
 /// The id of a request, for what is done in it.
@@ -82,7 +94,12 @@ fn routes() -> Vec<Group> {
     vec![
         group("schemas", "What records must look like, version by version.", schemas::routes()),
         group("streams", "Where records go.", streams::routes()),
-        group("records", "Reading what was ingested.", records::routes()),
+        group(
+            "records",
+            "Writing records, reading them, and following them.",
+            [ingest::routes(), records::routes(), tail::routes()].into_iter().flatten().collect(),
+        ),
+        group("jobs", "Imports of objects into streams.", jobs::routes()),
         group("api-keys", "Credentials of programs.", keys::routes()),
         group("audit-log", "Who changed what.", audit::routes()),
         group("config", "What is in force.", system::routes_of_config()),

@@ -64,6 +64,18 @@ const CONTROL_METRICS: &[MetricInfo] = &[
         "parts of files that were in a cache: memory, or redis",
     ),
     info("ttdust_query_cache_misses_total", "counter", "cache_level", "parts of files that were not"),
+    info(
+        "ttdust_producer_records_total",
+        "counter",
+        "source,outcome",
+        "records that did not come over gRPC: accepted, duplicate, rejected, or refused for now",
+    ),
+    info(
+        "ttdust_producer_latency_seconds",
+        "histogram",
+        "source",
+        "one request of them, from its arrival to its outcome",
+    ),
     info("ttdust_storage_files_total", "counter", "", "files committed since the start"),
     info("ttdust_storage_bytes_total", "counter", "", "bytes of files committed since the start"),
     info("ttdust_storage_commit_retries_total", "counter", "", "flushes whose commit failed and was tried again"),
@@ -155,6 +167,8 @@ pub struct ControlMetrics {
     query_partitions: Histogram,
     cache_hits: Family<Labels, Counter>,
     cache_misses: Family<Labels, Counter>,
+    produced: Family<Labels, Counter>,
+    produced_in: Family<Labels, Histogram, fn() -> Histogram>,
     files: Counter,
     file_bytes: Counter,
     commit_retries: Counter,
@@ -181,6 +195,8 @@ impl Default for ControlMetrics {
             query_partitions: Histogram::new(PARTITIONS),
             cache_hits: Family::default(),
             cache_misses: Family::default(),
+            produced: Family::default(),
+            produced_in: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             files: Counter::default(),
             file_bytes: Counter::default(),
             commit_retries: Counter::default(),
@@ -201,6 +217,8 @@ impl Default for ControlMetrics {
             drop(metrics.queries.get_or_create(&vec![("status", status.to_owned())]));
         }
         metrics.cached("memory", 0, 0);
+        metrics.produced("http", "accepted", 0);
+        drop(metrics.produced_in.get_or_create(&vec![("source", "http".to_owned())]));
         metrics
     }
 }
@@ -222,6 +240,17 @@ impl ControlMetrics {
         let labels = vec![("cache_level", level.to_owned())];
         self.cache_hits.get_or_create(&labels).inc_by(hits);
         self.cache_misses.get_or_create(&labels).inc_by(misses);
+    }
+
+    /// So many records that did not come over gRPC had this outcome.
+    pub fn produced(&self, source: &'static str, outcome: &'static str, records: u32) {
+        let labels = vec![("source", source.to_owned()), ("outcome", outcome.to_owned())];
+        self.produced.get_or_create(&labels).inc_by(records.into());
+    }
+
+    /// A request of such records had its outcome after this time.
+    pub fn produced_in(&self, source: &'static str, latency: Duration) {
+        self.produced_in.get_or_create(&vec![("source", source.to_owned())]).observe(latency.as_secs_f64());
     }
 
     /// A worker was done with a query.
@@ -324,6 +353,9 @@ impl ControlMetrics {
         );
         registry.register("query_cache_hits", meaning("query_cache_hits_total"), self.cache_hits.clone());
         registry.register("query_cache_misses", meaning("query_cache_misses_total"), self.cache_misses.clone());
+        registry.register("producer_records", meaning("producer_records_total"), self.produced.clone());
+        let name = "producer_latency_seconds";
+        registry.register(name, meaning(name), self.produced_in.clone());
         registry.register("storage_files", meaning("storage_files_total"), self.files.clone());
         registry.register("storage_bytes", meaning("storage_bytes_total"), self.file_bytes.clone());
         registry.register(

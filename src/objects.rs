@@ -136,6 +136,37 @@ enum Store {
     S3(S3Objects),
 }
 
+/// Objects of a bucket that are somebody else's, whatever their keys: they are read, and nothing is written beside them. Cheap to
+/// clone.
+#[derive(Debug, Clone)]
+pub struct ForeignObjects(S3Objects);
+
+impl ForeignObjects {
+    /// Those of `bucket`, in the store and with the credentials of `options`; used from this runtime, one of a single thread.
+    /// Asks the store nothing; reads files, blocking.
+    ///
+    /// # Errors
+    /// `Denied`: the settings have to be put right.
+    pub fn open(options: &S3Options, bucket: &str) -> Result<Self, ObjectError> {
+        let options = S3Options { bucket: bucket.to_owned(), prefix: String::new(), ..options.clone() };
+        S3Objects::open_foreign(&options, S3Figures::default()).map(Self)
+    }
+
+    /// As [`Objects::list`].
+    ///
+    /// # Errors
+    /// The store failed, or does not let us.
+    pub async fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<ObjectEntry>, ObjectError> {
+        self.0.list(prefix, after, limit).await
+    }
+
+    /// As [`Objects::source`].
+    #[must_use]
+    pub fn source(&self, key: &str, bytes: u64) -> FileSource {
+        self.0.source(key, bytes)
+    }
+}
+
 /// Runs what blocks on a thread that may.
 async fn on_a_thread<T: Send + 'static>(
     local: &LocalObjects,

@@ -41,11 +41,14 @@ use crate::{
     file_lists::FileLists,
     flush::{Flusher, Takeover, TakeoverPending},
     http::{self, App, ConnectionLimits},
+    imports::{ImportParts, Imports},
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
     objects::{ObjectError, Objects, clean_staging},
+    producer::Producer,
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParts},
+    tails::Tails,
     telemetry::Level,
     tls::{Identity, TlsError},
     upkeep::Upkeep,
@@ -57,6 +60,12 @@ use inbox::{Inbox, ShardEnd};
 const INBOX: usize = 4096;
 /// Changes of settings that wait.
 const RELOADS: usize = 16;
+/// Threads that check records of REST, where there are too many for the control runtime, and requests that may wait for them.
+const CHECKERS: (usize, usize) = (2, 256);
+/// By how much imports come after all else, on the scale of `nice`.
+const IMPORT_NICE: i32 = 10;
+/// What may wait for one of their threads: as much as there are of them.
+const IMPORTS_WAITING: usize = 16;
 /// Threads that move objects and check directories.
 const BLOCKING_THREADS: usize = 4;
 /// Between tries to make an admin's key while the catalog is away.
@@ -139,6 +148,7 @@ struct Server {
     control: Arc<Control>,
     signals: stop::Signals,
     ended: mpsc::Receiver<ShardEnd>,
+    data: DataPaths,
     stop_http: watch::Sender<bool>,
     http: JoinHandle<()>,
 }
@@ -268,6 +278,7 @@ impl Server {
         let upkeep = Upkeep::new(&config, base.catalog.clone(), base.objects.clone(), lists, Arc::clone(&base.metrics))
             .map_err(system("cannot start the upkeep"))?;
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
+        let data = data_paths(&config, &base, &link, &queries)?;
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
         let objects = base.objects.clone();
         let archive = start_archive(&config, objects.clone(), Arc::clone(&base.metrics))?;
@@ -281,6 +292,7 @@ impl Server {
             queries: Arc::clone(&queries),
             reloads,
             coordinator: Arc::new(coordinator),
+            imports: Arc::clone(&data.imports),
         }));
 
         let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control), archive);
@@ -304,15 +316,15 @@ impl Server {
             metrics,
             rest_tls: rest_sender,
         };
-        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, exposition, rest_tls);
+        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, (exposition, &data), rest_tls);
         tokio::spawn(reloader.run(hangups, asked_reloads));
         tokio::spawn(upkeep.run());
-        start_background(&control, pending);
+        start_background(&control, &data.imports, pending);
         if let Some(path) = port_file {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }
         tracing::info!("ready");
-        Ok(Self { config, engine, link, control, signals, ended, stop_http, http })
+        Ok(Self { config, engine, link, control, signals, ended, data, stop_http, http })
     }
 
     /// Serves until a signal, then drains.
@@ -325,6 +337,7 @@ impl Server {
         let timeout = self.config.settings().shutdown_timeout;
         tracing::info!(timeout_s = timeout.as_secs(), "draining; a second signal ends the process at once");
         self.control.start_draining();
+        self.data.stop();
         let Self { engine, link, control, mut signals, mut ended, stop_http, http, .. } = self;
         tokio::select! {
             drained = tokio::time::timeout(timeout, drain(&link, &mut ended)) => {
@@ -344,6 +357,44 @@ impl Server {
     }
 }
 
+/// What takes records that do not come over gRPC, what reads them for those who follow, and what imports them.
+struct DataPaths {
+    producer: Arc<Producer>,
+    tails: Arc<Tails>,
+    imports: Arc<Imports>,
+}
+
+impl DataPaths {
+    /// Ends what would go on for long; what is left of imports is for the next start.
+    fn stop(&self) {
+        self.tails.stop();
+        self.imports.stop();
+    }
+}
+
+fn data_paths(config: &Config, base: &Base, link: &ShardLink, queries: &Arc<Queries>) -> Result<DataPaths, ServeError> {
+    let (threads, waiting) = CHECKERS;
+    let checkers = Workers::start("checker", threads, waiting, &config.control_cores)
+        .map_err(system("cannot start the checkers of records"))?;
+    let (publisher, metrics) = (Arc::clone(&base.publisher), Arc::clone(&base.metrics));
+    let (limits, memory) = (config.engine.limits, config.engine.tail_memory_bytes);
+    let tails = Tails::new(link.clone(), Arc::clone(&publisher), Arc::clone(queries), memory, limits.tails);
+    let producer = Arc::new(Producer::new(link.clone(), publisher, limits, checkers, metrics));
+    let settings = config.settings();
+    let threads =
+        Workers::start_at(IMPORT_NICE, "import", settings.import_jobs, IMPORTS_WAITING, &config.control_cores)
+            .map_err(system("cannot start the threads of imports"))?;
+    let imports = Arc::new(Imports::new(ImportParts {
+        catalog: base.catalog.clone(),
+        producer: Arc::clone(&producer),
+        threads,
+        at_once: settings.import_jobs,
+        roots: settings.import_roots.clone(),
+        s3: config.s3.clone(),
+    }));
+    Ok(DataPaths { producer, tails: Arc::new(tails), imports })
+}
+
 fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
     if !known.mirrored {
         return (Takeover::not_needed(), None);
@@ -353,7 +404,8 @@ fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
 }
 
 /// What the control plane does by itself, for as long as the server runs.
-fn start_background(control: &Arc<Control>, pending: Option<TakeoverPending>) {
+fn start_background(control: &Arc<Control>, imports: &Arc<Imports>, pending: Option<TakeoverPending>) {
+    tokio::spawn(Arc::clone(imports).run());
     let kept = Arc::clone(control);
     tokio::spawn(async move { kept.keep_house().await });
     let resumed = Arc::clone(control);
@@ -432,7 +484,7 @@ fn start_http(
     listener: TcpListener,
     control: &Arc<Control>,
     metrics: Arc<ControlMetrics>,
-    exposition: Exposition,
+    (exposition, data): (Exposition, &DataPaths),
     tls: http::Tls,
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
     let settings = config.settings();
@@ -444,6 +496,9 @@ fn start_http(
         body_limit,
         on_loopback: settings.bind_address.ip().is_loopback(),
         under_way: http::UnderWay::default(),
+        producer: Arc::clone(&data.producer),
+        batches: http::Batches::default(),
+        tails: Arc::clone(&data.tails),
     };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits {

@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
-use ttdust_shards::threads::{Turns, pin, take};
+use ttdust_shards::threads::{Turns, give_way, pin, take};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -36,10 +36,18 @@ impl Workers {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(name: &str, threads: usize, waiting: usize, cores: &[usize]) -> std::io::Result<Self> {
+        Self::start_at(0, name, threads, waiting, cores)
+    }
+
+    /// The same, at a lower priority, by this much on the scale of `nice`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_at(nice: i32, name: &str, threads: usize, waiting: usize, cores: &[usize]) -> std::io::Result<Self> {
         let (queue, jobs) = bounded::<Job>(waiting);
         for n in 0..threads {
             let (jobs, cores) = (jobs.clone(), cores.to_vec());
-            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || work(&jobs, &cores))?;
+            thread::Builder::new().name(format!("{name}-{n}")).spawn(move || work(&jobs, &cores, nice))?;
         }
         Ok(Self { queue })
     }
@@ -59,8 +67,12 @@ impl Workers {
     }
 }
 
-fn work(jobs: &Receiver<Job>, cores: &[usize]) {
-    take(Turns::Steady);
+fn work(jobs: &Receiver<Job>, cores: &[usize], nice: i32) {
+    if nice > 0 {
+        give_way(nice)
+    } else {
+        take(Turns::Steady)
+    }
     if let Err(error) = pin(cores) {
         tracing::warn!(?cores, %error, "a worker is not pinned");
     }

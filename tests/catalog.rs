@@ -8,6 +8,8 @@ mod changes;
 mod file_sets;
 #[path = "catalog/files.rs"]
 mod files;
+#[path = "catalog/jobs.rs"]
+mod jobs;
 #[path = "catalog/keys.rs"]
 mod keys;
 #[path = "catalog/migrations.rs"]
@@ -88,6 +90,9 @@ suite! {
         a_request_is_remembered_from_its_beginning_and_answered_or_forgotten_once,
         old_answers_are_forgotten,
         the_log_only_grows;
+    jobs:
+        a_job_goes_on_until_it_ends_and_then_stays_as_it_is,
+        jobs_are_listed_newest_first_filtered_and_forgotten;
     changes:
         what_changed_is_the_difference_of_what_there_is,
         what_is_too_long_ago_is_not_remembered;

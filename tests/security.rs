@@ -239,6 +239,8 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
     let (one, one_schema) = (format!("/api/v1/streams/{stream}"), format!("/api/v1/schemas/{schema}"));
     let (versions, records) = (format!("{one_schema}/versions"), format!("{one}/records"));
     let (gone, retire) = (format!("/api/v1/streams/{missing}"), format!("{versions}/9/retire"));
+    // Of one that is there, it would have no end.
+    let tail = format!("{gone}/tail");
     let pause = json!({"status": "active"});
     // Bodies that change nothing: whoever is let in is told of their fault.
     let operations = [
@@ -254,6 +256,12 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
         ("PATCH", &one, json!({"description": "x"}), "A----"),
         ("DELETE", &gone, Value::Null, "A----"),
         ("GET", &records, Value::Null, "A---R"),
+        ("POST", &records, json!([]), "A--W-"),
+        ("GET", &tail, Value::Null, "A---R"),
+        ("POST", "/api/v1/jobs", json!({"stream_id": "clicks", "source_uri": "", "format": ""}), "A--W-"),
+        ("GET", "/api/v1/jobs", Value::Null, "AOSWR"),
+        ("GET", "/api/v1/jobs/job_x", Value::Null, "AOSWR"),
+        ("POST", "/api/v1/jobs/job_x/cancel", Value::Null, "A--W-"),
         ("POST", "/api/v1/api-keys", json!({"role": "root"}), "A----"),
         ("GET", "/api/v1/api-keys", Value::Null, "A----"),
         ("DELETE", "/api/v1/api-keys/key_x", Value::Null, "A----"),

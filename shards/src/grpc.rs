@@ -2,7 +2,7 @@
 //!
 //! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
 //! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
-//! `status` (how it ends).
+//! `rows` (the answer to many records), `status` (how it ends).
 
 pub mod access;
 pub mod admin;
@@ -15,6 +15,7 @@ pub mod intake;
 pub mod opening;
 pub mod query;
 pub mod reflection;
+pub mod rows;
 pub mod server;
 pub mod status;
 pub mod tail;

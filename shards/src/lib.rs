@@ -32,3 +32,5 @@ pub mod tls;
 pub mod transform;
 pub mod validate;
 pub mod wal;
+
+pub use grpc::{access::permitted, rows, status};

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use rustls::ServerConfig;
 use tokio::sync::oneshot;
-use ttdust_proto::admin;
+use ttdust_proto::{admin, ingestion};
 
 use crate::{
     access::Principal,
@@ -21,10 +21,13 @@ use crate::{
     rate::{LeaseAsk, LeaseGrant, RateLimited},
     snapshot::CatalogSnapshot,
     tail::{
-        LiveRows,
+        LiveRows, Subscription,
         page::{Page, PageAsk},
     },
 };
+
+/// How long whoever found a shard's queue full waits.
+pub const QUEUE_RETRY: Duration = Duration::from_millis(20);
 
 /// Validated records of one stream on their way to its home shard.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub struct Submission {
     /// Whose they are, if they are of a writer that numbers them: then they have no keys.
     pub writer: Option<Box<WriterRows>>,
     /// Who waits for the outcome.
-    pub reply: ReplyTo,
+    pub reply: OutcomeTo,
 }
 
 impl Submission {
@@ -76,6 +79,15 @@ pub struct ReplyTo {
     pub shard: ShardId,
     /// The call's slot on that shard.
     pub token: u64,
+}
+
+/// Who waits for what becomes of a [`Submission`].
+#[derive(Debug)]
+pub enum OutcomeTo {
+    /// A call on a shard.
+    Call(ReplyTo),
+    /// Someone outside of the shards, who may be gone by then.
+    Waiter(oneshot::Sender<Outcome>),
 }
 
 /// What became of a [`Submission`].
@@ -151,7 +163,7 @@ pub enum Refusal {
 /// To a shard.
 #[derive(Debug)]
 pub enum ToShard {
-    /// Records from another shard's connection. Queue full, by their number or their bytes: refused with a retry time.
+    /// Records from another shard's connection or from control. Queue full, by their number or their bytes: refused with a retry time.
     Submit(Submission),
     /// The outcome of a submission, back to the shard that accepted it. Never refused: bounded by what is in flight.
     Outcome(u64, Outcome),
@@ -177,6 +189,8 @@ pub enum ToShard {
     Follow(StreamId, ShardId),
     /// It has none any more. Queue full: it says so again.
     Unfollow(StreamId, ShardId),
+    /// Readers that are on no shard get the rows of the stream from now on. Queue full: the reader cannot begin.
+    Subscribe(StreamId, Subscription),
     /// Every row of the stream past this one is sent from now on. Never refused: one answer a question.
     Following(StreamId, i64),
     /// Rows for readers. Queue full: left out, and the readers catch up from pages once they are told, with what comes next.
@@ -265,6 +279,8 @@ pub enum AdminRequest {
     Get(String),
     Delete { stream: String, force: bool },
     List { limit: Option<i32>, cursor: Option<String> },
+    IngestBatch(ingestion::IngestBatchRequest),
+    GetBatchJob(String),
 }
 
 /// The answer to an [`AdminRequest`].
@@ -276,6 +292,8 @@ pub enum AdminReply {
     Deleted,
     /// A part of the list, and the cursor of the next.
     Streams(Vec<admin::StreamConfig>, Option<String>),
+    /// A job as it is now.
+    Job(ingestion::BatchJobResponse),
 }
 
 /// Why an admin call was not done.

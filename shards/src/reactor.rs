@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use feeds::Feeds;
@@ -26,8 +26,8 @@ use crate::{
     ids::ShardId,
     mailbox::MailboxSender,
     message::{
-        AdminFailure, AdminReply, AdminRequest, FailureKind, Outcome, QueryFailure, Refusal, ReplyTo, Submission,
-        ToControl, ToShard,
+        AdminFailure, AdminReply, AdminRequest, FailureKind, Outcome, OutcomeTo, QUEUE_RETRY, QueryFailure, Refusal,
+        ReplyTo, Submission, ToControl, ToShard,
     },
     metrics::ShardMetrics,
     peers::Peers,
@@ -40,9 +40,6 @@ use crate::{
     validate::Validator,
     wal::segment::Segment,
 };
-
-/// How long a client whose request found a full queue waits.
-const QUEUE_RETRY: Duration = Duration::from_millis(20);
 
 /// The shared state of one shard's thread.
 #[derive(Debug)]
@@ -281,7 +278,7 @@ impl Reactor {
     /// Sends validated records to their home; the outcome arrives in the slot, whose waiter is rung.
     pub fn submit(&self, home: ShardId, mut submission: Submission, waiter: &Rc<Bell>) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
-        submission.reply = ReplyTo { shard: self.id, token };
+        submission.reply = OutcomeTo::Call(ReplyTo { shard: self.id, token });
         if home == self.id {
             self.admit(submission);
         } else if self.shards[home.index()].send(ToShard::Submit(submission)).is_err() {
@@ -290,16 +287,15 @@ impl Reactor {
         slot
     }
 
-    /// Puts a submission, from here or from another shard, before this shard's state.
+    /// Puts a submission, from here or from elsewhere, before this shard's state.
     pub fn admit(&self, submission: Submission) {
-        let reply = submission.reply;
         let submitted = self.shard.borrow_mut().submit(submission);
         match submitted {
             Submitted::Waiting => {
                 self.ask_key_files();
                 self.commit.ring();
             }
-            Submitted::Done(outcome) => self.tell(reply, outcome),
+            Submitted::Done(reply, outcome) => self.tell(reply, outcome),
         }
     }
 
@@ -326,13 +322,16 @@ impl Reactor {
         self.commit.ring();
     }
 
-    /// Brings an outcome to the call that waits for it, here or on another shard.
-    pub fn tell(&self, to: ReplyTo, outcome: Outcome) {
-        if to.shard == self.id {
-            self.fill(to.token, Reply::Outcome(outcome));
-        } else {
-            let sent = self.shards[to.shard.index()].send(ToShard::Outcome(to.token, outcome));
-            assert!(sent.is_ok(), "outcomes are never refused");
+    /// Brings an outcome to whoever waits for it: a call here or on another shard, or control.
+    pub fn tell(&self, to: OutcomeTo, outcome: Outcome) {
+        match to {
+            OutcomeTo::Call(to) if to.shard == self.id => self.fill(to.token, Reply::Outcome(outcome)),
+            OutcomeTo::Call(to) => {
+                let sent = self.shards[to.shard.index()].send(ToShard::Outcome(to.token, outcome));
+                assert!(sent.is_ok(), "outcomes are never refused");
+            }
+            // Who waited may have given up.
+            OutcomeTo::Waiter(to) => drop(to.send(outcome)),
         }
     }
 

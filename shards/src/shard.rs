@@ -23,7 +23,7 @@ use crate::{
     },
     ids::{FIRST_SEQUENCE, ShardId, StreamId},
     io::{Clock, Disk},
-    message::{Committed, Outcome, Refusal, ReplyTo, Submission, WriterRows},
+    message::{Committed, Outcome, OutcomeTo, Refusal, Submission, WriterRows},
     query::BufferSnapshot,
     snapshot::{CatalogSnapshot, StreamState},
     tail::followers::Followers,
@@ -57,8 +57,8 @@ const FLUSH_RETRY_MICROS: u64 = 1_000_000;
 pub enum Submitted {
     /// Its outcome comes with a later [`Shard::written`].
     Waiting,
-    /// Its outcome, now.
-    Done(Outcome),
+    /// Its outcome, now, and who waits for it.
+    Done(OutcomeTo, Outcome),
 }
 
 /// One shard's state.
@@ -72,7 +72,7 @@ pub struct Shard {
     buffer: Buffer,
     followers: Followers,
     /// Outcomes in the order of the frames that they wait for.
-    waiting: VecDeque<(Lsn, ReplyTo, Committed)>,
+    waiting: VecDeque<(Lsn, OutcomeTo, Committed)>,
     /// Bytes of the frame being written.
     writing_bytes: usize,
     clock: Arc<dyn Clock>,
@@ -211,7 +211,7 @@ impl Shard {
         }
         let looked = Looked::default();
         match self.refusal(&submission) {
-            Some(refusal) => Submitted::Done(Outcome::Refused(refusal)),
+            Some(refusal) => refused(submission, refusal),
             None => self.park(submission, looked),
         }
     }
@@ -219,13 +219,13 @@ impl Shard {
     /// Takes the next submission of a stream of which none waits.
     fn begin(&mut self, submission: Submission) -> Submitted {
         if let Some(refusal) = self.refusal(&submission) {
-            return Submitted::Done(Outcome::Refused(refusal));
+            return refused(submission, refusal);
         }
-        if let Some(rows) = &submission.writer {
-            return self.commit_session(&submission, rows);
+        if submission.writer.is_some() {
+            return self.commit_session(submission);
         }
         if !has_keys(&submission) {
-            return self.commit(&submission, None);
+            return self.commit(submission, None);
         }
         let stream = submission.stream;
         let recovered = self.sequencer(stream).recovered;
@@ -235,7 +235,7 @@ impl Shard {
             self.questions.push_back(KeyQuestion { stream, lookups });
             return self.park(submission, looked);
         }
-        let submitted = self.commit(&submission, Some(&looked));
+        let submitted = self.commit(submission, Some(&looked));
         self.looked = looked;
         submitted
     }
@@ -256,7 +256,7 @@ impl Shard {
     ///
     /// # Panics
     /// Nothing of that stream was asked.
-    pub fn answered(&mut self, answer: &KeyAnswer, mut tell: impl FnMut(ReplyTo, Outcome)) {
+    pub fn answered(&mut self, answer: &KeyAnswer, mut tell: impl FnMut(OutcomeTo, Outcome)) {
         let mut waiting = self.parked.remove(&answer.stream).expect("a stream that asked has a submission that waits");
         let Parked { submission, bytes, mut looked } = waiting.pop_front().expect("it is not empty");
         self.parked_bytes -= bytes;
@@ -265,18 +265,17 @@ impl Shard {
             // What is said of one key in several files: the newest counts.
             *known = (*known).into_iter().chain([seen]).max_by_key(|seen| seen.sequence);
         }
-        let reply = submission.reply;
         let submitted = match self.refusal(&submission) {
-            Some(refusal) => Submitted::Done(Outcome::Refused(refusal)),
-            None => self.commit(&submission, Some(&looked)),
+            Some(refusal) => refused(submission, refusal),
+            None => self.commit(submission, Some(&looked)),
         };
-        if let Submitted::Done(outcome) = submitted {
+        if let Submitted::Done(reply, outcome) = submitted {
             tell(reply, outcome);
         }
         while let Some(Parked { submission, bytes, .. }) = waiting.pop_front() {
             self.parked_bytes -= bytes;
-            let (stream, reply) = (submission.stream, submission.reply);
-            if let Submitted::Done(outcome) = self.begin(submission) {
+            let stream = submission.stream;
+            if let Submitted::Done(reply, outcome) = self.begin(submission) {
                 tell(reply, outcome);
             }
             if let Some(asking) = self.parked.get_mut(&stream) {
@@ -286,7 +285,7 @@ impl Shard {
     }
 
     /// Puts a submission into the open frame, without what `looked` or the records before it show to be duplicates.
-    fn commit(&mut self, submission: &Submission, looked: Option<&Looked>) -> Submitted {
+    fn commit(&mut self, submission: Submission, looked: Option<&Looked>) -> Submitted {
         let now = self.clock.unix_micros();
         let sequencer = self.sequencer(submission.stream);
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
@@ -295,7 +294,7 @@ impl Shard {
         let mut committed = Committed { first_sequence, timestamp_unix_micros, ..Committed::nothing() };
         let (payloads, keys): (&[_], &[_]) = match looked {
             Some(looked) => {
-                self.drop_duplicates(submission, looked, &mut committed);
+                self.drop_duplicates(&submission, looked, &mut committed);
                 (&self.fresh_payloads, &self.fresh_keys)
             }
             None => (&submission.payloads, &[]),
@@ -324,11 +323,12 @@ impl Shard {
     }
 
     /// Puts what is new of a writer's request into the open frame: its records, and which of its numbers are taken now.
-    fn commit_session(&mut self, submission: &Submission, rows: &WriterRows) -> Submitted {
+    fn commit_session(&mut self, mut submission: Submission) -> Submitted {
+        let rows: Box<WriterRows> = submission.writer.take().expect("it is a writer's");
         let (stream, sent) = (submission.stream, u64::from(rows.sent));
         let (again, is_new) = match self.dedup.writers().check(stream, &rows.id, rows.epoch, rows.first, sent) {
             Ok(checked) => checked,
-            Err(refused) => return Submitted::Done(Outcome::Refused(Refusal::Writer(refused))),
+            Err(why) => return refused(submission, Refusal::Writer(why)),
         };
         let now = self.clock.unix_micros();
         let sequencer = self.sequencer(stream);
@@ -374,9 +374,9 @@ impl Shard {
     }
 
     /// What was committed is told when the frame at `lsn` is synced.
-    fn wait_for(&mut self, lsn: Lsn, reply: ReplyTo, committed: Committed) -> Submitted {
+    fn wait_for(&mut self, lsn: Lsn, reply: OutcomeTo, committed: Committed) -> Submitted {
         if lsn <= self.wal.synced_lsn() {
-            return Submitted::Done(Outcome::Committed(committed));
+            return Submitted::Done(reply, Outcome::Committed(committed));
         }
         self.waiting.push_back((lsn, reply, committed));
         Submitted::Waiting
@@ -446,7 +446,7 @@ impl Shard {
         &mut self,
         lsn: Lsn,
         result: io::Result<()>,
-        mut tell: impl FnMut(ReplyTo, Outcome),
+        mut tell: impl FnMut(OutcomeTo, Outcome),
     ) -> Result<u64, WalPoisoned> {
         let frame = match self.wal.written(lsn, result) {
             Ok(frame) => frame,
@@ -558,6 +558,12 @@ impl Shard {
         &mut self.followers
     }
 
+    /// See [`Followers::look_after_subscribers`].
+    pub fn look_after_subscribers(&mut self) {
+        let buffer = &self.buffer;
+        self.followers.look_after_subscribers(|stream| buffer.last_sequence(stream));
+    }
+
     /// How full the log is.
     #[must_use]
     pub fn wal_usage(&self) -> WalUsage {
@@ -595,6 +601,10 @@ impl Shard {
     }
 }
 
+fn refused(submission: Submission, why: Refusal) -> Submitted {
+    Submitted::Done(submission.reply, Outcome::Refused(why))
+}
+
 /// How many of the records `range` of a request are `taken`, how many after them are not, and so on in turns.
 fn runs(range: std::ops::Range<u32>, taken: &[u32]) -> Vec<u32> {
     let mut runs = vec![0];
@@ -628,6 +638,7 @@ mod tests {
         dedup::fingerprint::Seeds,
         ids::SchemaId,
         io::sim::{SimClock, SimDisk},
+        message::ReplyTo,
         schema::CompiledSchema,
         snapshot::StreamEntry,
         wal::recovery::Recovered,
@@ -678,10 +689,10 @@ mod tests {
                 keys: Vec::new(),
                 metadata: bytes::Bytes::new(),
                 writer: None,
-                reply: ReplyTo { shard: ShardId(1), token: 0 },
+                reply: OutcomeTo::Call(ReplyTo { shard: ShardId(1), token: 0 }),
             });
             match outcome {
-                Submitted::Done(Outcome::Refused(refusal)) => Some(refusal),
+                Submitted::Done(_, Outcome::Refused(refusal)) => Some(refusal),
                 _ => None,
             }
         };

@@ -9,9 +9,16 @@ pub mod page;
 pub mod piece;
 pub mod pool;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use crate::{ids::StreamId, wal::batch::RowBatch};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{ids::StreamId, transform::decode_metadata, wal::batch::RowBatch};
+use piece::{Piece, PieceWriter};
+use pool::Pool;
+
+/// What a row takes encoded, beside its payload and metadata, at most.
+const ROW_BYTES: usize = 160;
 
 /// Rows that were just synced, on their way from a stream's home to a shard with readers.
 #[derive(Debug)]
@@ -26,4 +33,46 @@ pub struct LiveRows {
     pub synced: Instant,
     /// What they take in the receiver's pool. `None`: the receiver is the home itself.
     pub charge: Option<pool::Charge>,
+}
+
+impl LiveRows {
+    /// The rows past `through`, encoded in memory of `pool`. `None`: they are not at hand, or would take more than `limit` bytes.
+    #[must_use]
+    pub fn encode(&self, through: i64, pool: &Arc<Pool>, limit: usize) -> Option<Vec<Piece>> {
+        let mut writer = PieceWriter::new(self.stream, false, Some(self.synced), pool);
+        let mut ahead: usize = self.batches.iter().map(|batch| batch.header().payload_bytes as usize).sum();
+        let mut bytes = 0;
+        for batch in &self.batches {
+            let header = *batch.header();
+            let read = batch.rows().inspect_err(|error| {
+                tracing::warn!(stream = %self.stream, %error, "rows for live readers cannot be read: they catch up");
+            });
+            let read = read.ok()?;
+            let metadata = read.metadata();
+            bytes += header.payload_bytes as usize + header.count as usize * (ROW_BYTES + metadata.len());
+            if bytes > limit {
+                return None;
+            }
+            writer.set_metadata(&decode_metadata(&metadata));
+            for index in 0..header.count as usize {
+                let (sequence, payload) = (header.first_sequence + index as i64, read.payload_bytes(index));
+                if sequence > through {
+                    writer.push(sequence, header.timestamp_unix_micros, payload, ahead);
+                }
+                ahead -= payload.len();
+            }
+        }
+        Some(writer.finish())
+    }
+}
+
+/// A way of a stream's rows to readers that are on no shard. It ends when the receiver of the rows goes.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Told the last sequence number that is there before the rows that are sent.
+    pub begin: oneshot::Sender<i64>,
+    /// Takes the rows. Without room they are left out, and it is told with what comes next.
+    pub rows: mpsc::Sender<LiveRows>,
+    /// Whose memory they take.
+    pub pool: Arc<Pool>,
 }

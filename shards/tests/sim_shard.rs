@@ -25,7 +25,7 @@ use ttdust_shards::{
         Disk,
         sim::{Crash, SimClock, SimDisk, SimRng},
     },
-    message::{Committed, Outcome, ReplyTo, Submission, WriterRows},
+    message::{Committed, Outcome, OutcomeTo, ReplyTo, Submission, WriterRows},
     schema::CompiledSchema,
     shard::{Shard, Submitted},
     snapshot::{CatalogSnapshot, StreamEntry, StreamState},
@@ -220,12 +220,12 @@ impl World {
             keys,
             metadata: Bytes::new(),
             writer: writer.map(Box::new),
-            reply: ReplyTo { shard: SHARD, token },
+            reply: OutcomeTo::Call(ReplyTo { shard: SHARD, token }),
         };
         self.sent.insert(token, sent);
         match self.shard.submit(submission) {
             Submitted::Waiting => Ok(()),
-            Submitted::Done(outcome) => self.told(token, outcome),
+            Submitted::Done(_, outcome) => self.told(token, outcome),
         }
     }
 
@@ -307,7 +307,7 @@ impl World {
             return self.restart();
         }
         let mut outcomes = Vec::new();
-        let written = self.shard.written(op.lsn, result, |reply, outcome| outcomes.push((reply.token, outcome)));
+        let written = self.shard.written(op.lsn, result, |reply, outcome| outcomes.push((token(&reply), outcome)));
         outcomes.into_iter().try_for_each(|(token, outcome)| self.told(token, outcome))?;
         if written.is_err() { self.crash(Crash::Kill) } else { Ok(()) }
     }
@@ -359,7 +359,7 @@ impl World {
                 self.tally.asked += 1;
                 let answer = question.answer();
                 let mut outcomes = Vec::new();
-                self.shard.answered(&answer, |reply, outcome| outcomes.push((reply.token, outcome)));
+                self.shard.answered(&answer, |reply, outcome| outcomes.push((token(&reply), outcome)));
                 outcomes.into_iter().try_for_each(|(token, outcome)| self.told(token, outcome))?;
             }
         }
@@ -457,6 +457,13 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+fn token(reply: &OutcomeTo) -> u64 {
+    match reply {
+        OutcomeTo::Call(to) => to.token,
+        OutcomeTo::Waiter(_) => unreachable!("all that is sent here is a call's"),
     }
 }
 

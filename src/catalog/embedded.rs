@@ -8,6 +8,7 @@ mod changes;
 mod copy;
 mod file_sets;
 mod files;
+mod jobs;
 mod keys;
 mod migrations;
 mod schemas;
@@ -24,9 +25,9 @@ use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::oneshot;
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, ManifestDebt, Page,
-    RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
-    StreamChange, StreamFilter, StreamHour,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, JobChange, JobFilter,
+    ManifestDebt, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
+    StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -323,6 +324,30 @@ impl Embedded {
 
     pub(super) async fn forget_requests_before(&self, time: i64) -> Result<u64> {
         self.run(move |c| audit::forget_before(c, time)).await
+    }
+
+    pub(super) async fn create_job(&self, job: super::Job, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| jobs::create(c, &job, audit)).await
+    }
+
+    pub(super) async fn job(&self, id: String) -> Result<super::Job> {
+        self.read(move |c| jobs::get(c, &id)).await
+    }
+
+    pub(super) async fn jobs(&self, filter: JobFilter, page: Page) -> Result<Vec<super::Job>> {
+        self.read(move |c| jobs::list(c, &filter, &page)).await
+    }
+
+    pub(super) async fn unfinished_jobs(&self) -> Result<Vec<super::Job>> {
+        self.read(|c| jobs::unfinished(c)).await
+    }
+
+    pub(super) async fn change_job(&self, change: JobChange, audit: Option<AuditEntry>) -> Result<super::Job> {
+        self.run(move |c| jobs::change(c, &change, audit)).await
+    }
+
+    pub(super) async fn forget_jobs_before(&self, time: i64) -> Result<u64> {
+        self.run(move |c| jobs::forget_before(c, time)).await
     }
 }
 

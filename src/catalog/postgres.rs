@@ -8,6 +8,7 @@ mod changes;
 mod claim;
 mod file_sets;
 mod files;
+mod jobs;
 mod keys;
 mod migrations;
 mod pool;
@@ -22,9 +23,9 @@ use tokio_postgres::{Client, IsolationLevel, Row, error::SqlState, types::FromSq
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 use super::{
-    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, ManifestDebt,
-    MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
-    StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
+    ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, Job, JobChange, JobFilter,
+    ManifestDebt, MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter,
+    SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use crate::{catalog::mirror::Mirror, config::PgOptions};
 use claim::Claim;
@@ -320,6 +321,30 @@ impl Postgres {
 
     pub(super) async fn forget_requests_before(&self, time: i64) -> Result<u64> {
         on_pool!(self, audit::forget_before, time)
+    }
+
+    pub(super) async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
+        on_pool!(self, jobs::create, job, audit)
+    }
+
+    pub(super) async fn job(&self, id: String) -> Result<Job> {
+        on_pool!(self, jobs::get, id)
+    }
+
+    pub(super) async fn jobs(&self, filter: JobFilter, page: Page) -> Result<Vec<Job>> {
+        on_pool!(self, jobs::list, filter, page)
+    }
+
+    pub(super) async fn unfinished_jobs(&self) -> Result<Vec<Job>> {
+        on_pool!(self, jobs::unfinished)
+    }
+
+    pub(super) async fn change_job(&self, change: JobChange, audit: Option<AuditEntry>) -> Result<Job> {
+        on_pool!(self, jobs::change, change, audit)
+    }
+
+    pub(super) async fn forget_jobs_before(&self, time: i64) -> Result<u64> {
+        on_pool!(self, jobs::forget_before, time)
     }
 }
 

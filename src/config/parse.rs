@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{
     secrets::RedisUrl,
-    settings::{CertificateHolder, Pin},
+    settings::{CertificateHolder, ImportRoot, Pin},
 };
 use ttdust_shards::access::Role;
 
@@ -38,6 +38,9 @@ fn text_of(key: &str, value: &Value) -> Result<String, String> {
         Value::Integer(number) => Ok(number.to_string()),
         Value::Boolean(flag) => Ok(flag.to_string()),
         Value::Array(items) => {
+            if items.iter().all(Value::is_str) {
+                return Ok(items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+            }
             let items: Result<Vec<_>, _> = items.iter().map(|item| item_text(key, item)).collect();
             Ok(items?.join(","))
         }
@@ -174,6 +177,25 @@ pub(super) fn pins(text: &str) -> Result<Vec<Pin>, String> {
     Ok(pins)
 }
 
+/// Directories and parts of buckets, separated by commas.
+pub(super) fn import_roots(text: &str) -> Result<Vec<ImportRoot>, String> {
+    let wanted =
+        || "want directories (/data/in) and parts of buckets (s3://bucket/prefix/), separated by commas".to_owned();
+    let root = |part: &str| match part.strip_prefix("s3://") {
+        Some(rest) => {
+            let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+            let prefix = s3_prefix(prefix)?;
+            let prefix = if prefix.is_empty() { prefix } else { format!("{prefix}/") };
+            Ok(ImportRoot::Bucket { bucket: bucket(name)?, prefix })
+        }
+        None => {
+            let path = PathBuf::from(part.strip_prefix("file://").unwrap_or(part));
+            if path.is_absolute() { Ok(ImportRoot::Directory(path)) } else { Err(wanted()) }
+        }
+    };
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(root).collect()
+}
+
 /// `name=role` or `name=role:stream+stream`, separated by commas.
 pub(super) fn certificates(text: &str) -> Result<Vec<CertificateHolder>, String> {
     let mut holders = Vec::new();
@@ -240,6 +262,18 @@ mod tests {
         assert_eq!(cores(""), Ok(vec![]));
         for text in ["x", "3-1", "1-", "4096", "0-99999999999"] {
             assert!(cores(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn import_roots_are_directories_and_parts_of_buckets() {
+        let roots = import_roots("/data/in, file:///srv,s3://lake, s3://lake/raw/2026").expect("valid");
+        let directory = |path: &str| ImportRoot::Directory(path.into());
+        let part = |prefix: &str| ImportRoot::Bucket { bucket: "lake".into(), prefix: prefix.into() };
+        assert_eq!(roots, [directory("/data/in"), directory("/srv"), part(""), part("raw/2026/")]);
+        assert_eq!(import_roots(""), Ok(vec![]));
+        for text in ["data/in", "s3://", "s3://UPPER/x", "s3://lake/../x", "http://lake"] {
+            assert!(import_roots(text).is_err(), "{text}");
         }
     }
 

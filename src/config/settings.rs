@@ -104,6 +104,20 @@ pub struct CertificateHolder {
     pub streams: Vec<String>,
 }
 
+/// What imports may read: all that lies under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImportRoot {
+    /// A directory.
+    Directory(PathBuf),
+    /// Objects of a bucket whose keys begin so.
+    Bucket {
+        /// The bucket.
+        bucket: String,
+        /// What the keys begin with; empty, or ending with a slash.
+        prefix: String,
+    },
+}
+
 /// Every setting, parsed but not yet checked against the others.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)] // Each field is the row of the table with its name.
@@ -158,6 +172,8 @@ pub struct Settings {
     pub query_queue: usize,
     pub query_timeout: Duration,
     pub query_cache_bytes: u64,
+    pub import_roots: Vec<ImportRoot>,
+    pub import_jobs: usize,
     pub s3: S3Settings,
     pub upkeep: UpkeepSettings,
     pub pg_host: String,
@@ -269,6 +285,8 @@ impl Settings {
             query_queue: 0,
             query_timeout: Duration::ZERO,
             query_cache_bytes: 0,
+            import_roots: Vec::new(),
+            import_jobs: 0,
             s3: S3Settings::default(),
             upkeep: UpkeepSettings::default(),
             pg_host: String::new(),
@@ -422,7 +440,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("buffer.memory_bytes", "128MiB", buffer_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "rows in memory, of all shards together; older ones are read back from the log, and memory that is used again soon costs less than new memory"),
     setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size"),
     setting!("buffer.flush_interval_ms", "60000", buffer_flush_interval, t => parse::number(t, 10, 86_400_000).map(Duration::from_millis), "a stream's rows become files at this age"),
-    setting!("tail.memory_bytes", "128MiB", tail_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "what may wait for the readers of tails, of all shards together; past it those that take nothing are ended"),
+    setting!("tail.memory_bytes", "128MiB", tail_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "what may wait for the readers of tails, of all shards together, and as much as a shard's part for those over REST; past it those that take nothing are ended"),
     setting!("dedup.keys_max", "1000000000", dedup_keys_max, t => parse::number(t, 1000, 100_000_000_000), "idempotency keys remembered, of all shards together: 32 bytes of disk and 9 to 18 bits of memory each; at this number records with keys are refused"),
     setting!("dedup.window_hours", "24", dedup_window, t => parse::number(t, 1, 720).map(|h: u64| Duration::from_secs(h * 3600)), "how long an idempotency key is remembered at least; time while the server is down does not count"),
     setting!("limits.message_bytes", "4MiB", limit_message_bytes, t => parse::bytes(t, 1 << 10, 8 << 20), "one gRPC message, after decompression"),
@@ -432,7 +450,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("limits.metadata_bytes", "8KiB", limit_metadata_bytes, t => parse::bytes(t, 0, 1 << 20), "metadata of one request"),
     setting!("limits.connections", "4096", limit_connections, t => parse::number(t, 1, 1_000_000), "open gRPC connections a shard"),
     setting!("limits.grpc_connections_per_address", "1024", limit_connections_per_address, t => parse::number(t, 1, 1_000_000), "open gRPC connections a shard of one address (IPv6: of one /64); more for a proxy that many come through"),
-    setting!("limits.tails", "4096", limit_tails, t => parse::number(t, 0, 1_000_000), "tails that are read at a time, a shard"),
+    setting!("limits.tails", "4096", limit_tails, t => parse::number(t, 0, 1_000_000), "tails that are read at a time, a shard and over REST"),
     setting!("limits.requests_in_flight", "1024", limit_requests_in_flight, t => parse::number(t, 1, 1_000_000), "unanswered requests a call"),
     setting!("limits.http_body_bytes", "2MiB", limit_http_body_bytes, t => parse::bytes(t, 1 << 10, 64 << 20), "one REST request body"),
     setting!("limits.http_connections", "1024", limit_http_connections, t => parse::number(t, 1, 100_000), "open REST connections"),
@@ -441,6 +459,8 @@ pub const SETTINGS: &[Setting] = &[
     setting!("query.queue", "64", query_queue, t => parse::number(t, 1, 65_536), "queries that wait for a worker before more are refused"),
     setting!("query.timeout_ms", "10000", query_timeout, t => parse::number(t, 1, 3_600_000).map(Duration::from_millis), "a query that takes longer fails"),
     setting!("query.cache_bytes", "128MiB", query_cache_bytes, t => parse::bytes(t, 0, 1 << 40), "memory for parts of files that queries read: footers, key indexes, and pages of objects elsewhere"),
+    setting!("import.roots", "", import_roots, t => parse::import_roots(t), "what imports may read, separated by commas: directories (/data/in) and parts of buckets (s3://bucket/prefix/); nothing: imports are off"),
+    setting!("import.jobs", "1", import_jobs, t => parse::number(t, 1, 16), "imports that run at a time, each on a thread of low priority on the control cores"),
     setting!("upkeep.interval_ms", "30000", upkeep.interval, t => milliseconds(t, 10, DAY), "between looks at what there is to merge, to remove and to write manifests of"),
     setting!("compaction.enabled", "true", upkeep.compaction_enabled, t => parse::flag(t), "whether small files become larger ones"),
     setting!("compaction.target_bytes", "128MiB", upkeep.compaction_target_bytes, t => parse::bytes(t, 64 << 10, GIB), "how large a merged file is to be, about; files of half as much are left as they are"),

@@ -1,4 +1,4 @@
-//! `AdminService` of gRPC: the same operations as REST's streams, in its terms.
+//! `AdminService` of gRPC, and its calls for imports: the same operations as REST's, in its terms.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use ttdust_shards::{
     rate::Category,
 };
 
-use super::{Actor, Control, ControlError, NewStream, StreamPage};
+use super::{Actor, Control, ControlError, NewStream, StreamPage, jobs::JobError};
 use crate::catalog::{Page, Retention, Stream, StreamChange, StreamFilter};
 
 const PAGE_DEFAULT: i32 = 50;
@@ -25,6 +25,15 @@ enum Failure {
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
         Self::Control(error)
+    }
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        match error {
+            JobError::Forbidden(error) => Self::Forbidden(error),
+            JobError::Control(error) => Self::Control(error),
+        }
     }
 }
 
@@ -102,6 +111,8 @@ impl Control {
                 let StreamPage { streams, next } = self.streams(&actor.caller, StreamFilter::default(), page).await?;
                 Ok(AdminReply::Streams(streams.into_iter().map(config_of).collect(), next))
             }
+            AdminRequest::IngestBatch(request) => Ok(AdminReply::Job(self.ingest_batch(&actor, request).await?)),
+            AdminRequest::GetBatchJob(id) => Ok(AdminReply::Job(self.batch_job(&actor.caller, &id).await?)),
         }
     }
 }

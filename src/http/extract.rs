@@ -161,9 +161,14 @@ impl<T: JsonSchema> Takes for JsonBody<T> {
 
 /// A body of at most `limit` bytes, in time.
 pub(super) async fn whole_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    whole_body_within(body, limit, "limits.http_body_bytes").await
+}
+
+/// The same, by the limit that is set by this key.
+pub(super) async fn whole_body_within(body: Body, limit: usize, key: &str) -> Result<Bytes, Problem> {
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(body_problem(&error, limit)),
+        Ok(Err(error)) => Err(body_problem(&error, limit, key)),
         Err(_) => {
             let detail = format!("the body did not arrive in {} s", BODY_TIMEOUT.as_secs());
             Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "DEADLINE_EXCEEDED", detail))
@@ -171,10 +176,10 @@ pub(super) async fn whole_body(body: Body, limit: usize) -> Result<Bytes, Proble
     }
 }
 
-fn body_problem(error: &axum::Error, limit: usize) -> Problem {
+fn body_problem(error: &axum::Error, limit: usize, key: &str) -> Problem {
     use std::error::Error as _;
     if error.source().is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-        let detail = format!("the body is over the limit of {limit} bytes (limits.http_body_bytes)");
+        let detail = format!("the body is over the limit of {limit} bytes ({key})");
         return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "RESOURCE_EXHAUSTED", detail);
     }
     Problem::new(StatusCode::BAD_REQUEST, "INVALID_ARGUMENT", format!("the body cannot be read: {error}"))

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
 
-const KEY_HEADER: &str = "idempotency-key";
+pub(super) const KEY_HEADER: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 const KEY_BYTES_MAX: usize = 256;
 /// The longest answer that is looked at, in bytes: what creates answers with is far shorter.
@@ -73,7 +73,9 @@ pub(super) fn describe(to: &mut Described) {
 
 /// Runs a request, or answers it as before.
 pub(super) async fn once(State(app): State<Shared>, request: Request, next: Next) -> Response {
-    let creates = request.method() == Method::POST && request.uri().path().starts_with(API);
+    let path = request.uri().path();
+    // Records are taken once each, by the log's own memory of keys.
+    let creates = request.method() == Method::POST && path.starts_with(API) && !path.ends_with("/records");
     if !creates || !request.headers().contains_key(KEY_HEADER) {
         return next.run(request).await;
     }
@@ -142,7 +144,8 @@ async fn done_once(app: &Shared, begun: RememberedRequest, request: Request, nex
     Ok(Response::from_parts(head, Body::from(body)))
 }
 
-fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
+/// The request's key.
+pub(super) fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
     let text = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok()).unwrap_or("");
     if text.is_empty() || text.len() > KEY_BYTES_MAX {
         let detail = format!("an Idempotency-Key is 1 to {KEY_BYTES_MAX} printable ASCII characters");

@@ -37,7 +37,7 @@ const HEADERS: &[(&str, &str, bool, &str)] = &[
     ("X-Request-Id", "The request's id, as it stands in the log and the audit log.", true, "^[A-Za-z0-9._-]{1,128}$"),
 ];
 
-const ABOUT: &str = "The control plane of TTDust. Records are ingested over gRPC.\n\nEvery answer that is no success is a \
+const ABOUT: &str = "The control plane of TTDust, and a way to write and read records for whoever speaks no gRPC, which is the faster one.\n\nEvery answer that is no success is a \
     problem (RFC 9457) of the media type `application/problem+json`; its `code` is made to be compared, its `detail` to be \
     read. A path that is not here is answered with 404, a method that is not here with 405 and `Allow`, what may be a web page's \
     request with 403 where no credential is asked for; HEAD is answered \
@@ -111,7 +111,7 @@ fn document() -> Value {
         "openapi": "3.1.0",
         "info": {
             "title": "TTDust",
-            "summary": "Schemas, streams, keys and queries",
+            "summary": "Schemas, streams, keys, records and queries",
             "description": ABOUT,
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache License 2.0", "identifier": env!("CARGO_PKG_LICENSE")},

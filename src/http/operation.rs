@@ -111,6 +111,11 @@ impl Described {
         self.body = Some(json!({"required": true, "content": {"application/json": {"schema": schema}}}));
     }
 
+    /// A body of one of these media types.
+    pub(super) fn body_of(&mut self, content: &Value) {
+        self.body = Some(json!({"required": true, "content": content}));
+    }
+
     /// An answer with a body of JSON, and these headers of `openapi::HEADERS`. A status may have bodies of several kinds.
     pub(super) fn answer<T: JsonSchema>(&mut self, status: StatusCode, headers: &[&str]) {
         let schema = self.schemas.answers.subschema_for::<T>().to_value();
@@ -303,7 +308,7 @@ impl Route {
         described.fails(&[StatusCode::FORBIDDEN]);
         if self.path.starts_with(API) {
             described.fails(&[StatusCode::BAD_REQUEST]);
-            if self.method == Method::POST {
+            if self.method == Method::POST && !self.path.ends_with("/records") {
                 idempotency::describe(&mut described);
             }
         }

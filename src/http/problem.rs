@@ -10,6 +10,7 @@ use serde_json::json;
 use ttdust_shards::{
     access::{Forbidden, NotLetIn, Unauthenticated},
     rate::RateLimited,
+    status::{Code, Status},
 };
 
 use crate::{
@@ -44,23 +45,27 @@ const fn failure_of(
 /// Every status that is no success, with its codes: a problem of any other is an error in the server.
 #[rustfmt::skip]
 pub(super) const FAILURES: &[Failure] = &[
-    failure_of(400, "BadRequest", &["INVALID_ARGUMENT"], &[], "A member, parameter or header is at fault; `errors` names it."),
+    failure_of(400, "BadRequest", &["INVALID_ARGUMENT", "KEY_TOO_LONG", "METADATA_TOO_LARGE"], &[],
+        "A member, parameter or header is at fault; `errors` names it."),
     failure_of(401, "Unauthorized", &["UNAUTHENTICATED"], &["WWW-Authenticate"], "No valid credential was shown."),
     failure_of(403, "Forbidden", &["PERMISSION_DENIED"], &[], "The caller's role does not permit it; or access is open, and it may be a web page's request."),
-    failure_of(404, "NotFound", &["NOT_FOUND"], &[], "It does not exist, or not for this caller."),
+    failure_of(404, "NotFound", &["NOT_FOUND", "STREAM_NOT_FOUND"], &[], "It does not exist, or not for this caller."),
     failure_of(405, "MethodNotAllowed", &["METHOD_NOT_ALLOWED"], &["Allow"], "The path does not take the method."),
     failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
-    failure_of(409, "Conflict", &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA"], &[],
+    failure_of(409, "Conflict",
+        &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA", "STREAM_PAUSED", "STREAM_DELETING"], &[],
         "It is not possible as things stand."),
     failure_of(412, "PreconditionFailed", &["VERSION_MISMATCH"], &[], "The object is not at the version of If-Match."),
-    failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes."),
-    failure_of(415, "UnsupportedMediaType", &["INVALID_ARGUMENT"], &[], "The body is not said to be JSON."),
-    failure_of(422, "UnprocessableContent", &["IDEMPOTENCY_KEY_REUSED"], &[],
-        "The Idempotency-Key came with another request before."),
-    failure_of(429, "TooManyRequests", &["RESOURCE_EXHAUSTED", "RATE_LIMITED"], &["Retry-After"], "Too much at once."),
+    failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes; or of records, over limits.message_bytes or limits.records_per_request."),
+    failure_of(415, "UnsupportedMediaType", &["INVALID_ARGUMENT"], &[], "The body is not said to be of a type, or not compressed in a way, that the operation takes."),
+    failure_of(422, "UnprocessableContent", &["IDEMPOTENCY_KEY_REUSED", "INVALID_RECORDS"], &[],
+        "The Idempotency-Key came with another request before; or records are bad, and nothing was taken: `errors` names them."),
+    failure_of(429, "TooManyRequests", &["RESOURCE_EXHAUSTED", "RATE_LIMITED", "BACKPRESSURE", "IDEMPOTENCY_KEYS_FULL", "CHECKERS_BUSY"], &["Retry-After"],
+        "Too much at once."),
     failure_of(500, "InternalServerError", &["INTERNAL"], &[], "A fault in the server or its data; the log says more."),
     failure_of(501, "NotImplemented", &["UNIMPLEMENTED"], &[], "This version of the server cannot do it yet."),
-    failure_of(503, "ServiceUnavailable", &["UNAVAILABLE"], &["Retry-After"], "A part that is needed does not answer."),
+    failure_of(503, "ServiceUnavailable", &["UNAVAILABLE", "LOG_FULL", "DRAINING", "SHARD_STOPPED", "OUTCOME_UNKNOWN"], &["Retry-After"],
+        "A part that is needed does not answer. Of records only OUTCOME_UNKNOWN says that they may have been taken."),
     failure_of(504, "GatewayTimeout", &["QUERY_TIMEOUT"], &[], "It took longer than it may."),
 ];
 
@@ -108,6 +113,11 @@ impl Problem {
 
     pub(super) fn invalid(pointer: &str, detail: impl Into<String>) -> Self {
         ControlError::field(pointer, detail).into()
+    }
+
+    /// The same, with these fields at fault.
+    pub(super) fn with_errors(self, errors: Vec<FieldError>) -> Self {
+        Self { errors, ..self }
     }
 
     /// Whether what was asked for may have been done all the same.
@@ -168,6 +178,35 @@ impl From<ControlError> for Problem {
                 .collect(),
             _ => Vec::new(),
         };
+        problem
+    }
+}
+
+/// The same end as a call of gRPC has.
+impl From<Status> for Problem {
+    fn from(end: Status) -> Self {
+        let status = match end.code {
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::AlreadyExists | Code::FailedPrecondition => StatusCode::CONFLICT,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Ok | Code::Cancelled | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        // Reasons that only gRPC has are told in REST's own words.
+        let known = failure(status.as_u16()).codes;
+        let code = if known.contains(&end.reason) { end.reason } else { known[0] };
+        let mut problem = Self::new(status, code, end.message);
+        problem.draining = code == "DRAINING";
+        if let Some(after) = end.retry_after {
+            problem.retry_after_seconds = Some(whole_seconds(after).max(1));
+        }
+        let fields = end.violations.into_iter();
+        problem.errors = fields.map(|(pointer, detail)| FieldError { pointer, detail }).collect();
         problem
     }
 }

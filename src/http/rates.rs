@@ -1,9 +1,9 @@
-//! Rate limits of REST: each request is counted once, and its answer says how the caller stands, in the `RateLimit-*` headers
+//! Rate limits of REST: each request is counted once, one with records by what it brings, and its answer says how the caller stands, in the `RateLimit-*` headers
 //! of draft-ietf-httpapi-ratelimit-headers-06.
 
 use std::sync::{Arc, OnceLock};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, request::Parts};
 use ttdust_shards::{
     access::Principal,
     rate::{Category, RateLimited},
@@ -35,12 +35,31 @@ impl Limited {
         if self.0.get().is_some() {
             return Ok(());
         }
-        let verdict = app.control.admit(category(parts.uri.path()), &caller.id).await;
+        let Some(category) = category(&parts.method, parts.uri.path()) else { return Ok(()) };
+        let verdict = app.control.admit(category, &caller.id).await;
         let standing = match &verdict {
             Ok(standing) => *standing,
             Err(over) => Some(standing_of(over)),
         };
         // A request is handled by one task: nobody was faster.
+        let _ = self.0.set(standing);
+        verdict.map(|_| ()).map_err(Problem::from)
+    }
+
+    /// Counts what a request with records brings.
+    pub(super) async fn admit_records(
+        &self,
+        app: &Shared,
+        caller: &Principal,
+        records: usize,
+        bytes: usize,
+    ) -> Result<(), Problem> {
+        let verdict = app.control.admit_records(&caller.id, records, bytes).await;
+        let standing = match &verdict {
+            Ok(standing) => *standing,
+            Err(over) => Some(standing_of(over)),
+        };
+        // As above.
         let _ = self.0.set(standing);
         verdict.map(|_| ()).map_err(Problem::from)
     }
@@ -58,9 +77,13 @@ fn standing_of(over: &RateLimited) -> Standing {
     Standing { limit: over.limit, remaining: 0, reset: over.retry_after }
 }
 
-/// What a request counts as.
-fn category(path: &str) -> Category {
-    if path.ends_with("/records") { Category::Query } else { Category::Admin }
+/// What a request counts as; `None`: by its records, once they are known.
+fn category(method: &Method, path: &str) -> Option<Category> {
+    match path.rsplit('/').next() {
+        Some("records") if method == Method::POST => None,
+        Some("records" | "tail") => Some(Category::Query),
+        _ => Some(Category::Admin),
+    }
 }
 
 #[cfg(test)]
@@ -68,10 +91,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reading_records_is_a_query_and_all_else_admin() {
-        assert_eq!(category("/api/v1/streams/clicks/records"), Category::Query);
-        assert_eq!(category("/api/v1/streams/records-of-today"), Category::Admin);
-        assert_eq!(category("/api/v1/config"), Category::Admin);
+    fn reading_records_is_a_query_writing_them_is_counted_by_records_and_all_else_is_admin() {
+        assert_eq!(category(&Method::GET, "/api/v1/streams/clicks/records"), Some(Category::Query));
+        assert_eq!(category(&Method::GET, "/api/v1/streams/clicks/tail"), Some(Category::Query));
+        assert_eq!(category(&Method::POST, "/api/v1/streams/clicks/records"), None);
+        assert_eq!(category(&Method::GET, "/api/v1/streams/records-of-today"), Some(Category::Admin));
+        assert_eq!(category(&Method::POST, "/api/v1/config"), Some(Category::Admin));
     }
 
     #[test]

@@ -256,7 +256,8 @@ fn record_json(text: &mut Vec<u8>, stream: StreamId, record: &RecordRow) {
     text.extend_from_slice(b"}}");
 }
 
-fn quoted(text: &mut Vec<u8>, value: &str) {
+/// A text as JSON.
+pub(super) fn quoted(text: &mut Vec<u8>, value: &str) {
     serde_json::to_writer(text, value).expect("a text always serialises, and a Vec takes it");
 }
 

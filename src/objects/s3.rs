@@ -66,6 +66,8 @@ struct Shared {
     multipart_bytes: u64,
     credentials: S3Credentials,
     bucket_name: String,
+    /// The objects are somebody else's: their keys are any.
+    is_foreign: bool,
     place: String,
     runtime: Handle,
     runtime_thread: ThreadId,
@@ -74,6 +76,15 @@ struct Shared {
 impl S3Objects {
     /// On the current runtime and thread. Asks the store nothing; reads files, blocking.
     pub(super) fn open(options: &S3Options, figures: S3Figures) -> Result<Self, ObjectError> {
+        Self::open_as(false, options, figures)
+    }
+
+    /// The same for objects that are somebody else's.
+    pub(super) fn open_foreign(options: &S3Options, figures: S3Figures) -> Result<Self, ObjectError> {
+        Self::open_as(true, options, figures)
+    }
+
+    fn open_as(is_foreign: bool, options: &S3Options, figures: S3Figures) -> Result<Self, ObjectError> {
         let denied = |reason: String| ObjectError::Denied { what: "S3 configuration".into(), reason };
         let endpoint = Url::parse(&options.endpoint).map_err(|e| denied(format!("s3.endpoint: {e}")))?;
         let host = endpoint.host_str().ok_or_else(|| denied("s3.endpoint names no host".into()))?.to_owned();
@@ -94,6 +105,7 @@ impl S3Objects {
             multipart_bytes: options.multipart_bytes,
             credentials: options.credentials.clone(),
             bucket_name: options.bucket.clone(),
+            is_foreign,
             place: format!("S3 bucket {} at {host}:{port}", options.bucket),
             runtime: Handle::current(),
             runtime_thread: thread::current().id(),
@@ -232,7 +244,7 @@ impl S3Objects {
             };
             page.last = Some(key.to_owned());
             // What is no key of ours is somebody else's, or our probe's.
-            if is_key(key) {
+            if self.0.is_foreign || is_key(key) {
                 let modified = object.last_modified.as_deref().and_then(|text| parse_time(text).ok());
                 let (Some(bytes), Some(modified_unix_micros)) = (object.size, modified) else {
                     return Err(call.denied("the listing lacks lengths or times"));

@@ -46,6 +46,10 @@ class Client:
             INGESTION + "IngestStream", to_bytes, parse(contract.IngestResponse))
         self.ingest = self.channel.unary_unary(INGESTION + "Ingest", to_bytes, parse(contract.IngestResponse))
         self.append = self.channel.stream_stream(INGESTION + "Append", to_bytes, parse(contract.AppendResponse))
+        self.ingest_batch = self.channel.unary_unary(
+            INGESTION + "IngestBatch", to_bytes, parse(contract.IngestBatchResponse))
+        self.get_batch_job = self.channel.unary_unary(
+            INGESTION + "GetBatchJob", to_bytes, parse(contract.BatchJobResponse))
         self.query_time_range = self.channel.unary_unary(
             QUERY + "QueryTimeRange", to_bytes, parse(contract.TimeRangeQueryResponse))
         self.lookup_by_key = self.channel.unary_unary(

@@ -1,10 +1,10 @@
-//! `AdminService`: decoded here, decided and done by control.
+//! `AdminService`, and the methods of other services that are for control: decoded here, decided and done by control.
 
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
-use ttdust_proto::{admin, path};
+use ttdust_proto::{admin, ingestion, path};
 
 use super::{
     framing::put_message,
@@ -16,11 +16,19 @@ use crate::{
     reactor::{Bell, Reactor, Reply},
 };
 
-/// Whether `path` is a method of the service.
+/// Whether `path` is one of these methods.
 #[must_use]
 pub fn has(path: &str) -> bool {
-    [path::CREATE_STREAM, path::UPDATE_STREAM, path::DELETE_STREAM, path::LIST_STREAMS, path::GET_STREAM]
-        .contains(&path)
+    [
+        path::CREATE_STREAM,
+        path::UPDATE_STREAM,
+        path::DELETE_STREAM,
+        path::LIST_STREAMS,
+        path::GET_STREAM,
+        path::INGEST_BATCH,
+        path::GET_BATCH_JOB,
+    ]
+    .contains(&path)
 }
 
 /// One call; the answer as a frame.
@@ -55,6 +63,18 @@ pub async fn call(
         (_, AdminReply::Streams(streams, next_cursor)) => {
             put_message(&mut out, &admin::ListStreamsResponse { streams, next_cursor });
         }
+        (path::INGEST_BATCH, AdminReply::Job(job)) => put_message(
+            &mut out,
+            &ingestion::IngestBatchResponse {
+                job_id: job.job_id,
+                status: job.status,
+                records_processed: job.records_processed,
+                records_succeeded: job.records_succeeded,
+                records_failed: job.records_failed,
+                errors: job.errors,
+            },
+        ),
+        (_, AdminReply::Job(job)) => put_message(&mut out, &job),
     }
     Ok(out.freeze())
 }
@@ -78,6 +98,8 @@ fn decode(path: &str, message: Bytes) -> Result<AdminRequest, Status> {
             let request = of::<admin::ListStreamsRequest>(message)?;
             AdminRequest::List { limit: request.limit, cursor: request.cursor }
         }
+        path::INGEST_BATCH => AdminRequest::IngestBatch(of(message)?),
+        path::GET_BATCH_JOB => AdminRequest::GetBatchJob(of::<ingestion::GetBatchJobRequest>(message)?.job_id),
         other => unreachable!("{other} is no method of the service"),
     })
 }

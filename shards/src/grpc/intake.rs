@@ -7,16 +7,17 @@ use ttdust_proto::ingestion::IngestError;
 
 use super::{
     access::permitted,
+    rows::{self, Checker, Checks, in_stream},
     status::{Code, Status},
 };
 use crate::{
     access::{Action, Principal},
     ids::ShardId,
-    message::{Outcome, ReplyTo, Submission, WriterRows},
+    message::{Outcome, OutcomeTo, ReplyTo, Submission, WriterRows},
     rate::budget::ClientBudget,
     reactor::{Reactor, Reply, Slot},
-    snapshot::{StreamEntry, StreamState, names_schema},
-    transform::encode_metadata,
+    schema::CompiledSchema,
+    snapshot::{StreamEntry, names_schema},
     validate::Invalid,
 };
 
@@ -67,14 +68,7 @@ impl Intake {
             let message = format!("the stream's schema is {}: leave schema_id empty or send that id", stream.schema.id);
             return Err(Status::new(Code::FailedPrecondition, "SCHEMA_MISMATCH", message));
         }
-        match stream.state {
-            StreamState::Active => {}
-            StreamState::Paused => return Err(Status::stream_paused()),
-            StreamState::Deleting => {
-                let message = "the stream is being deleted";
-                return Err(Status::new(Code::FailedPrecondition, "STREAM_DELETING", message));
-            }
-        }
+        rows::takes_records(stream)?;
         self.last = Some(Target {
             stream_text: stream_text.to_owned(),
             schema_text: schema_text.to_owned(),
@@ -111,36 +105,13 @@ impl Intake {
     /// # Errors
     /// Why it is not.
     pub fn check(&self, stream: &StreamEntry, payload: &[u8]) -> Result<(), Box<Invalid>> {
-        let metrics = &self.reactor.metrics;
-        metrics.records_received.add(1);
-        metrics.payload_bytes.add(payload.len() as u64);
-        let limit = self.reactor.limits.record_bytes;
-        let verdict = if payload.len() > limit {
-            let message = format!("the record has {} bytes, over the limit of {limit}", payload.len());
-            Err(Box::new(Invalid { code: "RECORD_TOO_LARGE", message, field_errors: Vec::new() }))
-        } else {
-            self.reactor.validator.borrow_mut().check(&stream.schema, payload)
-        };
-        match verdict {
-            Ok(()) => metrics.records_validated.add(1),
-            Err(_) => metrics.validation_errors.add(1),
-        }
-        verdict
+        self.checks(stream).check(payload)
     }
 
-    /// As [`Intake::check`], for a record whose faults are told to nobody.
-    pub fn accepts(&self, stream: &StreamEntry, payload: &[u8]) -> bool {
-        let metrics = &self.reactor.metrics;
-        metrics.records_received.add(1);
-        metrics.payload_bytes.add(payload.len() as u64);
-        let fits = payload.len() <= self.reactor.limits.record_bytes;
-        let accepted = fits && self.reactor.validator.borrow_mut().accepts(&stream.schema, payload);
-        if accepted {
-            metrics.records_validated.add(1)
-        } else {
-            metrics.validation_errors.add(1)
-        }
-        accepted
+    /// Checks records for a stream, and counts them.
+    #[must_use]
+    pub fn checks<'a>(&'a self, stream: &'a StreamEntry) -> Counted<'a> {
+        Counted { reactor: &self.reactor, schema: &stream.schema }
     }
 
     /// Whether an idempotency key is short enough.
@@ -148,12 +119,7 @@ impl Intake {
     /// # Errors
     /// It is not: the call ends.
     pub fn check_key(&self, key: &str) -> Result<(), Status> {
-        let limit = self.reactor.limits.key_bytes;
-        if key.len() <= limit {
-            return Ok(());
-        }
-        let message = format!("an idempotency key has {} bytes, over the limit of {limit}", key.len());
-        Err(Status::new(Code::InvalidArgument, "KEY_TOO_LONG", message))
+        rows::check_key(&self.reactor.limits, key)
     }
 
     /// A request's metadata, encoded; empty: none.
@@ -161,16 +127,7 @@ impl Intake {
     /// # Errors
     /// It is over its limit: the call ends.
     pub fn metadata(&self, metadata: &BTreeMap<String, String>) -> Result<Bytes, Status> {
-        if metadata.is_empty() {
-            return Ok(Bytes::new());
-        }
-        let limit = self.reactor.limits.metadata_bytes;
-        let size: usize = metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
-        if size > limit {
-            let message = format!("the metadata has {size} bytes, over the limit of {limit}");
-            return Err(Status::new(Code::InvalidArgument, "METADATA_TOO_LARGE", message));
-        }
-        Ok(encode_metadata(metadata).into())
+        rows::metadata(&self.reactor.limits, metadata)
     }
 
     /// Submits checked records of one stream.
@@ -190,9 +147,50 @@ impl Intake {
             keys,
             metadata,
             writer,
-            reply: ReplyTo { shard: ShardId(0), token: 0 },
+            reply: OutcomeTo::Call(ReplyTo { shard: ShardId(0), token: 0 }),
         };
         self.reactor.submit(stream.home, submission, waiter)
+    }
+}
+
+/// Checks the records of a shard's clients, and counts them.
+#[derive(Debug)]
+pub struct Counted<'a> {
+    reactor: &'a Reactor,
+    schema: &'a CompiledSchema,
+}
+
+impl Counted<'_> {
+    fn counted<T>(&self, payload: &[u8], check: impl FnOnce(&mut Checker<'_>) -> (T, bool)) -> T {
+        let metrics = &self.reactor.metrics;
+        metrics.records_received.add(1);
+        metrics.payload_bytes.add(payload.len() as u64);
+        let mut validator = self.reactor.validator.borrow_mut();
+        let record_bytes = self.reactor.limits.record_bytes;
+        let (verdict, is_good) = check(&mut Checker { validator: &mut validator, schema: self.schema, record_bytes });
+        if is_good {
+            metrics.records_validated.add(1);
+        } else {
+            metrics.validation_errors.add(1);
+        }
+        verdict
+    }
+}
+
+impl Checks for Counted<'_> {
+    fn check(&mut self, payload: &[u8]) -> Result<(), Box<Invalid>> {
+        self.counted(payload, |checker| {
+            let verdict = checker.check(payload);
+            let is_good = verdict.is_ok();
+            (verdict, is_good)
+        })
+    }
+
+    fn accepts(&mut self, payload: &[u8]) -> bool {
+        self.counted(payload, |checker| {
+            let accepted = checker.accepts(payload);
+            (accepted, accepted)
+        })
     }
 }
 
@@ -216,11 +214,4 @@ pub fn refused_in_stream(reactor: &Reactor, refusal: crate::message::Refusal) ->
     }
     reactor.metrics.backpressure.add(1);
     Ok(in_stream(&status))
-}
-
-/// A status as an answer inside a stream, and its retry time in milliseconds, rounded up.
-#[must_use]
-pub fn in_stream(status: &Status) -> (IngestError, u32) {
-    let millis = status.retry_after.map_or(0, |after| after.as_micros().div_ceil(1000));
-    (status.to_error(), u32::try_from(millis).unwrap_or(u32::MAX))
 }

@@ -390,13 +390,7 @@ async fn health_call(
     Ok(())
 }
 
-/// Methods of the contract that come later are told apart from those that never were.
 fn unimplemented_method(path: &str) -> Status {
-    const LATER: [&str; 2] = [path::INGEST_BATCH, path::GET_BATCH_JOB];
-    if LATER.contains(&path) {
-        let message = format!("{path} is not available in this version");
-        return Status::new(Code::Unimplemented, "NOT_AVAILABLE", message);
-    }
     let shown: String = path.chars().take(128).collect();
     Status::new(Code::Unimplemented, "UNKNOWN_METHOD", format!("no method {shown:?}: ask the reflection service"))
 }

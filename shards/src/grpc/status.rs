@@ -256,6 +256,12 @@ impl Status {
         }
     }
 
+    /// A fault of the server itself.
+    #[must_use]
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, "INTERNAL", message)
+    }
+
     /// The stream takes no records until it is resumed.
     #[must_use]
     pub fn stream_paused() -> Self {

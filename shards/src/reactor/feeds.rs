@@ -16,10 +16,9 @@ use crate::{
     ids::{ShardId, StreamId},
     tail::{
         LiveRows,
-        piece::{Piece, PieceWriter},
+        piece::Piece,
         pool::{Charge, Pool},
     },
-    transform::decode_metadata,
 };
 
 /// Pages that a shard has on order at a time: enough to keep the workers busy, few enough to leave room for other queries.
@@ -28,8 +27,6 @@ const PAGES_ON_ORDER_MAX: usize = 4;
 pub const PAGE_BYTES_MIN: usize = 256 << 10;
 /// And of one that reads fast.
 const PAGE_BYTES_MAX: usize = 4 << 20;
-/// What a row takes encoded, beside its payload and metadata, at most.
-const ROW_BYTES: usize = 160;
 /// Seconds after which a reader that takes nothing may be ended if memory is short.
 const PATIENCE_SECONDS: u64 = 2;
 /// The place of a reader that needs nothing of the ring.
@@ -210,7 +207,8 @@ impl Feeds {
         feed.through.set(Some(rows.through));
         // Rows that nobody could be sent are not encoded either: their readers catch up when there is room again.
         let has_room = self.pool.used() < self.pool.limit();
-        let pieces = if has_room && feed.is_wanted() { self.encode(rows, through) } else { None };
+        let pieces =
+            if has_room && feed.is_wanted() { rows.encode(through, &self.pool, self.ring_limit()) } else { None };
         match pieces {
             Some(pieces) if first <= through + 1 => self.put(&feed, pieces),
             Some(pieces) => {
@@ -220,34 +218,6 @@ impl Feeds {
             None => self.clear(&feed),
         }
         feed.ring_live();
-    }
-
-    /// The rows past `through`, encoded. `None`: they are not at hand, or would take too much.
-    fn encode(&self, rows: &LiveRows, through: i64) -> Option<Vec<Piece>> {
-        let mut writer = PieceWriter::new(rows.stream, false, Some(rows.synced), &self.pool);
-        let mut ahead: usize = rows.batches.iter().map(|batch| batch.header().payload_bytes as usize).sum();
-        let mut bytes = 0;
-        for batch in &rows.batches {
-            let header = *batch.header();
-            let read = batch.rows().inspect_err(|error| {
-                tracing::warn!(stream = %rows.stream, %error, "rows for live readers cannot be read: they catch up");
-            });
-            let read = read.ok()?;
-            let metadata = read.metadata();
-            bytes += header.payload_bytes as usize + header.count as usize * (ROW_BYTES + metadata.len());
-            if bytes > self.ring_limit() {
-                return None;
-            }
-            writer.set_metadata(&decode_metadata(&metadata));
-            for index in 0..header.count as usize {
-                let (sequence, payload) = (header.first_sequence + index as i64, read.payload_bytes(index));
-                if sequence > through {
-                    writer.push(sequence, header.timestamp_unix_micros, payload, ahead);
-                }
-                ahead -= payload.len();
-            }
-        }
-        Some(writer.finish())
     }
 
     fn put(&self, feed: &Feed, pieces: Vec<Piece>) {

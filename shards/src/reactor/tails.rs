@@ -11,7 +11,7 @@ use crate::{
     message::{QueryFailure, ReplyTo, ToControl, ToShard},
     snapshot::StreamEntry,
     tail::{
-        LiveRows,
+        LiveRows, Subscription,
         page::{Page, PageAsk, Position},
     },
     wal::batch::RowBatch,
@@ -76,6 +76,13 @@ impl Reactor {
         }
     }
 
+    /// On the home: readers that are on no shard get the rows of `stream` from now on.
+    pub fn subscribe(&self, stream: StreamId, subscription: Subscription) {
+        let mut state = self.shard.borrow_mut();
+        let through = state.buffer().last_sequence(stream);
+        state.followers().subscribe(stream, subscription, through);
+    }
+
     /// On the home: `shard` has none any more.
     pub fn end_following(&self, stream: StreamId, shard: ShardId) {
         self.shard.borrow_mut().followers().unfollow(stream, shard);
@@ -99,6 +106,7 @@ impl Reactor {
                 let rows = LiveRows { stream, batches: batches.clone(), through, synced, charge: None };
                 if shard == self.id { self.feeds.take(&rows) } else { self.send_rows(shard, rows) }
             }
+            self.shard.borrow_mut().followers().send(stream, &batches, through, synced);
         }
     }
 
@@ -116,6 +124,7 @@ impl Reactor {
     /// Looks after readers; every slice of the upkeep.
     pub fn look_after_tails(&self) {
         self.tell_missed();
+        self.shard.borrow_mut().look_after_subscribers();
         for (stream, home) in self.feeds.to_tell() {
             if home == self.id {
                 self.end_following(stream, self.id);

@@ -232,6 +232,7 @@ impl Loops {
             }
             ToShard::Follow(stream, shard) => reactor.begin_following(stream, shard),
             ToShard::Unfollow(stream, shard) => reactor.end_following(stream, shard),
+            ToShard::Subscribe(stream, subscription) => reactor.subscribe(stream, subscription),
             ToShard::Following(stream, through) => reactor.feeds.begin(stream, through),
             ToShard::Live(rows) => reactor.feeds.take(&rows),
             ToShard::TailOpened(token, answer) => reactor.fill(token, Reply::TailOpened(answer)),

@@ -1,7 +1,14 @@
-//! On a stream's home: which shards have readers of it, and what is to be sent to them.
+//! On a stream's home: which shards have readers of it, and who else, and what is to be sent to them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
 
+use tokio::sync::mpsc;
+
+use super::{LiveRows, Subscription, pool::Pool};
 use crate::{
     ids::{ShardId, StreamId},
     wal::batch::RowBatch,
@@ -15,6 +22,26 @@ pub struct Followers {
     fresh: HashMap<StreamId, Vec<RowBatch>, ahash::RandomState>,
     /// Rows were left out for these.
     missed: HashSet<(StreamId, ShardId)>,
+    /// Those that are on no shard.
+    subscribers: HashMap<StreamId, Vec<Subscriber>, ahash::RandomState>,
+}
+
+/// Where rows go for readers that are on no shard.
+#[derive(Debug)]
+struct Subscriber {
+    rows: mpsc::Sender<LiveRows>,
+    pool: Arc<Pool>,
+    /// Rows were left out.
+    missed: bool,
+}
+
+impl Subscriber {
+    fn send(&mut self, rows: LiveRows) {
+        let bytes = rows.batches.iter().map(RowBatch::memory_bytes).sum();
+        let charge = self.pool.try_charge(bytes, self.pool.limit());
+        let sent = charge.is_some_and(|charge| self.rows.try_send(LiveRows { charge: Some(charge), ..rows }).is_ok());
+        self.missed = !sent;
+    }
 }
 
 impl Followers {
@@ -40,10 +67,40 @@ impl Followers {
     /// Takes note of a synced batch.
     pub fn note(&mut self, batch: &RowBatch) {
         let header = batch.header();
-        if self.streams.is_empty() || header.count == 0 || !self.streams.contains_key(&header.stream) {
+        if (self.streams.is_empty() && self.subscribers.is_empty()) || header.count == 0 {
+            return;
+        }
+        if !self.streams.contains_key(&header.stream) && !self.subscribers.contains_key(&header.stream) {
             return;
         }
         self.fresh.entry(header.stream).or_default().push(batch.clone());
+    }
+
+    /// From now on a subscriber gets the rows of `stream`, which has those up to `through`.
+    pub fn subscribe(&mut self, stream: StreamId, subscription: Subscription, through: i64) {
+        let Subscription { begin, rows, pool } = subscription;
+        // Who gave up meanwhile is let go of with those that went.
+        let _ = begin.send(through);
+        self.subscribers.entry(stream).or_default().push(Subscriber { rows, pool, missed: false });
+    }
+
+    /// Sends rows to the subscribers of their stream.
+    pub fn send(&mut self, stream: StreamId, batches: &[RowBatch], through: i64, synced: Instant) {
+        for subscriber in self.subscribers.get_mut(&stream).into_iter().flatten() {
+            subscriber.send(LiveRows { stream, batches: batches.to_vec(), through, synced, charge: None });
+        }
+    }
+
+    /// Lets go of subscribers that went, and tells those for whom rows were left out.
+    pub fn look_after_subscribers(&mut self, last_sequence: impl Fn(StreamId) -> i64) {
+        self.subscribers.retain(|&stream, subscribers| {
+            subscribers.retain(|subscriber| !subscriber.rows.is_closed());
+            for subscriber in subscribers.iter_mut().filter(|subscriber| subscriber.missed) {
+                let (through, synced) = (last_sequence(stream), Instant::now());
+                subscriber.send(LiveRows { stream, batches: Vec::new(), through, synced, charge: None });
+            }
+            !subscribers.is_empty()
+        });
     }
 
     /// Whether there is something to send.

@@ -63,6 +63,18 @@ impl Piece {
         (self.last - self.first + 1) as u64
     }
 
+    /// Its messages, decoded.
+    pub fn decoded(&self) -> impl Iterator<Item = StreamingReadResponse> {
+        let mut rest = self.data.clone();
+        std::iter::from_fn(move || {
+            if rest.is_empty() {
+                return None;
+            }
+            let message = rest.split_to(message_bytes(&rest)).slice(PREFIX_BYTES..);
+            Some(StreamingReadResponse::decode(message).expect("a piece holds whole messages"))
+        })
+    }
+
     /// The rows past `position`; `None`: there are none.
     #[must_use]
     pub fn after(mut self, position: i64) -> Option<Self> {

@@ -39,6 +39,7 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../migrations/sqlite/0004_file_sets.sql"),
         then: |_| Ok(()),
     },
+    Migration { name: "0006_jobs", sql: include_str!("../../../migrations/sqlite/0006_jobs.sql"), then: |_| Ok(()) },
 ];
 
 fn plan(connection: &Connection) -> Result<MigrationPlan> {
@@ -145,7 +146,7 @@ mod tests {
         )
         .expect("rows");
         drop(old);
-        let steps = ["0002_control_plane", "0003_change_generations", "0004_file_sets"];
+        let steps = ["0002_control_plane", "0003_change_generations", "0004_file_sets", "0006_jobs"];
         assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert_eq!(migrate(&path).expect("migrated").from, 1);
         let new = connect(&path).expect("the file");
@@ -179,7 +180,7 @@ mod tests {
     fn a_newer_catalog_and_a_file_that_is_none_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("catalog.sqlite");
-        let steps = ["0001_init", "0002_control_plane", "0003_change_generations", "0004_file_sets"];
+        let steps = ["0001_init", "0002_control_plane", "0003_change_generations", "0004_file_sets", "0006_jobs"];
         assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert!(!path.exists(), "a plan changes nothing");
         assert_eq!(migrate(&path).expect("migrated").from, 0);

@@ -1,0 +1,423 @@
+//! Imports: jobs that read objects, row by row, and write their records into a stream as any producer does.
+//!
+//! A job is a writer of its stream that numbers its rows, so each is taken once, whatever happens and however often the job begins
+//! again; what it knows of itself is a few numbers in the catalog. It runs on a thread of its own at low priority, holds a bounded
+//! part of an object in memory, and gives way where others write to the same shard. What an object holds can fail its job, and
+//! nothing else.
+
+mod columnar;
+mod delimited;
+mod fields;
+mod input;
+mod json;
+mod lines;
+mod listing;
+mod pace;
+mod progress;
+mod run;
+mod spec;
+mod thrift;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{Notify, watch},
+    time,
+};
+use ttdust_shards::ids::StreamId;
+
+use crate::{
+    calendar::now_unix_micros,
+    catalog::{AuditEntry, Catalog, CatalogError, Job, JobChange, JobFilter, JobStatus, Page},
+    config::{ImportRoot, S3Options},
+    objects::{ForeignObjects, ObjectError},
+    producer::Producer,
+    workers::{WorkerError, Workers},
+};
+use input::Broken;
+use run::{End, Run};
+use spec::Place;
+
+pub use progress::{Progress, RowFault};
+pub use spec::{Format, Spec, SpecError};
+
+/// Between two times that a job's progress is kept.
+const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// Between tries to learn which jobs there are, or to keep how one ended.
+const CATALOG_PAUSE: Duration = Duration::from_secs(2);
+/// How long a cancellation waits for its job to stop.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long ended jobs are remembered.
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// The objects of a job, and the bucket that they are in, if they are in one.
+type Listed = (Vec<listing::Object>, Option<ForeignObjects>);
+
+/// A row of an object.
+#[derive(Debug)]
+struct Row {
+    /// The line that it begins on, or its number.
+    line: u64,
+    /// The record; or why there is none.
+    payload: Result<Bytes, Box<BadRow>>,
+}
+
+/// A row that is no record.
+#[derive(Debug)]
+struct BadRow {
+    message: String,
+    field: String,
+}
+
+impl Row {
+    fn bad(line: u64, message: String, field: &str) -> Self {
+        Self { line, payload: Err(Box::new(BadRow { message, field: field.to_owned() })) }
+    }
+}
+
+/// The rows of an object, in order.
+trait Rows: Send + fmt::Debug {
+    /// The next ones, a bounded number; none: it is at its end.
+    fn next(&mut self) -> Result<Vec<Row>, Broken>;
+}
+
+/// What imports work with.
+#[derive(Debug)]
+pub struct ImportParts {
+    /// Where jobs are kept.
+    pub catalog: Catalog,
+    /// Takes the records.
+    pub producer: Arc<Producer>,
+    /// The threads that they run on, one each.
+    pub threads: Workers,
+    /// How many run at a time.
+    pub at_once: usize,
+    /// What may be read.
+    pub roots: Vec<ImportRoot>,
+    /// The store whose buckets may be among it.
+    pub s3: Option<S3Options>,
+}
+
+/// Runs jobs.
+#[derive(Debug)]
+pub struct Imports {
+    parts: ImportParts,
+    running: Mutex<HashMap<String, Arc<Running>>>,
+    /// Rung when there may be a job to begin.
+    news: Notify,
+    stopping: AtomicBool,
+}
+
+/// A job at work.
+#[derive(Debug)]
+struct Running {
+    progress: Mutex<Progress>,
+    /// It was called off, and by whom.
+    cancelled: Mutex<Option<AuditEntry>>,
+    is_cancelled: AtomicBool,
+    /// The server is at its end.
+    is_stopped: AtomicBool,
+    ended: watch::Sender<bool>,
+}
+
+impl Running {
+    fn progress(&self) -> Progress {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Imports {
+    /// None yet.
+    #[must_use]
+    pub fn new(parts: ImportParts) -> Self {
+        Self { parts, running: Mutex::default(), news: Notify::new(), stopping: AtomicBool::new(false) }
+    }
+
+    /// Where a source lies, if it may be read.
+    ///
+    /// # Errors
+    /// The request is at fault.
+    pub fn check(&self, spec: &Spec) -> Result<(), SpecError> {
+        spec.options()?;
+        spec.place(&self.parts.roots).map(|_| ())
+    }
+
+    /// Keeps a new job, which begins when it is its turn.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn create(&self, stream: StreamId, spec: &Spec, audit: AuditEntry) -> Result<Job, CatalogError> {
+        let job = Job {
+            id: audit.object_id.clone(),
+            stream,
+            status: JobStatus::Pending,
+            spec: serde_json::to_value(spec).expect("texts always serialise"),
+            objects: serde_json::Value::Null,
+            progress: Progress::default().to_value(),
+            created_at: now_unix_micros(),
+            completed_at: None,
+        };
+        self.parts.catalog.create_job(job.clone(), audit).await?;
+        self.news.notify_one();
+        Ok(job)
+    }
+
+    /// A job, as it is at this moment.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn job(&self, id: &str) -> Result<Job, CatalogError> {
+        Ok(self.up_to_date(self.parts.catalog.job(id.to_owned()).await?))
+    }
+
+    /// Jobs, the newest first.
+    ///
+    /// # Errors
+    /// See [`CatalogError`].
+    pub async fn jobs(&self, filter: JobFilter, page: Page) -> Result<Vec<Job>, CatalogError> {
+        let jobs = self.parts.catalog.jobs(filter, page).await?;
+        Ok(jobs.into_iter().map(|job| self.up_to_date(job)).collect())
+    }
+
+    fn running(&self, id: &str) -> Option<Arc<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    fn up_to_date(&self, job: Job) -> Job {
+        match self.running(&job.id) {
+            Some(running) if !job.status.is_final() => Job { progress: running.progress().to_value(), ..job },
+            _ => job,
+        }
+    }
+
+    /// Calls a job off, and answers it as it is then: what was taken stays.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: it has ended.
+    pub async fn cancel(&self, id: &str, audit: AuditEntry) -> Result<Job, CatalogError> {
+        if let Some(running) = self.running(id) {
+            let mut ended = running.ended.subscribe();
+            *running.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = Some(audit);
+            running.is_cancelled.store(true, Relaxed);
+            // Past that it is under way all the same.
+            let _ = time::timeout(CANCEL_PATIENCE, ended.wait_for(|ended| *ended)).await;
+            return self.job(id).await;
+        }
+        let job = self.parts.catalog.job(id.to_owned()).await?;
+        let change = JobChange {
+            id: job.id,
+            status: JobStatus::Cancelled,
+            objects: None,
+            progress: job.progress,
+            completed_at: Some(now_unix_micros()),
+        };
+        self.parts.catalog.change_job(change, Some(audit)).await
+    }
+
+    /// Stops all jobs where they are: the next start goes on with them.
+    pub fn stop(&self) {
+        self.stopping.store(true, Relaxed);
+    }
+
+    /// Begins jobs as they come, and goes on with those of earlier runs, for as long as the server runs.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            match self.begin_due().await {
+                Ok(()) => self.news.notified().await,
+                Err(error) => {
+                    tracing::warn!(%error, "which imports there are is not known yet");
+                    time::sleep(CATALOG_PAUSE).await;
+                }
+            }
+            if self.stopping.load(Relaxed) {
+                return;
+            }
+        }
+    }
+
+    async fn begin_due(self: &Arc<Self>) -> Result<(), CatalogError> {
+        for job in self.parts.catalog.unfinished_jobs().await? {
+            let running = {
+                let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+                if all.len() >= self.parts.at_once || self.stopping.load(Relaxed) {
+                    break;
+                }
+                if all.contains_key(&job.id) {
+                    continue;
+                }
+                let running = Arc::new(Running {
+                    progress: Mutex::new(Progress::of_value(&job.progress)),
+                    cancelled: Mutex::default(),
+                    is_cancelled: AtomicBool::new(false),
+                    is_stopped: AtomicBool::new(false),
+                    ended: watch::Sender::new(false),
+                });
+                all.insert(job.id.clone(), Arc::clone(&running));
+                running
+            };
+            let imports = Arc::clone(self);
+            tokio::spawn(async move { imports.run_job(job, running).await });
+        }
+        let before = now_unix_micros() - KEPT.as_micros() as i64;
+        self.parts.catalog.forget_jobs_before(before).await.map(drop)
+    }
+
+    async fn run_job(self: Arc<Self>, job: Job, running: Arc<Running>) {
+        let id = job.id.clone();
+        let end = self.work(job, &running).await;
+        let (status, reason) = match end {
+            End::Done => (JobStatus::Completed, None),
+            End::Cancelled if running.is_cancelled.load(Relaxed) => (JobStatus::Cancelled, None),
+            End::Cancelled | End::Later => (JobStatus::Running, None),
+            End::Failed(reason) => (JobStatus::Failed, Some(reason)),
+        };
+        {
+            let mut progress = running.progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.reason.clone_from(&reason);
+            progress.waits_for = None;
+        }
+        match &reason {
+            Some(reason) => tracing::warn!(job = %id, %reason, "an import failed"),
+            None => tracing::info!(job = %id, status = status.name(), "an import ended"),
+        }
+        let completed_at = status.is_final().then(now_unix_micros);
+        let audit = running.cancelled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let audit = audit.filter(|_| status == JobStatus::Cancelled);
+        let change =
+            JobChange { id: id.clone(), status, objects: None, progress: running.progress().to_value(), completed_at };
+        while let Err(error @ CatalogError::Unavailable(_)) =
+            self.parts.catalog.change_job(change.clone(), audit.clone()).await
+        {
+            tracing::warn!(job = %id, %error, "how an import ended is not kept yet");
+            time::sleep(CATALOG_PAUSE).await;
+            if self.stopping.load(Relaxed) {
+                break;
+            }
+        }
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        running.ended.send_replace(true);
+        if !status.is_final() && !self.stopping.load(Relaxed) {
+            // What is in its way is not gone at once.
+            time::sleep(CATALOG_PAUSE).await;
+        }
+        self.news.notify_one();
+    }
+
+    /// Runs a job to the end of this run, and keeps how far it came meanwhile.
+    async fn work(&self, job: Job, running: &Arc<Running>) -> End {
+        let id = job.id.clone();
+        let (spec, objects) = match self.begin(&job, running).await {
+            Ok(begun) => begun,
+            Err(end) => return end,
+        };
+        let run = match Run::new(&self.parts, &job, &spec, objects) {
+            Ok(run) => run,
+            Err(error) => return End::Failed(error.to_string()),
+        };
+        let working = Arc::clone(running);
+        let is_over = {
+            let running = Arc::clone(running);
+            move || running.is_cancelled.load(Relaxed) || running.is_stopped.load(Relaxed)
+        };
+        let task = self.parts.threads.run(move || run.to_the_end(&working.progress, &is_over));
+        let mut task = std::pin::pin!(task);
+        loop {
+            let pause = time::sleep(SAVE_PAUSE);
+            tokio::select! {
+                ended = &mut task => return match ended {
+                    Ok(end) => end,
+                    // What half-read objects leave behind belongs to this run alone.
+                    Err(WorkerError::Panicked) => {
+                        End::Failed("an object of it has a form that the server cannot read; the log says where".to_owned())
+                    }
+                    Err(WorkerError::Overloaded) => End::Later,
+                },
+                () = pause => self.save(&id, running).await,
+            }
+            if self.stopping.load(Relaxed) {
+                running.is_stopped.store(true, Relaxed);
+            }
+        }
+    }
+
+    /// The objects of a job, listed if it is its first run. From here on it is another incarnation of its writer.
+    async fn begin(&self, job: &Job, running: &Running) -> Result<(Spec, Listed), End> {
+        let corrupt = |what: &str| End::Failed(format!("the catalog holds {what} of the job that cannot be read"));
+        let spec: Spec = serde_json::from_value(job.spec.clone()).map_err(|_| corrupt("a request"))?;
+        let place = spec.place(&self.parts.roots).map_err(|error| End::Failed(error.to_string()))?;
+        let known: Option<Vec<listing::Object>> =
+            serde_json::from_value(job.objects.clone()).map_err(|_| corrupt("a list of objects"))?;
+        let (listed, bucket) = self.list(place, known).await?;
+        running.progress.lock().unwrap_or_else(PoisonError::into_inner).begin(listed.len());
+        let objects =
+            job.objects.is_null().then(|| serde_json::to_value(&listed).expect("texts and numbers serialise"));
+        // What is sent must be of an incarnation that the catalog knows: so the next one is surely another.
+        loop {
+            let change = JobChange {
+                id: job.id.clone(),
+                status: JobStatus::Running,
+                objects: objects.clone(),
+                progress: running.progress().to_value(),
+                completed_at: None,
+            };
+            match self.parts.catalog.change_job(change, None).await {
+                Ok(_) => return Ok((spec, (listed, bucket))),
+                Err(CatalogError::Unavailable(_)) if !self.stopping.load(Relaxed) => time::sleep(CATALOG_PAUSE).await,
+                Err(_) => return Err(End::Later),
+            }
+        }
+    }
+
+    /// The objects of a place, and the bucket that they are in; `known`: as an earlier run listed them.
+    async fn list(&self, place: Place, known: Option<Vec<listing::Object>>) -> Result<Listed, End> {
+        let failed = |reason: String| End::Failed(reason);
+        let Place::S3 { bucket, key, is_folder } = &place else {
+            if let Some(known) = known {
+                return Ok((known, None));
+            }
+            let roots = self.parts.roots.clone();
+            let listed = self.parts.threads.run(move || listing::list(&place, &roots)).await;
+            let listed = listed.map_err(|error| failed(error.to_string()))?;
+            return Ok((listed.map_err(|broken| failed(broken.to_string()))?, None));
+        };
+        let Some(options) = &self.parts.s3 else {
+            return Err(failed("s3:// is read from the store of s3.endpoint, which is not set".to_owned()));
+        };
+        let objects = ForeignObjects::open(options, bucket).map_err(|error| failed(error.to_string()))?;
+        let found = loop {
+            match listing::list_bucket(&objects, key, *is_folder).await {
+                Ok(found) => break found,
+                // The store is away.
+                Err(ObjectError::Unavailable { .. }) if !self.stopping.load(Relaxed) => {
+                    time::sleep(CATALOG_PAUSE).await
+                }
+                Err(ObjectError::Unavailable { .. }) => return Err(End::Later),
+                Err(error) => return Err(failed(error.to_string())),
+            }
+        };
+        let found = listing::checked(found).map_err(|broken| failed(broken.to_string()))?;
+        match known {
+            Some(known) if known != found => {
+                Err(failed("what lies under source_uri was changed since the import began: import it anew".to_owned()))
+            }
+            _ => Ok((found, Some(objects))),
+        }
+    }
+
+    async fn save(&self, id: &str, running: &Running) {
+        let progress = running.progress().to_value();
+        let change =
+            JobChange { id: id.to_owned(), status: JobStatus::Running, objects: None, progress, completed_at: None };
+        // It is kept with the next; until then a crash has it read some rows again, which are known to have been taken.
+        let _ = self.parts.catalog.change_job(change, None).await;
+    }
+}

@@ -1,0 +1,398 @@
+//! Records that do not come over gRPC: the control plane and its workers submit them here. They go the way of all others, by the
+//! same checks, idempotency keys and log, and are answered as `Append` answers.
+//!
+//! Records are checked on the thread that has them ([`Checked::of`]), sent to their stream's home ([`Producer::send`]), and what
+//! became of them is waited for ([`Sent`]). What is refused for now comes back with a time to try again: whether to wait for it
+//! ([`Producer::append_patiently`]) or to tell a client is the caller's choice.
+
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::oneshot,
+    time::{self, Instant},
+};
+use ttdust_proto::ingestion::{AppendResponse, OnInvalid};
+use ttdust_shards::{
+    config::Limits,
+    ids::{ShardId, StreamId},
+    message::{Committed, Outcome, OutcomeTo, QUEUE_RETRY, Refusal, Submission, ToShard, WriterRows},
+    rows::{Checker, Rows, takes_records},
+    snapshot::StreamEntry,
+    status::{Code, Status},
+    validate::Validator,
+};
+
+use crate::{
+    link::ShardLink,
+    metrics::ControlMetrics,
+    publish::Publisher,
+    workers::{WorkerError, Workers},
+};
+
+/// Requests of at most so many bytes are checked where they come in: a worker would take longer to be woken.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// Between looks at whether the shard that owes an outcome is still there.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest and the longest wait before another try.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(2));
+
+thread_local! {
+    /// That of the thread, for it reuses its buffers from record to record.
+    static VALIDATOR: RefCell<Validator> = RefCell::default();
+}
+
+/// Where records come from, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // Each says it.
+pub enum Source {
+    Http,
+    Import,
+    DeadLetters,
+}
+
+impl Source {
+    /// Every source.
+    pub const ALL: [Self; 3] = [Self::Http, Self::Import, Self::DeadLetters];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Import => "import",
+            Self::DeadLetters => "dead_letters",
+        }
+    }
+}
+
+/// Records of one stream, as they came.
+#[derive(Debug, Clone, Default)]
+pub struct Records {
+    /// One JSON text each.
+    pub payloads: Vec<Bytes>,
+    /// Their idempotency keys: none, or one a payload (empty: no key).
+    pub keys: Vec<Bytes>,
+    /// Encoded metadata that all of them share; see [`ttdust_shards::rows::metadata`].
+    pub metadata: Bytes,
+    /// What becomes of the good ones when there are bad ones.
+    pub on_invalid: OnInvalid,
+    /// Their numbers, if they are of a writer: then they have no keys.
+    pub numbers: Option<Numbers>,
+}
+
+/// Which of a writer's numbers records have.
+#[derive(Debug, Clone)]
+pub struct Numbers {
+    /// The writer.
+    pub writer: Bytes,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The number of the first.
+    pub first: u64,
+}
+
+/// Records that were checked, the bad ones sorted out.
+#[derive(Debug)]
+pub struct Checked {
+    home: ShardId,
+    rows: Rows,
+    /// `None`: there is nothing to submit.
+    good: Option<Submission>,
+    waiter: oneshot::Receiver<Outcome>,
+}
+
+impl Checked {
+    /// Checks records, on the calling thread.
+    #[must_use]
+    pub fn of(stream: &StreamEntry, limits: &Limits, records: Records) -> Self {
+        let Records { mut payloads, mut keys, metadata, on_invalid, numbers } = records;
+        let mut rows = Rows::new(stream, payloads.len(), numbers.is_some());
+        VALIDATOR.with_borrow_mut(|validator| {
+            let mut checker = Checker { validator, schema: &stream.schema, record_bytes: limits.record_bytes };
+            rows.sort_out(on_invalid, &mut payloads, &mut keys, &mut checker);
+        });
+        let (tell, waiter) = oneshot::channel();
+        let is_empty = payloads.is_empty() && numbers.is_none();
+        let good = (!is_empty && !rows.are_refused(on_invalid)).then(|| Submission {
+            stream: stream.id,
+            schema_version: stream.schema.version,
+            payloads,
+            keys,
+            metadata,
+            writer: numbers.map(|numbers| {
+                Box::new(WriterRows {
+                    id: numbers.writer,
+                    epoch: numbers.epoch,
+                    first: numbers.first,
+                    sent: rows.records(),
+                    taken: rows.taken(),
+                })
+            }),
+            reply: OutcomeTo::Waiter(tell),
+        });
+        Self { home: stream.home, rows, good, waiter }
+    }
+}
+
+/// Records on their way.
+#[derive(Debug)]
+pub struct Sent {
+    home: ShardId,
+    rows: Rows,
+    /// There already: they were not even sent.
+    known: Option<Outcome>,
+    waiter: oneshot::Receiver<Outcome>,
+}
+
+impl Sent {
+    /// What became of them, for threads that may block.
+    ///
+    /// # Errors
+    /// Nothing was admitted, or nobody knows: the status says which. See [`pause`].
+    pub fn wait(mut self) -> Result<AppendResponse, Status> {
+        let outcome = self.known.take();
+        let outcome = outcome.unwrap_or_else(|| self.waiter.blocking_recv().unwrap_or(Outcome::Unknown));
+        answer(self.rows, outcome)
+    }
+}
+
+fn answer(mut rows: Rows, outcome: Outcome) -> Result<AppendResponse, Status> {
+    match outcome {
+        Outcome::Refused(refusal) => Err(Status::refused(refusal)),
+        outcome => rows.answer(outcome),
+    }
+}
+
+/// Submits records.
+#[derive(Debug)]
+pub struct Producer {
+    link: ShardLink,
+    publisher: Arc<Publisher>,
+    limits: Limits,
+    checkers: Workers,
+    metrics: Arc<ControlMetrics>,
+    /// Records that clients sent over REST.
+    of_clients: AtomicU64,
+}
+
+impl Producer {
+    /// To the shards of `link`. What is too long to be checked where it comes in is checked on `checkers`.
+    #[must_use]
+    pub fn new(
+        link: ShardLink,
+        publisher: Arc<Publisher>,
+        limits: Limits,
+        checkers: Workers,
+        metrics: Arc<ControlMetrics>,
+    ) -> Self {
+        Self { link, publisher, limits, checkers, metrics, of_clients: AtomicU64::new(0) }
+    }
+
+    /// Bounds on what clients send.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Threads for what takes long on the way of records.
+    #[must_use]
+    pub fn checkers(&self) -> &Workers {
+        &self.checkers
+    }
+
+    /// How many records clients have sent, over gRPC and REST: whoever can wait gives way to them.
+    #[must_use]
+    pub fn sent_by_clients(&self) -> u64 {
+        let grpc = self.link.shards().map(|shard| self.link.engine().metrics(shard).records_received.get());
+        grpc.sum::<u64>() + self.of_clients.load(Relaxed)
+    }
+
+    /// The stream, as it is now.
+    ///
+    /// # Errors
+    /// NOT_FOUND.
+    pub fn stream(&self, id: StreamId) -> Result<Arc<StreamEntry>, Status> {
+        self.publisher.current().stream(id).cloned().ok_or_else(|| Status::refused(Refusal::NotHere))
+    }
+
+    /// Sends checked records to their home. They are there in the order in which they were sent from here.
+    #[must_use]
+    pub fn send(&self, checked: Checked) -> Sent {
+        let Checked { home, rows, good, waiter } = checked;
+        let known = match good {
+            None => Some(Outcome::Committed(Committed::nothing())),
+            Some(_) if self.link.has_ended(home) => Some(Outcome::Refused(Refusal::Draining)),
+            Some(submission) => {
+                let sent = self.link.engine().send(home, ToShard::Submit(submission));
+                sent.is_err().then_some(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY)))
+            }
+        };
+        Sent { home, rows, known, waiter }
+    }
+
+    /// What became of records that were sent.
+    ///
+    /// # Errors
+    /// Nothing was admitted, or nobody knows: the status says which. See [`pause`].
+    pub async fn answer(&self, mut sent: Sent) -> Result<AppendResponse, Status> {
+        let outcome = match sent.known.take() {
+            Some(outcome) => outcome,
+            None => self.outcome(sent.home, &mut sent.waiter).await,
+        };
+        answer(sent.rows, outcome)
+    }
+
+    async fn outcome(&self, home: ShardId, waiter: &mut oneshot::Receiver<Outcome>) -> Outcome {
+        loop {
+            tokio::select! {
+                outcome = &mut *waiter => return outcome.unwrap_or(Outcome::Unknown),
+                () = time::sleep(LOOK_PAUSE) => {}
+            }
+            // What lies in the queue of a shard that is gone is never looked at.
+            if self.link.has_ended(home) {
+                return waiter.try_recv().unwrap_or(Outcome::Unknown);
+            }
+        }
+    }
+
+    /// Checks and submits records, and waits for what becomes of them.
+    ///
+    /// # Errors
+    /// The stream takes no records; or see [`Producer::answer`].
+    pub async fn append(
+        &self,
+        source: Source,
+        stream: &Arc<StreamEntry>,
+        records: Records,
+    ) -> Result<AppendResponse, Status> {
+        let started = Instant::now();
+        takes_records(stream)?;
+        if source == Source::Http {
+            self.of_clients.fetch_add(records.payloads.len() as u64, Relaxed);
+        }
+        let count = records.payloads.len() as u32;
+        let bytes: usize = records.payloads.iter().map(Bytes::len).sum();
+        let checked = if bytes <= INLINE_BYTES_MAX {
+            Checked::of(stream, &self.limits, records)
+        } else {
+            let (stream, limits) = (Arc::clone(stream), self.limits);
+            let check = move || Checked::of(&stream, &limits, records);
+            self.checkers.run(check).await.map_err(not_checked)?
+        };
+        let answer = self.answer(self.send(checked)).await;
+        self.count(source, count, &answer);
+        self.metrics.produced_in(source.name(), started.elapsed());
+        answer
+    }
+
+    /// As [`Producer::append`] for the stream as it then is, but waits and tries again while the server has no room.
+    ///
+    /// # Errors
+    /// As there, for all that does not pass by itself.
+    pub async fn append_patiently(
+        &self,
+        source: Source,
+        stream: StreamId,
+        records: Records,
+    ) -> Result<AppendResponse, Status> {
+        loop {
+            let answer = self.append(source, &self.stream(stream)?, records.clone()).await;
+            match answer.as_ref().err().and_then(pause) {
+                Some(pause) => time::sleep(pause).await,
+                None => return answer,
+            }
+        }
+    }
+
+    /// Counts what became of so many records.
+    pub fn count(&self, source: Source, records: u32, answer: &Result<AppendResponse, Status>) {
+        let counts = match answer {
+            Ok(answer) => {
+                vec![("accepted", answer.accepted), ("duplicate", answer.duplicates), ("rejected", answer.rejected)]
+            }
+            Err(_) => vec![("refused", records)],
+        };
+        counts.into_iter().for_each(|(outcome, count)| self.metrics.produced(source.name(), outcome, count));
+    }
+}
+
+/// How long to wait before the same is sent again; `None`: that does not help.
+#[must_use]
+pub fn pause(status: &Status) -> Option<Duration> {
+    // What else has a retry time does not pass while this server runs.
+    let passes = status.code == Code::ResourceExhausted || status.reason == "LOG_FULL";
+    status.retry_after.filter(|_| passes).map(|after| after.clamp(PATIENCE.0, PATIENCE.1))
+}
+
+/// Why records were not even checked.
+fn not_checked(error: WorkerError) -> Status {
+    match error {
+        WorkerError::Overloaded => Status {
+            retry_after: Some(QUEUE_RETRY),
+            ..Status::new(
+                Code::ResourceExhausted,
+                "CHECKERS_BUSY",
+                "too many requests wait to be checked: nothing was admitted",
+            )
+        },
+        WorkerError::Panicked => Status::new(Code::Internal, "INTERNAL", error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_waited_for() {
+        let after =
+            |outcome| pause(&answer(Rows::new(&stream(), 1, false), outcome).expect_err("nothing was admitted"));
+        let second = Duration::from_secs(1);
+        assert_eq!(after(Outcome::Refused(Refusal::Backpressure(second))), Some(second));
+        assert_eq!(after(Outcome::Refused(Refusal::QueueFull(Duration::ZERO))), Some(PATIENCE.0));
+        assert_eq!(after(Outcome::Refused(Refusal::LogFull(second * 60))), Some(PATIENCE.1));
+        for refusal in [Refusal::Draining, Refusal::Poisoned, Refusal::Paused, Refusal::NotHere] {
+            assert_eq!(after(Outcome::Refused(refusal)), None, "{refusal:?}");
+        }
+        assert_eq!(after(Outcome::Unknown), None);
+        assert_eq!(pause(&not_checked(WorkerError::Overloaded)), Some(QUEUE_RETRY));
+    }
+
+    #[test]
+    fn what_is_all_bad_is_not_sent_but_a_writers_numbers_are() {
+        let stream = stream();
+        let records = |numbers, on_invalid| Records {
+            payloads: vec![Bytes::from_static(b"{}"), Bytes::from_static(b"[")],
+            on_invalid,
+            numbers,
+            ..Records::default()
+        };
+        let of = |numbers, on_invalid| Checked::of(&stream, &Limits::default(), records(numbers, on_invalid)).good;
+        assert!(of(None, OnInvalid::Atomic).is_none());
+        assert_eq!(of(None, OnInvalid::Skip).expect("one is good").payloads, ["{}"]);
+        let numbers = Numbers { writer: Bytes::from_static(b"w"), epoch: 1, first: 5 };
+        assert!(of(Some(numbers.clone()), OnInvalid::Atomic).is_none(), "what is refused whole takes no numbers");
+        let rows = of(Some(numbers), OnInvalid::Skip).expect("sent").writer.expect("a writer's");
+        assert_eq!((rows.first, rows.sent, rows.taken.as_slice()), (5, 2, &[0][..]));
+    }
+
+    fn stream() -> StreamEntry {
+        use ttdust_shards::{ids::SchemaId, schema::CompiledSchema, snapshot::StreamState};
+        StreamEntry {
+            id: StreamId::generate(),
+            name: "s".into(),
+            state: StreamState::Active,
+            schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").expect("a schema")),
+            key_fields: Arc::default(),
+            home: ShardId(0),
+        }
+    }
+}
