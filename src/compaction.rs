@@ -22,6 +22,7 @@ use ttdust_shards::{
         merge::{self, FileFooter, MergeJob, Merged},
         source::FileSource,
     },
+    pipeline::UnknownPipeline,
     record::keys::KeyField,
     threads::give_way,
 };
@@ -86,6 +87,9 @@ pub enum CompactionError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] ParquetFileError),
+    /// Its rows are of a version of the stream's pipeline that is not known.
+    #[error(transparent)]
+    Pipeline(#[from] UnknownPipeline),
     /// An object is not what was committed.
     #[error("{key} is not what was committed: it has {bytes} bytes with CRC32C {checksum:08x}")]
     Damaged {
@@ -230,12 +234,16 @@ impl Compactor {
         let newest = inputs.iter().map(|(_, footer)| footer).max_by_key(|footer| footer.schema_version);
         let newest = newest.expect("a merge has inputs");
         let version = self.catalog.version(newest.schema, newest.schema_version).await?;
+        // Of the pipeline the newest is the last, for none at all may have followed one.
+        let pipeline = inputs.last().map_or(0, |(_, footer)| footer.pipeline_version);
+        let pipeline = (pipeline > 0).then(|| stream.pipelines.for_shards().get(pipeline)).transpose()?;
         let job = MergeJob {
             stream: hour.stream,
             hour: hour.hour,
             schema: version.schema,
             schema_version: version.version,
             definition: version.definition.into(),
+            pipeline,
             key_fields: stream.key_fields.iter().map(|field| KeyField::new(field)).collect(),
             path: dir.join("merged.parquet"),
             inputs: inputs.into_iter().map(|(path, _)| path).collect(),
@@ -319,8 +327,9 @@ fn stored(group: &[StoredFile], merged: &FileMeta, over: bool) -> StoredFile {
         hour: merged.hour,
         first_sequence: merged.first_sequence,
         last_sequence: merged.last_sequence,
-        min_timestamp: merged.min_timestamp,
-        max_timestamp: merged.max_timestamp,
+        // Those of the records that they stand for, be they in them or not.
+        min_timestamp: group[0].min_timestamp,
+        max_timestamp: group[group.len() - 1].max_timestamp,
         bytes: merged.bytes,
         checksum: merged.checksum,
         level,

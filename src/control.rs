@@ -11,6 +11,7 @@ mod health;
 mod jobs;
 mod keys;
 mod names;
+mod pipelines;
 mod requests;
 mod schemas;
 mod streams;
@@ -56,6 +57,9 @@ pub use config::Reload;
 pub use health::{Component, Readiness};
 pub use jobs::{JobPage, JobsAsked};
 pub use keys::{CreatedKey, NewKey};
+pub use pipelines::{
+    NewPipeline, PipelineChange, PipelineTest, PipelineTested, SAMPLES_MAX, Sample, SampleEnd, WholePipeline,
+};
 pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
 pub use streams::{NewStream, StreamPage, StreamStatistics};
 

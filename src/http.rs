@@ -11,6 +11,7 @@ mod keys;
 mod openapi;
 mod operation;
 mod origin;
+mod pipelines;
 mod problem;
 mod rates;
 mod records;
@@ -94,6 +95,7 @@ fn routes() -> Vec<Group> {
     vec![
         group("schemas", "What records must look like, version by version.", schemas::routes()),
         group("streams", "Where records go.", streams::routes()),
+        group("pipelines", "What readers see of a stream's records.", pipelines::routes()),
         group(
             "records",
             "Writing records, reading them, and following them.",

@@ -392,6 +392,7 @@ mod tests {
             state: StreamState::Active,
             schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").expect("a schema")),
             key_fields: Arc::default(),
+            pipelines: Arc::default(),
             home: ShardId(0),
         }
     }

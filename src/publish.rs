@@ -300,6 +300,7 @@ impl Publisher {
                 state,
                 schema: Arc::clone(schema),
                 key_fields: stream.key_fields.iter().map(|field| KeyField::new(field)).collect(),
+                pipelines: Arc::new(stream.pipelines.for_shards()),
                 home: self.homes.of(stream.id, &stream.name),
             }))
         };

@@ -57,6 +57,7 @@ suite! {
         names_are_unique_and_schemas_exist,
         lists_are_paged_and_filtered,
         a_change_needs_the_version_that_was_read,
+        a_stream_keeps_every_version_of_its_pipelines,
         a_deletion_is_final_and_leaves_a_tombstone,
         a_stream_that_is_being_created_is_not_for_the_shards,
         of_two_that_take_the_same_name_one_wins,

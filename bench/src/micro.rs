@@ -3,6 +3,7 @@
 pub mod dedup;
 pub mod lookup;
 pub mod parquet;
+pub mod pipeline;
 pub mod validate;
 pub mod wal;
 
@@ -53,6 +54,8 @@ enum Part {
     },
     /// Checking records against their schema
     Validate,
+    /// What each step of a pipeline costs, on the flights
+    Pipeline,
     /// Finding records in a local file, by key and by range
     Lookup {
         /// Records of the file
@@ -95,6 +98,10 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
                 let definition = payload::schema(kind, args.schema.as_deref())?.to_string();
                 validate::run(&kind.to_string(), &definition, &records(kind)?, args.duration.as_secs_f64())?;
             }
+            Ok(())
+        }
+        Part::Pipeline => {
+            pipeline::run(&records(&PayloadKind::Flights)?, args.duration.as_secs_f64());
             Ok(())
         }
         Part::Parquet { rounds, rows, key } => {

@@ -65,6 +65,10 @@ pub enum Action {
     PauseStreams,
     /// Read streams.
     ReadStreams,
+    /// Create, change and end pipelines.
+    ChangePipelines,
+    /// Read pipelines, and try steps.
+    ReadPipelines,
     /// Create, list and delete keys.
     ManageKeys,
     /// Read the configuration.
@@ -101,12 +105,18 @@ impl Role {
     #[must_use]
     pub const fn may(self, action: Action) -> bool {
         use Action::{
-            ChangeSchemas, ListSchemas, PauseStreams, ReadConfig, ReadRecords, ReadSchema, ReadStreams, WriteRecords,
+            ChangePipelines, ChangeSchemas, ListSchemas, PauseStreams, ReadConfig, ReadPipelines, ReadRecords,
+            ReadSchema, ReadStreams, WriteRecords,
         };
         match self {
             Self::Admin => true,
-            Self::Operator => matches!(action, ReadConfig | ReadStreams | ReadSchema | ListSchemas | PauseStreams),
-            Self::SchemaAdmin => matches!(action, ChangeSchemas | ReadSchema | ListSchemas | ReadStreams),
+            Self::Operator => {
+                matches!(action, ReadConfig | ReadStreams | ReadSchema | ListSchemas | ReadPipelines | PauseStreams)
+            }
+            Self::SchemaAdmin => matches!(
+                action,
+                ChangeSchemas | ReadSchema | ListSchemas | ReadStreams | ChangePipelines | ReadPipelines
+            ),
             Self::Writer => matches!(action, WriteRecords | ReadSchema | ReadStreams),
             Self::Reader => matches!(action, ReadRecords | ReadSchema | ReadStreams),
         }
@@ -121,7 +131,7 @@ impl Role {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::WriteRecords,
         Self::ReadRecords,
         Self::ChangeSchemas,
@@ -130,6 +140,8 @@ impl Action {
         Self::ChangeStreams,
         Self::PauseStreams,
         Self::ReadStreams,
+        Self::ChangePipelines,
+        Self::ReadPipelines,
         Self::ManageKeys,
         Self::ReadConfig,
         Self::ChangeConfig,
@@ -148,6 +160,8 @@ impl Action {
             Self::ChangeStreams => "change streams",
             Self::PauseStreams => "pause or resume streams",
             Self::ReadStreams => "read streams",
+            Self::ChangePipelines => "change pipelines",
+            Self::ReadPipelines => "read pipelines",
             Self::ManageKeys => "manage API keys",
             Self::ReadConfig => "read the configuration",
             Self::ChangeConfig => "change the configuration",
@@ -664,8 +678,8 @@ mod tests {
     #[test]
     fn roles_may_do_what_the_contract_says_and_no_more() {
         use Action::{
-            ChangeConfig, ChangeSchemas, ChangeStreams, ListSchemas, ManageKeys, PauseStreams, ReadAudit, ReadConfig,
-            ReadRecords, ReadSchema, ReadStreams, WriteRecords,
+            ChangeConfig, ChangePipelines, ChangeSchemas, ChangeStreams, ListSchemas, ManageKeys, PauseStreams,
+            ReadAudit, ReadConfig, ReadPipelines, ReadRecords, ReadSchema, ReadStreams, WriteRecords,
         };
         let table = [
             (WriteRecords, "A--W-"),
@@ -676,6 +690,8 @@ mod tests {
             (ChangeStreams, "A----"),
             (PauseStreams, "AO---"),
             (ReadStreams, "AOSWR"),
+            (ChangePipelines, "A-S--"),
+            (ReadPipelines, "AOS--"),
             (ManageKeys, "A----"),
             (ReadConfig, "AO---"),
             (ChangeConfig, "A----"),

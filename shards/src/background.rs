@@ -25,7 +25,7 @@ use crate::{
     mailbox::MailboxSender,
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
-    parquet::{self, FileMeta, WriteJob},
+    parquet::{self, Processed, WriteJob, Written},
     threads::give_way,
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
@@ -97,10 +97,12 @@ pub fn start_flusher(
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
             match write(&job) {
-                Ok(file) => {
-                    metrics.flush_latency.observe(started.elapsed().as_micros() as u64);
+                Ok(Written { file, dead, processed }) => {
+                    let micros = started.elapsed().as_micros() as u64;
+                    metrics.flush_latency.observe(micros);
+                    count_processed(&metrics, processed, micros);
                     tracing::debug!(%shard, stream = %job.stream, rows = file.rows, bytes = file.bytes, "file written");
-                    let ready = ToControl::FilesReady { shard, stream: job.stream, files: vec![file], through };
+                    let ready = ToControl::FilesReady { shard, stream: job.stream, files: vec![file], through, dead };
                     // Control is gone: the process ends, and the log keeps the rows.
                     let _ = to_control.blocking_send(ready);
                 }
@@ -115,9 +117,19 @@ pub fn start_flusher(
     Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
 }
 
+fn count_processed(metrics: &ShardMetrics, processed: Processed, micros: u64) {
+    if processed.records == 0 {
+        return;
+    }
+    metrics.processing_records.add(processed.records);
+    metrics.processing_dropped.add(processed.dropped);
+    metrics.processing_errors.add(processed.failed);
+    metrics.processing_latency.observe(micros);
+}
+
 /// A panic fails one flush, which is tried again and seen in the metrics; a thread that died of it would let the log fill up.
-fn write(job: &WriteJob) -> Result<FileMeta, String> {
-    match catch_unwind(AssertUnwindSafe(|| parquet::write(job))) {
+fn write(job: &WriteJob) -> Result<Written, String> {
+    match catch_unwind(AssertUnwindSafe(|| parquet::flush(job))) {
         Ok(written) => written.map_err(|error| error.to_string()),
         Err(_) => Err("the flusher panicked; the log says where".to_owned()),
     }

@@ -267,6 +267,7 @@ impl Buffer {
             flushed_through: rows.flushed_through,
             last_sequence: rows.last_sequence,
             next_sequence: rows.last_sequence + 1,
+            pipelines: Default::default(),
         }
     }
 

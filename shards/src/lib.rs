@@ -18,6 +18,7 @@ pub mod message;
 pub mod metrics;
 pub mod parquet;
 pub mod peers;
+pub mod pipeline;
 pub mod query;
 pub mod rate;
 mod reactor;

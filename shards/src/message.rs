@@ -17,6 +17,7 @@ use crate::{
     },
     ids::{ShardId, StreamId},
     parquet::FileMeta,
+    pipeline::rows::DeadLetter,
     query::{BufferSnapshot, Cancel, Query, QueryAnswer, QueryError},
     rate::{LeaseAsk, LeaseGrant, RateLimited},
     snapshot::CatalogSnapshot,
@@ -215,7 +216,7 @@ pub enum ToShard {
 /// page a call.
 #[derive(Debug)]
 pub enum ToControl {
-    /// A flush is written: put each file into the object store, commit all in the catalog, then send
+    /// A flush is written: put each file into the object store, see to the dead letters, commit all in the catalog, then send
     /// [`ToShard::Flushed`]`(stream, through)` to `shard`.
     FilesReady {
         /// The shard.
@@ -226,6 +227,8 @@ pub enum ToControl {
         files: Vec<FileMeta>,
         /// The last sequence number that they hold.
         through: i64,
+        /// Records that are in none of them: to be put into the stream's dead letters before the files are committed.
+        dead: Vec<DeadLetter>,
     },
     /// Answer with [`ToShard::Answer`].
     Query {
@@ -354,7 +357,7 @@ impl From<QueryError> for QueryFailure {
         match error {
             QueryError::TimedOut => Self::TimedOut,
             QueryError::Cancelled => Self::Cancelled,
-            QueryError::File(_) | QueryError::Log(_) => Self::Internal(error.to_string()),
+            QueryError::File(_) | QueryError::Log(_) | QueryError::Pipeline(_) => Self::Internal(error.to_string()),
         }
     }
 }

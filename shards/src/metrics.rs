@@ -106,6 +106,14 @@ pub struct ShardMetrics {
     pub flush_latency: LatencyHistogram,
     /// Flushes that failed.
     pub flush_failures: Counter,
+    /// Records that pipelines saw on their way into files.
+    pub processing_records: Counter,
+    /// Of these, left out by a step's wish.
+    pub processing_dropped: Counter,
+    /// Of these, those that the pipeline could not make anything of.
+    pub processing_errors: Counter,
+    /// Writing one flush's files, of streams with a pipeline.
+    pub processing_latency: LatencyHistogram,
     /// Tails that are being read.
     pub tails: Gauge,
     /// Records sent by tails.

@@ -1,7 +1,8 @@
 //! Frozen rows ↔ Parquet, in the measured layout.
 //!
 //! Columns: `_seq`, `_ingest_ts`, `_record_id`, `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of
-//! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps.
+//! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps but those of rows that the stream's
+//! pipeline leaves out: a file stands for a range of sequence numbers. Payload and typed columns are what the pipeline makes.
 //!
 //! Between the last row group and the footer lies a key index, which other readers pass by.
 //!
@@ -35,10 +36,11 @@ use parquet::{
 
 use crate::{
     ids::{RecordId, StreamId},
+    pipeline::{Pipelines, Runner, UnknownPipeline, Verdict, rows::DeadLetter},
     record::{Parser, keys::KeyField},
     schema::CompiledSchema,
     transform::{columns, decode_metadata, rows, rows::RowBuilder},
-    wal::batch::RowBatch,
+    wal::batch::{BatchHeader, RowBatch, Rows},
 };
 use index::IndexBuilder;
 use sink::Sink;
@@ -57,6 +59,8 @@ pub struct WriteJob {
     pub stream: StreamId,
     /// The schema that the typed columns follow.
     pub schema: Arc<CompiledSchema>,
+    /// What the records are to be. The typed columns follow the version of the last batch.
+    pub pipelines: Arc<Pipelines>,
     /// The hour, by time of ingest, that all batches belong to.
     pub hour: PartitionHour,
     /// The rows, in order of their sequence numbers, without gaps.
@@ -76,20 +80,42 @@ pub struct FileMeta {
     pub hour: PartitionHour,
     /// Where it lies now.
     pub path: PathBuf,
-    /// Its first sequence number.
+    /// The first sequence number that it stands for.
     pub first_sequence: i64,
-    /// Its last sequence number.
+    /// The last.
     pub last_sequence: i64,
-    /// Rows: last − first + 1.
+    /// Rows: last − first + 1, without those that the pipeline left out.
     pub rows: u64,
-    /// The time of its first row, Unix µs.
+    /// The time of the first record that it stands for, Unix µs.
     pub min_timestamp: i64,
-    /// The time of its last row, Unix µs.
+    /// The time of the last.
     pub max_timestamp: i64,
     /// Its length in bytes.
     pub bytes: u64,
     /// CRC32C of the whole file.
     pub checksum: u32,
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub struct Written {
+    /// The file.
+    pub file: FileMeta,
+    /// Records that are not in it, because the pipeline could not make anything of them.
+    pub dead: Vec<DeadLetter>,
+    /// What the pipeline did.
+    pub processed: Processed,
+}
+
+/// What a pipeline did with records, by number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Processed {
+    /// Records that it saw.
+    pub records: u64,
+    /// Of these, left out by a step's wish.
+    pub dropped: u64,
+    /// Of these, dead letters.
+    pub failed: u64,
 }
 
 /// Why a file could not be written or read.
@@ -103,6 +129,15 @@ pub enum ParquetFileError {
         /// What the system said.
         #[source]
         source: std::io::Error,
+    },
+    /// Rows are of a version of the pipeline that is not at hand.
+    #[error("rows of {stream} cannot be written: {error}")]
+    Pipeline {
+        /// The stream.
+        stream: StreamId,
+        /// Why.
+        #[source]
+        error: UnknownPipeline,
     },
     /// Not a file of ours, or damaged.
     #[error("{path} is not a usable Parquet file: {reason}")]
@@ -141,8 +176,23 @@ impl WriteJob {
 
     fn facts(&self) -> layout::FileFacts {
         let (first_sequence, last_sequence) = self.sequences();
-        let (schema, schema_version) = (self.schema.id, self.schema.version);
-        layout::FileFacts { stream: self.stream, schema, schema_version, first_sequence, last_sequence }
+        layout::FileFacts {
+            stream: self.stream,
+            schema: self.schema.id,
+            schema_version: self.schema.version,
+            pipeline_version: self.pipeline_version(),
+            first_sequence,
+            last_sequence,
+        }
+    }
+
+    /// The version that the typed columns follow; 0: none.
+    fn pipeline_version(&self) -> u16 {
+        self.ends().1.header().pipeline_version
+    }
+
+    fn unusable(&self, error: UnknownPipeline) -> ParquetFileError {
+        ParquetFileError::Pipeline { stream: self.stream, error }
     }
 
     fn ends(&self) -> (&RowBatch, &RowBatch) {
@@ -172,28 +222,42 @@ impl WriteJob {
 /// # Panics
 /// The job has no batches, or they are another stream's, not in order, or with gaps.
 pub fn write(job: &WriteJob) -> Result<FileMeta, ParquetFileError> {
+    flush(job).map(|written| written.file)
+}
+
+/// As [`write`], with what the stream's pipeline left out.
+///
+/// # Errors
+/// As there.
+///
+/// # Panics
+/// As there.
+pub fn flush(job: &WriteJob) -> Result<Written, ParquetFileError> {
     job.assert_in_order();
     let io_error = |source| ParquetFileError::Io { path: job.path.clone(), source };
     let sink = Sink::create(&job.path).map_err(io_error)?;
-    let mut encoder = Encoder::new(job, sink);
+    let mut encoder = Encoder::new(job, sink)?;
     for batch in &job.batches {
         encoder.append(batch)?;
     }
+    let (rows, dead) = (encoder.rows, std::mem::take(&mut encoder.dead));
+    let processed = encoder.processed;
     let (bytes, checksum) = encoder.finish()?.finish().map_err(io_error)?;
     let (first, last) = job.ends();
     let (first_sequence, last_sequence) = job.sequences();
-    Ok(FileMeta {
+    let file = FileMeta {
         stream: job.stream,
         hour: job.hour,
         path: job.path.clone(),
         first_sequence,
         last_sequence,
-        rows: (last_sequence - first_sequence + 1).unsigned_abs(),
+        rows,
         min_timestamp: first.header().timestamp_unix_micros,
         max_timestamp: last.header().timestamp_unix_micros,
         bytes,
         checksum,
-    })
+    };
+    Ok(Written { file, dead, processed })
 }
 
 /// Turns rows into record batches, and those into the file.
@@ -203,6 +267,8 @@ struct Encoder<'j> {
     columns: Vec<columns::Column>,
     typed: RowBuilder,
     parser: Parser,
+    /// For the version of the batch at hand.
+    runner: Option<Runner>,
     index: IndexBuilder,
     sequences: Int64Builder,
     times: TimestampMicrosecondBuilder,
@@ -212,6 +278,9 @@ struct Encoder<'j> {
     payloads: StringBuilder,
     step_rows: usize,
     step_bytes: usize,
+    rows: u64,
+    dead: Vec<DeadLetter>,
+    processed: Processed,
     file: FileState,
 }
 
@@ -227,15 +296,19 @@ impl<'j> Encoder<'j> {
     /// Payload bytes after which a step ends early. With one record more it is far from the 2 GiB of an Arrow column.
     const STEP_BYTES: usize = 8 * 1024 * 1024;
 
-    fn new(job: &'j WriteJob, sink: Sink) -> Self {
-        let columns = columns::typed_columns(&job.schema.definition, &layout::OWN_COLUMNS);
+    fn new(job: &'j WriteJob, sink: Sink) -> Result<Self, ParquetFileError> {
+        let version = job.pipeline_version();
+        let pipeline = (version > 0).then(|| job.pipelines.get(version)).transpose();
+        let pipeline = pipeline.map_err(|error| job.unusable(error))?;
+        let columns = layout::typed_columns(&job.schema.definition, pipeline.as_deref());
         let typed = RowBuilder::new(&columns);
-        Self {
+        Ok(Self {
             job,
             schema: layout::file_schema(typed.fields()),
             columns,
             typed,
             parser: Parser::default(),
+            runner: None,
             index: IndexBuilder::new(&job.key_fields),
             sequences: Int64Builder::new(),
             times: TimestampMicrosecondBuilder::new(),
@@ -245,8 +318,11 @@ impl<'j> Encoder<'j> {
             payloads: StringBuilder::new(),
             step_rows: 0,
             step_bytes: 0,
+            rows: 0,
+            dead: Vec::new(),
+            processed: Processed::default(),
             file: FileState::Waiting(Some(sink)),
-        }
+        })
     }
 
     fn append(&mut self, batch: &RowBatch) -> Result<(), ParquetFileError> {
@@ -254,25 +330,80 @@ impl<'j> Encoder<'j> {
         let path = &self.job.path;
         let rows = batch.rows().map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
         let metadata = metadata_json(&decode_metadata(&rows.metadata()));
+        if header.pipeline_version > 0 {
+            return self.append_processed(batch, &rows, metadata.as_deref());
+        }
         for index in 0..header.count {
             let sequence = header.first_sequence + i64::from(index);
-            let payload = rows.payload_bytes(index as usize);
-            let Ok(text) = std::str::from_utf8(payload) else {
-                let reason = format!("record {sequence} of {} is not UTF-8: it was never validated", self.job.stream);
-                return Err(ParquetFileError::Format { path: path.clone(), reason });
-            };
-            self.sequences.append_value(sequence);
-            self.times.append_value(header.timestamp_unix_micros);
-            write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
-            self.schema_versions.append_value(header.schema_version as i32);
-            self.metadata.append_option(metadata.as_deref());
-            self.look_at(payload);
-            self.payloads.append_value(text);
-            self.step_rows += 1;
-            self.step_bytes += text.len() + metadata.as_ref().map_or(0, String::len);
-            if self.step_rows == Self::STEP_ROWS || self.step_bytes >= Self::STEP_BYTES {
-                self.step()?;
+            self.push(&header, sequence, rows.payload_bytes(index as usize), metadata.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// The rows of a batch as its pipeline makes them.
+    #[cold]
+    fn append_processed(
+        &mut self,
+        batch: &RowBatch,
+        rows: &Rows,
+        metadata: Option<&str>,
+    ) -> Result<(), ParquetFileError> {
+        let header = *batch.header();
+        let pipeline = self.job.pipelines.get(header.pipeline_version).map_err(|error| self.job.unusable(error))?;
+        if self.runner.as_ref().is_none_or(|runner| !Arc::ptr_eq(runner.pipeline(), &pipeline)) {
+            self.runner = Some(Runner::new(pipeline));
+        }
+        let mut runner = self.runner.take().expect("made above");
+        for index in 0..header.count as usize {
+            let sequence = header.first_sequence + index as i64;
+            let payload = rows.payload_bytes(index);
+            self.processed.records += 1;
+            match runner.run(payload) {
+                Verdict::Same => self.push(&header, sequence, payload, metadata)?,
+                Verdict::Changed(output) => self.push(&header, sequence, output, metadata)?,
+                Verdict::Dropped => self.processed.dropped += 1,
+                Verdict::Dead(failure) => {
+                    self.processed.failed += 1;
+                    self.dead.push(DeadLetter {
+                        sequence,
+                        timestamp_unix_micros: header.timestamp_unix_micros,
+                        schema_version: header.schema_version,
+                        pipeline_version: header.pipeline_version,
+                        failure,
+                        payload: rows.payload(index),
+                        metadata: rows.metadata(),
+                    });
+                }
             }
+        }
+        self.runner = Some(runner);
+        Ok(())
+    }
+
+    /// Adds a row.
+    fn push(
+        &mut self,
+        header: &BatchHeader,
+        sequence: i64,
+        payload: &[u8],
+        metadata: Option<&str>,
+    ) -> Result<(), ParquetFileError> {
+        let Ok(text) = std::str::from_utf8(payload) else {
+            let reason = format!("record {sequence} of {} is not UTF-8: it was never validated", self.job.stream);
+            return Err(ParquetFileError::Format { path: self.job.path.clone(), reason });
+        };
+        self.sequences.append_value(sequence);
+        self.times.append_value(header.timestamp_unix_micros);
+        write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
+        self.schema_versions.append_value(header.schema_version as i32);
+        self.metadata.append_option(metadata);
+        self.look_at(payload);
+        self.payloads.append_value(text);
+        self.rows += 1;
+        self.step_rows += 1;
+        self.step_bytes += text.len() + metadata.map_or(0, str::len);
+        if self.step_rows == Self::STEP_ROWS || self.step_bytes >= Self::STEP_BYTES {
+            self.step()?;
         }
         Ok(())
     }
@@ -325,10 +456,10 @@ impl<'j> Encoder<'j> {
 
     /// The file with its footer, not yet synced.
     fn finish(mut self) -> Result<Sink, ParquetFileError> {
-        if self.step_rows > 0 {
+        if self.step_rows > 0 || matches!(self.file, FileState::Waiting(_)) {
             self.step()?;
         }
-        let FileState::Open(mut writer) = self.file else { unreachable!("a batch has at least one row") };
+        let FileState::Open(mut writer) = self.file else { unreachable!("a step opens it") };
         let path = &self.job.path;
         if !self.index.is_empty() {
             // Only whole row groups have their place in the file.

@@ -13,6 +13,8 @@ pub use cursor::{CursorError, Order, decode_cursor, encode_cursor};
 pub use lookup::{KeyLookup, LookupError, RECORD_ID_FIELD, Wanted, lookup};
 pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range, time_range_within};
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
@@ -23,6 +25,7 @@ use crate::{
         read::{FileReader, FileRow, ReadCounts},
         source::FileSource,
     },
+    pipeline::{Pipelines, UnknownPipeline},
     wal::batch::RowBatch,
 };
 
@@ -44,6 +47,8 @@ pub struct BufferSnapshot {
     pub last_sequence: i64,
     /// The sequence number that the next row gets: at least one past `last_sequence`, more while rows are being synced.
     pub next_sequence: i64,
+    /// What is seen of the rows.
+    pub pipelines: Arc<Pipelines>,
 }
 
 /// A committed file, as the catalog knows it.
@@ -72,7 +77,7 @@ pub struct RecordRow {
     pub sequence: i64,
     /// When it was ingested, Unix µs.
     pub timestamp_unix_micros: i64,
-    /// Byte for byte as it came.
+    /// As the stream's pipeline made it; without one, byte for byte as it came.
     pub payload: Bytes,
     /// Name and value, sorted by name.
     pub metadata: Vec<(String, String)>,
@@ -95,6 +100,9 @@ pub struct QueryAnswer {
     pub records: Vec<RecordRow>,
     /// More may follow: ask again with this as `after_sequence`.
     pub next_after: Option<i64>,
+    /// Of a time range in ascending order: the first row that there still was past `after_sequence`. Those between it and the
+    /// first record are left out by the pipeline or the time range; those before it are gone.
+    pub first_there: i64,
     /// Rows looked at.
     pub rows_scanned: u64,
     /// Hours looked into: files' partitions, and one for the buffer if it had rows.
@@ -170,6 +178,9 @@ pub enum QueryError {
     /// Rows that are only in the log cannot be read.
     #[error("cannot read buffered rows from the log: {0}")]
     Log(#[source] std::io::Error),
+    /// Rows are of a version of the pipeline that is not at hand.
+    #[error(transparent)]
+    Pipeline(#[from] UnknownPipeline),
     /// Its deadline passed.
     #[error("the query did not end within its time limit")]
     TimedOut,

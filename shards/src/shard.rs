@@ -189,6 +189,12 @@ impl Shard {
         Ok(())
     }
 
+    /// The version of a stream's pipeline for records that come now. It is the home's to say, which has every version that it
+    /// writes into its log.
+    fn pipeline_version(&self, stream: StreamId) -> u16 {
+        self.catalog.stream(stream).map_or(0, |stream| stream.pipelines.current())
+    }
+
     fn sequencer(&mut self, stream: StreamId) -> &mut Sequencer {
         self.sequencers.entry(stream).or_insert(Sequencer::after(FIRST_SEQUENCE - 1))
     }
@@ -287,6 +293,7 @@ impl Shard {
     /// Puts a submission into the open frame, without what `looked` or the records before it show to be duplicates.
     fn commit(&mut self, submission: Submission, looked: Option<&Looked>) -> Submitted {
         let now = self.clock.unix_micros();
+        let pipeline_version = self.pipeline_version(submission.stream);
         let sequencer = self.sequencer(submission.stream);
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
         let first_sequence = sequencer.next;
@@ -309,6 +316,7 @@ impl Shard {
                 first_sequence,
                 timestamp_unix_micros,
                 schema_version: submission.schema_version,
+                pipeline_version,
                 payloads,
                 keys,
                 metadata: &submission.metadata,
@@ -364,6 +372,7 @@ impl Shard {
                 first_sequence,
                 timestamp_unix_micros,
                 schema_version: submission.schema_version,
+                pipeline_version: self.pipeline_version(stream),
                 payloads,
                 keys: &[],
                 metadata: &submission.metadata,
@@ -533,12 +542,13 @@ impl Shard {
         self.buffer.flush_failed(stream, retry_at);
     }
 
-    /// See [`Buffer::snapshot`].
+    /// See [`Buffer::snapshot`]; with the pipelines that its rows are read by.
     #[must_use]
     pub fn snapshot(&self, stream: StreamId) -> BufferSnapshot {
         let snapshot = self.buffer.snapshot(stream);
         let next_sequence = self.sequencers.get(&stream).map_or(snapshot.next_sequence, |sequencer| sequencer.next);
-        BufferSnapshot { next_sequence, ..snapshot }
+        let pipelines = self.catalog.stream(stream).map(|stream| Arc::clone(&stream.pipelines)).unwrap_or_default();
+        BufferSnapshot { next_sequence, pipelines, ..snapshot }
     }
 
     /// See [`Buffer::figures`].
@@ -678,6 +688,7 @@ mod tests {
                 state,
                 schema: Arc::clone(&schema),
                 key_fields: Arc::default(),
+                pipelines: Arc::default(),
                 home: ID,
             };
             let streams = state.into_iter().map(entry).collect();

@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     access::Access,
     ids::{SchemaId, ShardId, StreamId},
+    pipeline::Pipelines,
     rate::RateLimits,
     record::keys::KeyField,
     schema::CompiledSchema,
@@ -34,6 +35,8 @@ pub struct StreamEntry {
     pub schema: Arc<CompiledSchema>,
     /// Where its records have keys to be looked up by.
     pub key_fields: Arc<[KeyField]>,
+    /// What its readers see of its records.
+    pub pipelines: Arc<Pipelines>,
     /// The shard that owns it.
     pub home: ShardId,
 }

@@ -1,7 +1,8 @@
 //! What a tail (`StreamingRead`) is made of: encoded answers in pieces that many readers share, pages of them for those who
 //! catch up, and what home shards send to the shards whose connections follow a stream.
 //!
-//! Invariants: a piece holds whole messages of rows without a gap; every byte that waits for a reader, and every row on its way
+//! Invariants: a piece holds whole messages, and stands for a run of sequence numbers: those that have no message in it are
+//! left out by the stream's pipeline; every byte that waits for a reader, and every row on its way
 //! to one, is charged to the pool of the shard that the reader is on.
 
 pub mod followers;
@@ -13,7 +14,12 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{ids::StreamId, transform::decode_metadata, wal::batch::RowBatch};
+use crate::{
+    ids::StreamId,
+    pipeline::{Pipelines, Verdict, rows::RowReader},
+    transform::decode_metadata,
+    wal::batch::RowBatch,
+};
 use piece::{Piece, PieceWriter};
 use pool::Pool;
 
@@ -29,6 +35,8 @@ pub struct LiveRows {
     pub batches: Vec<RowBatch>,
     /// The last sequence number that was synced.
     pub through: i64,
+    /// What is seen of them.
+    pub pipelines: Arc<Pipelines>,
     /// When that was.
     pub synced: Instant,
     /// What they take in the receiver's pool. `None`: the receiver is the home itself.
@@ -39,7 +47,10 @@ impl LiveRows {
     /// The rows past `through`, encoded in memory of `pool`. `None`: they are not at hand, or would take more than `limit` bytes.
     #[must_use]
     pub fn encode(&self, through: i64, pool: &Arc<Pool>, limit: usize) -> Option<Vec<Piece>> {
-        let mut writer = PieceWriter::new(self.stream, false, Some(self.synced), pool);
+        let first = self.batches.first().map_or(self.through + 1, |batch| batch.header().first_sequence);
+        let place = (self.stream, first.max(through + 1));
+        let mut writer = PieceWriter::new(place, false, Some(self.synced), pool);
+        let mut reader = RowReader::new(&self.pipelines);
         let mut ahead: usize = self.batches.iter().map(|batch| batch.header().payload_bytes as usize).sum();
         let mut bytes = 0;
         for batch in &self.batches {
@@ -56,13 +67,22 @@ impl LiveRows {
             writer.set_metadata(&decode_metadata(&metadata));
             for index in 0..header.count as usize {
                 let (sequence, payload) = (header.first_sequence + index as i64, read.payload_bytes(index));
-                if sequence > through {
-                    writer.push(sequence, header.timestamp_unix_micros, payload, ahead);
-                }
                 ahead -= payload.len();
+                if sequence <= through {
+                    continue;
+                }
+                let (time, expected) = (header.timestamp_unix_micros, ahead + payload.len());
+                let seen = reader.run(header.pipeline_version, payload).inspect_err(|error| {
+                    tracing::warn!(stream = %self.stream, %error, "rows for live readers cannot be read: they catch up");
+                });
+                match seen.ok()? {
+                    Verdict::Same => writer.push(sequence, time, payload, expected),
+                    Verdict::Changed(output) => writer.push(sequence, time, output, expected),
+                    Verdict::Dropped | Verdict::Dead(_) => {}
+                }
             }
         }
-        Some(writer.finish())
+        Some(writer.finish(self.through))
     }
 }
 

@@ -96,6 +96,7 @@ fn entry() -> StreamEntry {
         state: StreamState::Active,
         schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").unwrap()),
         key_fields: KEY_FIELDS.map(KeyField::new).into(),
+        pipelines: Arc::default(),
         home: ShardId(0),
     }
 }
@@ -172,6 +173,7 @@ impl Elsewhere {
             flushed_through: 40_000,
             last_sequence: 40_000,
             next_sequence: 40_001,
+            pipelines: Default::default(),
         };
         Self { file, counted, buffer, _dir: dir }
     }

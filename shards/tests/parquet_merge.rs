@@ -86,6 +86,7 @@ fn merge_job(stream: StreamId, inputs: Vec<PathBuf>, version: usize, dir: &Path)
         schema: SchemaId::from_bytes([9; 16]),
         schema_version: version as u32,
         definition: VERSIONS[version - 1].into(),
+        pipeline: None,
         key_fields: key_fields(true),
         path: dir.join("merged.parquet"),
     }
@@ -99,8 +100,14 @@ fn read(path: &Path) -> Vec<RecordBatch> {
 /// Every record is found by its key, and no other.
 fn check_keys(stream: StreamId, merged: &Merged, rows: usize) {
     let last = merged.file.last_sequence;
-    let buffer =
-        BufferSnapshot { stream, batches: vec![], flushed_through: last, last_sequence: last, next_sequence: last + 1 };
+    let buffer = BufferSnapshot {
+        stream,
+        batches: vec![],
+        flushed_through: last,
+        last_sequence: last,
+        next_sequence: last + 1,
+        pipelines: Default::default(),
+    };
     let reading = Reading::new(1 << 20);
     for at in (1..=rows as i64 + 1).step_by(rows / 150 + 1) {
         let wanted = Wanted::Key { field: KeyField::new("k"), key: format!("key-{at}") };

@@ -109,8 +109,14 @@ fn rows_up_to_the_flush_come_from_files_and_later_ones_from_the_buffer() {
     let file = file_ref(&parquet::write(&job(SCHEMA, &filed, dir.path(), "file")).unwrap());
     let stream = filed[0].header().stream;
     for flushed_through in 0..=20 {
-        let buffer =
-            BufferSnapshot { stream, batches: buffered.clone(), flushed_through, last_sequence: 20, next_sequence: 21 };
+        let buffer = BufferSnapshot {
+            stream,
+            batches: buffered.clone(),
+            flushed_through,
+            last_sequence: 20,
+            next_sequence: 21,
+            pipelines: Default::default(),
+        };
         let (start_unix_micros, end_unix_micros) = (0, 5);
         let query = TimeRangeQuery {
             stream,
@@ -212,6 +218,7 @@ fn an_answer_of_large_records_ends_early() {
             flushed_through,
             last_sequence: 40,
             next_sequence: 41,
+            pipelines: Default::default(),
         };
         let mut query = TimeRangeQuery {
             stream: stream.id,
@@ -249,7 +256,14 @@ fn an_answer_of_much_metadata_ends_early_too() {
     let batch = stream.batch(0, &encode_metadata(&metadata), &payloads);
     let batches = vec![batch];
     let (last_sequence, next_sequence) = (LIMIT_MAX as i64, LIMIT_MAX as i64 + 1);
-    let buffer = BufferSnapshot { stream: stream.id, batches, flushed_through: 0, last_sequence, next_sequence };
+    let buffer = BufferSnapshot {
+        stream: stream.id,
+        batches,
+        flushed_through: 0,
+        last_sequence,
+        next_sequence,
+        pipelines: Default::default(),
+    };
     let query = TimeRangeQuery {
         stream: stream.id,
         start_unix_micros: 0,

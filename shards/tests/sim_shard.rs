@@ -101,7 +101,15 @@ fn catalog() -> Arc<CatalogSnapshot> {
     let schema = Arc::new(schema);
     let entry = |number| {
         let (id, name, schema) = (stream(number), format!("s{number}"), Arc::clone(&schema));
-        StreamEntry { id, name, state: StreamState::Active, schema, key_fields: Default::default(), home: SHARD }
+        StreamEntry {
+            id,
+            name,
+            state: StreamState::Active,
+            schema,
+            key_fields: Default::default(),
+            pipelines: Default::default(),
+            home: SHARD,
+        }
     };
     Arc::new(CatalogSnapshot::new(1, Access::default(), (0..STREAMS).map(entry).collect()))
 }

@@ -50,6 +50,7 @@ fn draft<'a>(stream: StreamId, first: i64, payloads: &'a [Bytes], keys: &'a [Byt
         first_sequence: first,
         timestamp_unix_micros: 1_700_000_000_000_000 + first,
         schema_version: 3,
+        pipeline_version: 0,
         payloads,
         keys,
         metadata: b"meta",

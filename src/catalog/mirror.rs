@@ -80,6 +80,8 @@ mod tests {
             retention: None,
             partition_config: None,
             version: 1,
+            pipelines: Default::default(),
+            dead_letters: None,
             flushed_through: 0,
             created_at: 1,
             updated_at: 1,

@@ -9,6 +9,7 @@ use ttdust_shards::{
     access::Role,
     ids::{SchemaId, StreamId},
     parquet::PartitionHour,
+    pipeline::{Pipelines, steps},
     snapshot::StreamState,
 };
 
@@ -181,12 +182,80 @@ pub struct Stream {
     pub partition_config: Option<serde_json::Value>,
     /// Grows by one with every change.
     pub version: i64,
+    /// What readers see of its records.
+    pub pipelines: StreamPipelines,
+    /// The stream of its dead letters, if it has one.
+    pub dead_letters: Option<StreamId>,
     /// The last sequence number that ever was in a committed file; 0: none.
     pub flushed_through: i64,
     /// Unix µs.
     pub created_at: i64,
     /// Unix µs.
     pub updated_at: i64,
+}
+
+/// A stream's pipeline, and what became of its records before.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamPipelines {
+    /// The pipeline that it has now.
+    pub current: Option<StreamPipeline>,
+    /// Every version that the stream's pipelines have had, oldest first: rows in the log and in files are still of them. They
+    /// are counted from 1 for the stream, and no number comes twice.
+    pub versions: Vec<PipelineVersion>,
+}
+
+/// A stream's pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamPipeline {
+    /// `pip_…`.
+    pub id: String,
+    /// For people.
+    pub description: String,
+    /// Which of the versions it is at.
+    pub version: u16,
+    /// Unix µs.
+    pub created_at: i64,
+    /// Unix µs.
+    pub updated_at: i64,
+}
+
+/// A version of a stream's pipeline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PipelineVersion {
+    /// From 1.
+    pub version: u16,
+    /// The steps, as they are run.
+    pub steps: Value,
+    /// Unix µs.
+    pub created_at: i64,
+}
+
+impl StreamPipelines {
+    /// Whether the stream never had any.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.current.is_none() && self.versions.is_empty()
+    }
+
+    /// The steps of a version.
+    #[must_use]
+    pub fn steps(&self, version: u16) -> Option<&Value> {
+        self.versions.iter().find(|known| known.version == version).map(|known| &known.steps)
+    }
+
+    /// As the shards run them.
+    #[must_use]
+    pub fn for_shards(&self) -> Pipelines {
+        let current = self.current.as_ref().map_or(0, |pipeline| pipeline.version);
+        Pipelines::new(current, self.versions.iter().map(|known| (known.version, known.steps.to_string().into())))
+    }
+
+    /// As the audit log shows it.
+    fn audited(&self) -> Option<Value> {
+        let current = self.current.as_ref()?;
+        let steps = self.steps(current.version).cloned().map(steps::without_time_zones);
+        Some(json!({"id": current.id, "description": current.description, "version": current.version, "steps": steps}))
+    }
 }
 
 /// What to change in a stream; `None` leaves a field as it is.
@@ -200,6 +269,10 @@ pub struct StreamChange {
     pub labels: Option<BTreeMap<String, String>>,
     /// `Active`, `Paused` or `Deleting`.
     pub status: Option<StreamStatus>,
+    /// What readers see of its records from now on.
+    pub pipelines: Option<StreamPipelines>,
+    /// The stream of its dead letters.
+    pub dead_letters: Option<StreamId>,
     /// Only if the stream is at this version.
     pub if_version: Option<i64>,
 }
@@ -215,6 +288,10 @@ pub struct StreamFilter {
     pub label_key: Option<String>,
     /// Those with a label of this value: of the name `label_key`, or of any.
     pub label_value: Option<String>,
+    /// That of this pipeline.
+    pub pipeline: Option<String>,
+    /// Those that have a pipeline.
+    pub with_pipeline: bool,
 }
 
 /// A committed file.
@@ -244,7 +321,7 @@ impl StoredFile {
     /// Files of this level and above were merged for good.
     pub const LEVEL_SETTLED: u32 = 2;
 
-    /// How many rows it has.
+    /// How many rows it has, with those that a pipeline left out.
     #[must_use]
     pub fn rows(&self) -> u64 {
         (self.last_sequence - self.first_sequence + 1).unsigned_abs()
@@ -546,6 +623,8 @@ impl Stream {
             "labels": self.labels,
             "retention": self.retention,
             "partition_config": self.partition_config,
+            "pipeline": self.pipelines.audited(),
+            "dead_letters": self.dead_letters.map(|id| id.to_string()),
             "version": self.version,
         })
     }

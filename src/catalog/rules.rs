@@ -3,7 +3,8 @@
 use ttdust_shards::ids::{FIRST_SEQUENCE, StreamId};
 
 use super::{
-    CatalogError, Result, Schema, SchemaChange, SchemaVersion, StoredFile, Stream, StreamChange, StreamStatus,
+    CatalogError, Result, Schema, SchemaChange, SchemaVersion, StoredFile, Stream, StreamChange, StreamPipelines,
+    StreamStatus,
 };
 
 fn check_version(wanted: Option<i64>, current: i64) -> Result<()> {
@@ -84,6 +85,8 @@ pub(super) fn changed_stream(before: &Stream, change: StreamChange, now: i64) ->
     after.retention = change.retention.unwrap_or(after.retention);
     after.labels = change.labels.unwrap_or(after.labels);
     after.status = change.status.unwrap_or(after.status);
+    after.pipelines = change.pipelines.unwrap_or(after.pipelines);
+    after.dead_letters = change.dead_letters.or(after.dead_letters);
     Ok(Some(after))
 }
 
@@ -94,7 +97,12 @@ fn touched_stream(before: &Stream, now: i64) -> Stream {
 /// The tombstone of a stream.
 pub(super) fn deleted(before: &Stream, now: i64) -> Result<Stream> {
     match before.status {
-        StreamStatus::Deleting => Ok(Stream { status: StreamStatus::Deleted, ..touched_stream(before, now) }),
+        // Nobody reads its rows any more.
+        StreamStatus::Deleting => Ok(Stream {
+            status: StreamStatus::Deleted,
+            pipelines: StreamPipelines::default(),
+            ..touched_stream(before, now)
+        }),
         StreamStatus::Deleted => Err(CatalogError::NotFound(format!("stream {}", before.id))),
         status => Err(CatalogError::Conflict(format!(
             "stream {} is {}, and can only become deleted by way of deleting",

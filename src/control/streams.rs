@@ -84,6 +84,8 @@ impl Control {
             retention: new.retention,
             partition_config: new.partition_config,
             version: 1,
+            pipelines: Default::default(),
+            dead_letters: None,
             flushed_through: 0,
             created_at: now,
             updated_at: now,

@@ -85,6 +85,8 @@ mod tests {
             retention: None,
             partition_config: None,
             version: 1,
+            pipelines: Default::default(),
+            dead_letters: None,
             flushed_through,
             created_at: 1,
             updated_at: 1,

@@ -279,6 +279,7 @@ mod tests {
         let answer = QueryAnswer {
             records: vec![record, second],
             next_after: Some(8),
+            first_there: 0,
             rows_scanned: 9,
             partitions_scanned: 2,
             cache_hits: 3,

@@ -280,7 +280,8 @@ async fn list(
         Some(Ok((key, value))) => (Some(key.to_owned()), Some(value.to_owned())),
         Some(Err(key)) => (Some(key.to_owned()), None),
     };
-    let filter = StreamFilter { status, name_prefix: asked.name_prefix, label_key, label_value };
+    let filter =
+        StreamFilter { status, name_prefix: asked.name_prefix, label_key, label_value, ..StreamFilter::default() };
     let page = app.control.streams(&caller, filter, page).await?;
     let streams = page.streams.into_iter().map(Stream::from).collect();
     Ok(Json(StreamPage { streams, next_page_token: page.next }))
@@ -320,6 +321,7 @@ async fn change(
         labels: body.labels,
         status,
         if_version,
+        ..StreamChange::default()
     };
     let id = app.control.find_stream(&actor.caller, &id).await?;
     let stream = to_the_end(async move { app.control.change_stream(&actor, id, change).await }).await?;

@@ -220,11 +220,11 @@ mod tests {
     #[test]
     fn a_record_is_an_event_whatever_lines_its_text_has() {
         let (stream, pool) = (StreamId::generate(), Pool::new(1 << 20));
-        let mut writer = PieceWriter::new(stream, true, None, &pool);
+        let mut writer = PieceWriter::new((stream, 7), true, None, &pool);
         writer.push(7, 0, b"{\n  \"a\": [1,\r\n\r2]\n}", 0);
         writer.set_metadata(&[("k\"".into(), "v\n".into())]);
         writer.push(8, 1_000_000, b"\"data: x\"", 0);
-        let events: Vec<_> = writer.finish().iter().flat_map(|piece| parsed(&encoded(piece))).collect();
+        let events: Vec<_> = writer.finish(8).iter().flat_map(|piece| parsed(&encoded(piece))).collect();
         assert_eq!(events.len(), 2);
         assert_eq!(events[0].0, "7");
         assert_eq!(events[0].1["payload"], json!({"a": [1, 2]}));

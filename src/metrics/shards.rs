@@ -106,6 +106,26 @@ const SHARD_METRICS: &[ShardMetric] = &[
     metric!("wal_segments_active", Read::Gauge(|m| m.wal_segments.get()), "log segments in use"),
     metric!("wal_used_bytes", Read::Gauge(|m| m.wal_used_bytes.get()), "log in use"),
     metric!("storage_flush_duration_seconds", Read::Histogram(|m| &m.flush_latency), "writing the files of one flush"),
+    metric!(
+        "processing_records_total",
+        Read::Counter(|m| m.processing_records.get()),
+        "records that pipelines saw on their way into files"
+    ),
+    metric!(
+        "processing_dropped_total",
+        Read::Counter(|m| m.processing_dropped.get()),
+        "of these, left out by a step's wish"
+    ),
+    metric!(
+        "processing_errors_total",
+        Read::Counter(|m| m.processing_errors.get()),
+        "of these, those that the pipeline could not make anything of"
+    ),
+    metric!(
+        "processing_latency_seconds",
+        Read::Histogram(|m| &m.processing_latency),
+        "writing the files of one flush of a stream with a pipeline"
+    ),
     metric!("storage_flush_failures_total", Read::Counter(|m| m.flush_failures.get()), "flushes that failed"),
     metric!("tail_active", Read::Gauge(|m| m.tails.get()), "tails that are being read"),
     metric!("tail_records_total", Read::Counter(|m| m.tail_records.get()), "records sent by tails"),

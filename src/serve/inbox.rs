@@ -50,7 +50,7 @@ impl Inbox {
     pub(super) async fn run(self, mut messages: mpsc::Receiver<ToControl>) {
         while let Some(message) = messages.recv().await {
             match message {
-                ToControl::FilesReady { shard, stream, files, through } => {
+                ToControl::FilesReady { shard, stream, files, through, .. } => {
                     let (flusher, link) = (self.flusher.clone(), self.link.clone());
                     tokio::spawn(async move { flusher.flush(&link, shard, stream, files, through).await });
                 }

@@ -129,7 +129,15 @@ impl Ring {
             self.pieces.clear();
             self.bytes = 0;
         }
-        let fresh = pieces.unwrap_or_default();
+        let mut fresh = pieces.unwrap_or_default();
+        // Where a pipeline leaves out all, what is left of it takes no place of its own.
+        if let (Some(last), [only]) = (self.pieces.back_mut(), fresh.as_slice())
+            && only.data.is_empty()
+            && last.last + 1 == only.first
+        {
+            last.last = only.last;
+            fresh.clear();
+        }
         let kept = fresh.len();
         self.bytes += fresh.iter().map(|piece| piece.data.len()).sum::<usize>();
         self.pieces.extend(fresh);
@@ -174,9 +182,10 @@ mod tests {
     use super::*;
 
     fn pieces(rows: std::ops::RangeInclusive<i64>, pool: &Arc<Pool>) -> Vec<Piece> {
-        let mut writer = PieceWriter::new(StreamId::generate(), false, None, pool);
+        let (first, last) = (*rows.start(), *rows.end());
+        let mut writer = PieceWriter::new((StreamId::generate(), first), false, None, pool);
         rows.for_each(|row| writer.push(row, row, b"{}", 0));
-        writer.finish()
+        writer.finish(last)
     }
 
     fn feed(through: i64, pieces: Vec<Piece>, pool: &Arc<Pool>) -> Feed {
@@ -208,6 +217,7 @@ mod tests {
             stream: StreamId::generate(),
             batches: Vec::new(),
             through,
+            pipelines: Arc::default(),
             synced: Instant::now(),
             charge: None,
         };

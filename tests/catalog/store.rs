@@ -102,6 +102,8 @@ pub fn stream(name: &str, schema: SchemaId) -> Stream {
         retention: Some(Retention::Time { retention_days: 7 }),
         partition_config: Some(serde_json::json!({"granularity": "hour"})),
         version: 1,
+        pipelines: Default::default(),
+        dead_letters: None,
         flushed_through: 0,
         created_at: 1,
         updated_at: 1,

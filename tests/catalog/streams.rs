@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use ttdust::catalog::{CatalogError, Page, Retention, Stream, StreamChange, StreamFilter, StreamStatus};
+use ttdust::catalog::{
+    CatalogError, Page, PipelineVersion, Retention, Stream, StreamChange, StreamFilter, StreamPipeline,
+    StreamPipelines, StreamStatus,
+};
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 use crate::store::{Place, all, line, stream, version, with_schema, with_stream};
@@ -84,6 +87,47 @@ pub async fn a_change_needs_the_version_that_was_read(place: Place) {
     assert_eq!((changed.labels["team"].as_str(), &changed.retention), ("b", &None));
     assert_eq!((changed.status, changed.version), (StreamStatus::Paused, 3));
     assert_eq!(catalog.stream(stream.id).await, Ok(changed));
+}
+
+pub async fn a_stream_keeps_every_version_of_its_pipelines(place: Place) {
+    let catalog = place.open().await;
+    let first = with_stream(&catalog).await;
+    let other = stream("other", first.schema);
+    catalog.create_stream(other.clone(), line("x")).await.expect("created");
+    let pipeline = |id: &str, version: u16| StreamPipeline {
+        id: id.to_owned(),
+        description: "d".into(),
+        version,
+        created_at: 5,
+        updated_at: 6,
+    };
+    let version = |version| PipelineVersion { version, steps: serde_json::json!([{"type": "x"}]), created_at: 7 };
+    let put = async |id, pipelines: &StreamPipelines| {
+        let change = StreamChange { pipelines: Some(pipelines.clone()), ..StreamChange::default() };
+        catalog.change_stream(id, change, 8, line("x")).await
+    };
+    let mut pipelines = StreamPipelines { current: Some(pipeline("pip_a", 1)), versions: vec![version(1)] };
+    assert_eq!(put(first.id, &pipelines).await.expect("changed").pipelines, pipelines);
+    let twin = StreamPipelines { current: Some(pipeline("pip_a", 1)), versions: vec![version(1)] };
+    assert!(put(other.id, &twin).await.is_err(), "a pipeline is of one stream");
+    let of = async |filter: StreamFilter| -> Vec<StreamId> {
+        catalog.streams(filter, all()).await.expect("streams").into_iter().map(|stream| stream.id).collect()
+    };
+    let by_id = |id: &str| StreamFilter { pipeline: Some(id.into()), ..StreamFilter::default() };
+    let with = || StreamFilter { with_pipeline: true, ..StreamFilter::default() };
+    assert_eq!((of(by_id("pip_a")).await, of(with()).await), (vec![first.id], vec![first.id]));
+    assert_eq!(of(by_id("pip_b")).await, []);
+    pipelines.versions.push(version(2));
+    pipelines.current = None;
+    put(first.id, &pipelines).await.expect("changed");
+    assert_eq!((of(by_id("pip_a")).await, of(with()).await), (vec![], vec![]));
+    let everything = catalog.everything().await.expect("everything").streams;
+    let kept = everything.iter().find(|stream| stream.id == first.id).expect("there");
+    assert_eq!(kept.pipelines, pipelines, "rows are still of them");
+    let change = StreamChange { dead_letters: Some(other.id), ..StreamChange::default() };
+    let changed = catalog.change_stream(first.id, change, 9, line("x")).await.expect("changed");
+    assert_eq!((changed.dead_letters, &changed.pipelines), (Some(other.id), &pipelines));
+    assert_eq!(catalog.stream(first.id).await, Ok(changed));
 }
 
 pub async fn a_deletion_is_final_and_leaves_a_tombstone(place: Place) {

@@ -160,6 +160,7 @@ impl Files {
         let job = WriteJob {
             stream,
             schema: Arc::new(schema),
+            pipelines: Arc::default(),
             hour: PartitionHour(0),
             batches: batches(stream, &payloads),
             key_fields: [KeyField::new(FIELD)].into(),
@@ -192,6 +193,7 @@ impl Files {
                 flushed_through: last,
                 last_sequence: last,
                 next_sequence: last + 1,
+                pipelines: Default::default(),
             },
             local: [file(meta.path.clone().into())],
             object: [file(object)],

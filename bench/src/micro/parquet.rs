@@ -40,6 +40,7 @@ pub fn run(definition: &str, payloads: &[Bytes], key_fields: &[String], rounds: 
     let job = WriteJob {
         stream,
         schema: Arc::new(schema),
+        pipelines: Arc::default(),
         hour: PartitionHour(0),
         batches: batches(stream, payloads),
         key_fields: key_fields.iter().map(|field| KeyField::new(field)).collect(),
@@ -84,6 +85,7 @@ pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
             first_sequence: next_sequence,
             timestamp_unix_micros: next_sequence,
             schema_version: 1,
+            pipeline_version: 0,
             payloads: chunk,
             keys: &[],
             metadata: &[],

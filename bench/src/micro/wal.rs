@@ -82,6 +82,7 @@ impl<'a> Bench<'a> {
                 first_sequence: self.sequence,
                 timestamp_unix_micros: 1_700_000_000_000_000 + self.sequence,
                 schema_version: 1,
+                pipeline_version: 0,
                 payloads: &self.records[self.next..self.next + batch],
                 keys: &[],
                 metadata: &[],

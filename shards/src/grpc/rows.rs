@@ -320,6 +320,7 @@ mod tests {
             state: StreamState::Active,
             schema: Arc::new(schema),
             key_fields: Arc::default(),
+            pipelines: Arc::default(),
             home: ShardId(0),
         }
     }

@@ -19,7 +19,8 @@ use parquet::{
 
 use crate::{
     ids::{SchemaId, StreamId},
-    transform::columns::{Column, FIELD_ID_KEY, Kind},
+    pipeline::Pipeline,
+    transform::columns::{self, Column, FIELD_ID_KEY, Kind},
 };
 
 /// The sequence number.
@@ -32,7 +33,7 @@ pub const RECORD_ID: &str = "_record_id";
 pub const SCHEMA_VERSION: &str = "_schema_version";
 /// Its metadata.
 pub const METADATA: &str = "_metadata";
-/// The record, byte for byte.
+/// The record as the stream's pipeline made it; without one, byte for byte.
 pub const PAYLOAD: &str = "_payload";
 /// Names that no typed column has.
 pub const OWN_COLUMNS: [&str; 6] = [SEQ, INGEST_TS, RECORD_ID, SCHEMA_VERSION, METADATA, PAYLOAD];
@@ -47,9 +48,11 @@ pub const KEY_STREAM: &str = "ttdust.stream_id";
 pub const KEY_SCHEMA: &str = "ttdust.schema_id";
 /// Footer key: the version of the schema of the typed columns.
 pub const KEY_SCHEMA_VERSION: &str = "ttdust.schema_version";
-/// Footer key: the first row's sequence number.
+/// Footer key: the version of the stream's pipeline that the typed columns follow; not there: none.
+pub const KEY_PIPELINE_VERSION: &str = "ttdust.pipeline_version";
+/// Footer key: the first sequence number that the file stands for.
 pub const KEY_FIRST_SEQUENCE: &str = "ttdust.first_sequence";
-/// Footer key: the last row's sequence number.
+/// Footer key: the last sequence number that the file stands for.
 pub const KEY_LAST_SEQUENCE: &str = "ttdust.last_sequence";
 
 /// Rows of a page at most.
@@ -90,9 +93,11 @@ pub struct FileFacts {
     pub schema: SchemaId,
     /// Its version.
     pub schema_version: u32,
-    /// The first row's sequence number.
+    /// The version of the pipeline that they follow too; 0: none.
+    pub pipeline_version: u16,
+    /// The first sequence number that the file stands for.
     pub first_sequence: i64,
-    /// The last row's.
+    /// The last.
     pub last_sequence: i64,
 }
 
@@ -134,14 +139,28 @@ pub fn writer_properties(
 }
 
 fn footer_pairs(facts: &FileFacts) -> Vec<KeyValue> {
-    vec![
+    let mut pairs = vec![
         KeyValue::new(KEY_FORMAT.to_owned(), FORMAT_VERSION.to_owned()),
         KeyValue::new(KEY_STREAM.to_owned(), facts.stream.to_string()),
         KeyValue::new(KEY_SCHEMA.to_owned(), facts.schema.to_string()),
         KeyValue::new(KEY_SCHEMA_VERSION.to_owned(), facts.schema_version.to_string()),
         KeyValue::new(KEY_FIRST_SEQUENCE.to_owned(), facts.first_sequence.to_string()),
         KeyValue::new(KEY_LAST_SEQUENCE.to_owned(), facts.last_sequence.to_string()),
-    ]
+    ];
+    if facts.pipeline_version > 0 {
+        pairs.push(KeyValue::new(KEY_PIPELINE_VERSION.to_owned(), facts.pipeline_version.to_string()));
+    }
+    pairs
+}
+
+/// The typed columns of files under this schema and this version of the stream's pipeline.
+#[must_use]
+pub fn typed_columns(definition: &str, pipeline: Option<&Pipeline>) -> Vec<Column> {
+    let mut typed = columns::declared_columns(definition);
+    if let Some(pipeline) = pipeline {
+        typed = pipeline.columns(typed);
+    }
+    columns::named(typed, &OWN_COLUMNS)
 }
 
 fn typed_encoding(

@@ -1,7 +1,7 @@
 //! Several files of one hour → one file with the same rows, for fewer and larger reads.
 //!
 //! What is the record's own stays as it is, value by value: sequence number, time, id, schema version, metadata, payload. The
-//! typed columns follow one schema: they are copied from a file that has them so, and made anew from the payloads of one that
+//! typed columns follow one schema, and one version of the stream's pipeline: they are copied from a file that has them so, and made anew from the payloads of one that
 //! has not. The result is a function of the inputs and the schema, so a merge that was cut short gives the same bytes again.
 //!
 //! [`merge`] reads its result back and holds every row of it against what it read, before anyone can let go of the inputs.
@@ -32,13 +32,15 @@ use super::{
     FileMeta, ParquetFileError, PartitionHour,
     index::{self, IndexBuilder},
     layout::{
-        self, FORMAT_VERSION, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, KEY_SCHEMA,
-        KEY_SCHEMA_VERSION, KEY_STREAM, METADATA, OWN_COLUMNS, PAYLOAD, RECORD_ID, SCHEMA_VERSION, SEQ,
+        self, FORMAT_VERSION, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE,
+        KEY_PIPELINE_VERSION, KEY_SCHEMA, KEY_SCHEMA_VERSION, KEY_STREAM, METADATA, OWN_COLUMNS, PAYLOAD, RECORD_ID,
+        SCHEMA_VERSION, SEQ,
     },
     sink::Sink,
 };
 use crate::{
     ids::{SchemaId, StreamId},
+    pipeline::Pipeline,
     record::{Parser, keys::KeyField},
     transform::{columns, rows::RowBuilder},
 };
@@ -55,10 +57,14 @@ pub struct FileFooter {
     pub schema: SchemaId,
     /// The version of that schema.
     pub schema_version: u32,
-    /// Its first sequence number.
+    /// The version of the stream's pipeline that they follow too; 0: none.
+    pub pipeline_version: u16,
+    /// The first sequence number that it stands for.
     pub first_sequence: i64,
-    /// Its last sequence number.
+    /// The last.
     pub last_sequence: i64,
+    /// How many rows it has.
+    pub rows: u64,
 }
 
 /// Files to merge.
@@ -76,6 +82,8 @@ pub struct MergeJob {
     pub schema_version: u32,
     /// Its definition.
     pub definition: Arc<str>,
+    /// The version of the stream's pipeline that they follow too.
+    pub pipeline: Option<Arc<Pipeline>>,
     /// The fields whose keys are indexed.
     pub key_fields: Arc<[KeyField]>,
     /// Where to write the result; replaced if it exists.
@@ -115,12 +123,13 @@ pub fn merge(job: &MergeJob) -> Result<Merged, ParquetFileError> {
         stream: job.stream,
         schema: job.schema,
         schema_version: job.schema_version,
+        pipeline_version: job.pipeline.as_ref().map_or(0, |pipeline| pipeline.version()),
         first_sequence: first.first_sequence,
         last_sequence: last.last_sequence,
     };
     let mut writer = Writer::create(job, facts)?;
     inputs.iter().try_for_each(|input| writer.take(input))?;
-    let written = writer.finish()?;
+    let written = writer.finish(inputs.iter().map(|input| input.footer.rows).sum())?;
     let read = Input::open(&job.path).and_then(|result| {
         let expected = (facts.first_sequence, facts.last_sequence);
         if (result.footer.first_sequence, result.footer.last_sequence) != expected {
@@ -228,11 +237,13 @@ fn footer_of(metadata: &ArrowReaderMetadata) -> Result<FileFooter, String> {
         stream: parsed(KEY_STREAM, value(KEY_STREAM)?)?,
         schema: parsed(KEY_SCHEMA, value(KEY_SCHEMA)?)?,
         schema_version: parsed(KEY_SCHEMA_VERSION, value(KEY_SCHEMA_VERSION)?)?,
+        pipeline_version: value(KEY_PIPELINE_VERSION).map_or(Ok(0), |text| parsed(KEY_PIPELINE_VERSION, text))?,
         first_sequence: parsed(KEY_FIRST_SEQUENCE, value(KEY_FIRST_SEQUENCE)?)?,
         last_sequence: parsed(KEY_LAST_SEQUENCE, value(KEY_LAST_SEQUENCE)?)?,
+        rows: u64::try_from(file.num_rows()).map_err(|_| "its footer says that it has fewer than no rows")?,
     };
-    let rows = footer.last_sequence.checked_sub(footer.first_sequence).and_then(|rows| rows.checked_add(1));
-    if rows != Some(file.num_rows()) || file.num_rows() == 0 {
+    let range = footer.last_sequence.checked_sub(footer.first_sequence).and_then(|range| range.checked_add(1));
+    if range.is_none_or(|range| range < 1 || file.num_rows() > range) {
         return Err("its footer's sequence range does not fit its rows".to_owned());
     }
     Ok(footer)
@@ -242,9 +253,10 @@ fn parsed<T: std::str::FromStr>(key: &str, text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("its footer says {key} {text}"))
 }
 
-/// What rows came by: how far, and a checksum of all that is the records' own.
+/// What rows came by: how many and how far, and a checksum of all that is the records' own.
 #[derive(Debug, PartialEq, Eq)]
 struct Rows {
+    count: u64,
     next: i64,
     min_timestamp: Option<i64>,
     max_timestamp: i64,
@@ -253,7 +265,7 @@ struct Rows {
 
 impl Rows {
     fn new(first: i64) -> Self {
-        Self { next: first, min_timestamp: None, max_timestamp: i64::MIN, checksum: 0 }
+        Self { count: 0, next: first, min_timestamp: None, max_timestamp: i64::MIN, checksum: 0 }
     }
 
     /// Takes the rows of a batch of `input`.
@@ -261,13 +273,15 @@ impl Rows {
         let own = OwnColumns::of(input, batch)?;
         for row in 0..batch.num_rows() {
             let (sequence, time) = (own.sequences.value(row), own.times.value(row));
-            if sequence != self.next {
+            // Rows that the pipeline left out are not there; that none other is missing, their number tells.
+            if sequence < self.next || sequence > input.footer.last_sequence {
                 return Err(input.damaged(&format!("row {} says that it is {sequence}", self.next)));
             }
             if time < self.max_timestamp {
                 return Err(input.damaged(&format!("time falls at row {sequence}")));
             }
-            self.next += 1;
+            self.count += 1;
+            self.next = sequence + 1;
             self.min_timestamp.get_or_insert(time);
             self.max_timestamp = time;
             self.add(&sequence.to_le_bytes());
@@ -347,7 +361,7 @@ struct Written {
 
 impl<'j> Writer<'j> {
     fn create(job: &'j MergeJob, facts: FileFacts) -> Result<Self, ParquetFileError> {
-        let columns = columns::typed_columns(&job.definition, &OWN_COLUMNS);
+        let columns = layout::typed_columns(&job.definition, job.pipeline.as_deref());
         let typed = RowBuilder::new(&columns);
         Ok(Self {
             job,
@@ -383,8 +397,8 @@ impl<'j> Writer<'j> {
     /// Whether the file has the typed columns that the result is to have. The same types are not enough: text may be a string of
     /// the record or JSON, as the version has it.
     fn has_our_columns(&self, input: &Input) -> bool {
-        let of_input = (input.footer.schema, input.footer.schema_version);
-        of_input == (self.facts.schema, self.facts.schema_version)
+        let of_input = (input.footer.schema, input.footer.schema_version, input.footer.pipeline_version);
+        of_input == (self.facts.schema, self.facts.schema_version, self.facts.pipeline_version)
             && self.schema.fields() == input.metadata.schema().fields()
     }
 
@@ -410,20 +424,24 @@ impl<'j> Writer<'j> {
         }
     }
 
-    fn write(&mut self, input: &Input, batch: &RecordBatch, typed: Vec<ArrayRef>) -> Result<(), ParquetFileError> {
+    /// The file, without rows as yet; the first ones' typed columns are `typed`.
+    fn open(&self, typed: &[ArrayRef]) -> Result<ArrowWriter<Sink>, ParquetFileError> {
         let path = &self.job.path;
+        let properties = layout::writer_properties(&self.facts, &self.columns, typed, layout::MERGED_GROUP_ROWS);
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true)
+            .with_schema_root("record".to_owned());
+        let sink = Sink::create(path).map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
+        ArrowWriter::try_new_with_options(sink, Arc::clone(&self.schema), options)
+            .map_err(|error| ParquetFileError::from_parquet(path, error))
+    }
+
+    fn write(&mut self, input: &Input, batch: &RecordBatch, typed: Vec<ArrayRef>) -> Result<(), ParquetFileError> {
         if self.file.is_none() {
-            let rows = layout::MERGED_GROUP_ROWS;
-            let properties = layout::writer_properties(&self.facts, &self.columns, &typed, rows);
-            let options = ArrowWriterOptions::new()
-                .with_properties(properties)
-                .with_skip_arrow_metadata(true)
-                .with_schema_root("record".to_owned());
-            let sink = Sink::create(path).map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
-            let writer = ArrowWriter::try_new_with_options(sink, Arc::clone(&self.schema), options)
-                .map_err(|error| ParquetFileError::from_parquet(path, error))?;
-            self.file = Some(writer);
+            self.file = Some(self.open(&typed)?);
         }
+        let path = &self.job.path;
         let column = |name: &&str| batch.column_by_name(name).cloned();
         let (before, payload) = OWN_COLUMNS.split_at(OWN_COLUMNS.len() - 1);
         let mut columns: Vec<ArrayRef> = before.iter().filter_map(column).collect();
@@ -435,14 +453,19 @@ impl<'j> Writer<'j> {
         writer.write(&batch).map_err(|error| ParquetFileError::from_parquet(path, error))
     }
 
-    fn finish(self) -> Result<Written, ParquetFileError> {
+    fn finish(mut self, rows: u64) -> Result<Written, ParquetFileError> {
         let path = &self.job.path;
         let failed = |error| ParquetFileError::from_parquet(path, error);
         let io_error = |source| ParquetFileError::Io { path: path.clone(), source };
-        if self.rows.next != self.facts.last_sequence + 1 {
-            return Err(format_error(path, format!("its inputs end at row {}", self.rows.next - 1)));
+        if self.rows.count != rows {
+            return Err(format_error(path, format!("its inputs have {} rows, not {rows}", self.rows.count)));
         }
-        let mut writer = self.file.expect("an input has at least one row");
+        // Of rows that were all left out nothing was written.
+        let typed = self.typed.finish();
+        let mut writer = match self.file.take() {
+            Some(writer) => writer,
+            None => self.open(&typed)?,
+        };
         if !self.index.is_empty() {
             // Only whole row groups have their place in the file.
             writer.flush().map_err(failed)?;
@@ -469,9 +492,10 @@ impl Written {
             path: job.path.clone(),
             first_sequence: facts.first_sequence,
             last_sequence: facts.last_sequence,
-            rows: (facts.last_sequence - facts.first_sequence + 1).unsigned_abs(),
-            min_timestamp: self.rows.min_timestamp.expect("a file has rows"),
-            max_timestamp: self.rows.max_timestamp,
+            rows: self.rows.count,
+            // Without rows nobody looks for them by time.
+            min_timestamp: self.rows.min_timestamp.unwrap_or_default(),
+            max_timestamp: self.rows.min_timestamp.map_or(0, |_| self.rows.max_timestamp),
             bytes: self.bytes,
             checksum: self.checksum,
         };

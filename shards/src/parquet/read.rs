@@ -197,16 +197,41 @@ impl<'s> FileReader<'s> {
         Ok(Self { fetcher, facts })
     }
 
-    /// The sequence number of its first row; the others follow without gaps.
+    /// The first sequence number that it stands for.
     #[must_use]
     pub fn first_sequence(&self) -> i64 {
         self.facts.first_sequence
     }
 
-    /// The sequence number of its last row.
+    /// The last sequence number that it stands for: those between that have no row are left out by the stream's pipeline.
     #[must_use]
     pub fn last_sequence(&self) -> i64 {
-        self.facts.first_sequence + (self.facts.rows as i64 - 1)
+        self.facts.last_sequence
+    }
+
+    /// The first row whose sequence number is `sequence` or a later one; [`FileReader::rows`] if there is none.
+    ///
+    /// # Errors
+    /// [`ParquetFileError`].
+    pub fn row_at(&mut self, sequence: i64) -> Result<usize, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        if facts.is_dense() {
+            let row = sequence.saturating_sub(facts.first_sequence);
+            return Ok(usize::try_from(row).unwrap_or(0).min(facts.rows));
+        }
+        let page = facts.sequence_pages.partition_point(|page| page.max < sequence);
+        let Some(page) = facts.sequence_pages.get(page) else { return Ok(facts.rows) };
+        if page.min >= sequence {
+            return Ok(page.rows.start);
+        }
+        let mut before = 0;
+        self.decode(page.rows.clone(), &facts.sequence_column, |fetcher, batch| {
+            let sequences = column(fetcher, batch, SEQ)?.as_primitive_opt::<Int64Type>();
+            let sequences = sequences.ok_or_else(|| fetcher.damaged(format!("{SEQ} is of another type")))?;
+            before += sequences.values().partition_point(|found| *found < sequence);
+            Ok(())
+        })?;
+        Ok(page.rows.start + before)
     }
 
     /// How many rows it has.
@@ -270,8 +295,8 @@ impl<'s> FileReader<'s> {
     pub fn read(&mut self, rows: Range<usize>) -> Result<Vec<FileRow>, ParquetFileError> {
         let facts = Arc::clone(&self.facts);
         let mut read = Vec::with_capacity(rows.len());
-        let first = facts.first_sequence + rows.start as i64;
-        self.decode(rows, &facts.row_columns, |fetcher, batch| take_rows(fetcher, batch, first, &mut read))?;
+        let least = facts.first_sequence + rows.start as i64;
+        self.decode(rows, &facts.row_columns, |fetcher, batch| take_rows(fetcher, batch, (&facts, least), &mut read))?;
         Ok(read)
     }
 
@@ -381,11 +406,11 @@ impl<'s> FileReader<'s> {
     }
 }
 
-/// Appends the rows of `batch` to `read`, whose first is `first`.
+/// Appends the rows of `batch` to `read`, whose first is `least` or, where rows are left out, a later one.
 fn take_rows(
     fetcher: &Fetcher<'_>,
     batch: &RecordBatch,
-    first: i64,
+    (facts, least): (&Facts, i64),
     read: &mut Vec<FileRow>,
 ) -> Result<(), ParquetFileError> {
     let other_type = || fetcher.damaged("its own columns are of other types");
@@ -398,9 +423,12 @@ fn take_rows(
     let data = Bytes::copy_from_slice(text_of(payloads));
     let base = payloads.value_offsets().first().map_or(0, |offset| *offset as usize);
     for (row, offsets) in payloads.value_offsets().windows(2).enumerate() {
-        let sequence = first + read.len() as i64;
-        if sequences.value(row) != sequence {
-            return Err(fetcher.damaged(format!("row {sequence} says that it is {}", sequences.value(row))));
+        let next = read.last().map_or(least, |before| before.sequence + 1);
+        let sequence = sequences.value(row);
+        let is_right =
+            if facts.is_dense() { sequence == next } else { (next..=facts.last_sequence).contains(&sequence) };
+        if !is_right {
+            return Err(fetcher.damaged(format!("row {next} says that it is {sequence}")));
         }
         read.push(FileRow {
             sequence,

@@ -4,14 +4,19 @@
 //! Where a file has no index of the field (it was written before the field was declared), its rows are looked through; what
 //! that may take is for the query's bounds to say.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+
 use super::{BufferSnapshot, FileRef, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
 use crate::{
     ids::{RecordId, StreamId},
     parquet::read::{FileReader, KeyRows},
+    pipeline::{Pipelines, rows::RowReader},
     record::keys::{KeyField, KeySearch},
     snapshot::StreamEntry,
     transform::decode_metadata,
-    wal::batch::RowBatch,
+    wal::batch::{RowBatch, Rows},
 };
 
 /// The name under which a record is looked up by its own id, on every stream.
@@ -134,16 +139,16 @@ fn by_sequence(
         };
         answer.partitions_scanned += 1;
         answer.rows_scanned += 1;
-        return row_of(batch, (sequence - batch.header().first_sequence) as usize).map(Some);
+        return row_of(batch, (sequence - batch.header().first_sequence) as usize, &buffer.pipelines);
     }
     let holds = |file: &&FileRef| (file.first_sequence..=file.last_sequence).contains(&sequence);
     let Some(file) = files.iter().find(holds) else { return Ok(None) };
     answer.partitions_scanned += 1;
     let mut reader = open(file, context)?;
-    let row = (sequence - reader.first_sequence()) as usize;
-    let read = reader.read(row..row + 1);
+    let read = reader.row_at(sequence).and_then(|row| reader.read(row..reader.rows().min(row + 1)));
     answer.count(reader.counts());
-    Ok(read?.pop().map(record_of))
+    // A row that the pipeline left out is followed by another.
+    Ok(read?.pop().filter(|row| row.sequence == sequence).map(record_of))
 }
 
 fn in_buffer(
@@ -153,6 +158,7 @@ fn in_buffer(
     answer: &mut QueryAnswer,
 ) -> Result<Option<RecordRow>, QueryError> {
     answer.partitions_scanned += u64::from(!buffer.batches.is_empty());
+    let mut reader = RowReader::new(&buffer.pipelines);
     for batch in buffer.batches.iter().rev() {
         context.bounds.check()?;
         let header = batch.header();
@@ -161,24 +167,40 @@ fn in_buffer(
         }
         let rows = batch.rows().map_err(QueryError::Log)?;
         answer.rows_scanned += rows.count() as u64;
+        if header.pipeline_version > 0 {
+            // What is looked for may stand in what the pipeline makes of a record, and there alone.
+            for index in (0..rows.count()).rev() {
+                let seen = reader.read(header.pipeline_version, rows.payload(index))?;
+                if let Some(payload) = seen.filter(|payload| search.may_be_in(payload) && search.matches(payload)) {
+                    return Ok(Some(record_in(batch, &rows, index, payload)));
+                }
+            }
+            continue;
+        }
         let found = search.last_match(rows.payloads(), rows.count(), |index| rows.payload_bytes(index));
         if let Some(index) = found {
             // An earlier row of a batch that is half in files is found there, as it is here.
-            return row_of(batch, index).map(Some);
+            return Ok(Some(record_in(batch, &rows, index, rows.payload(index))));
         }
     }
     Ok(None)
 }
 
-fn row_of(batch: &RowBatch, index: usize) -> Result<RecordRow, QueryError> {
-    let header = batch.header();
+/// A row of a batch as it is to be seen; `None`: the pipeline leaves it out.
+fn row_of(batch: &RowBatch, index: usize, pipelines: &Arc<Pipelines>) -> Result<Option<RecordRow>, QueryError> {
     let rows = batch.rows().map_err(QueryError::Log)?;
-    Ok(RecordRow {
+    let seen = RowReader::new(pipelines).read(batch.header().pipeline_version, rows.payload(index))?;
+    Ok(seen.map(|payload| record_in(batch, &rows, index, payload)))
+}
+
+fn record_in(batch: &RowBatch, rows: &Rows, index: usize, payload: Bytes) -> RecordRow {
+    let header = batch.header();
+    RecordRow {
         sequence: header.first_sequence + index as i64,
         timestamp_unix_micros: header.timestamp_unix_micros,
-        payload: rows.payload(index),
+        payload,
         metadata: decode_metadata(&rows.metadata()),
-    })
+    }
 }
 
 /// Rows past `flushed_through` of a file that a compaction made after the snapshot are no fault: they are later ones.

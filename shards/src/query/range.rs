@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use super::{BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
-use crate::{ids::StreamId, parquet::PartitionHour, transform::decode_metadata, wal::batch::RowBatch};
+use crate::{
+    ids::StreamId, parquet::PartitionHour, pipeline::rows::RowReader, transform::decode_metadata, wal::batch::RowBatch,
+};
 
 /// An answer to a client ends early when its records take this many bytes of memory.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -57,7 +59,8 @@ pub fn time_range_within(
 ) -> Result<QueryAnswer, QueryError> {
     assert!(query.limit > 0, "a query wants at least one record");
     assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
-    let mut page = Page::new(query, bytes_max, buffer.flushed_through, context);
+    let mut page = Page::new(query, bytes_max, buffer, context);
+    page.answer.first_there = first_there(page.rest.start, buffer, files);
     match query.order {
         Order::Ascending => {
             page.take_from_files(files)?;
@@ -71,6 +74,13 @@ pub fn time_range_within(
     Ok(page.finish())
 }
 
+/// The first row at or after `start` that was there when the list of files was made: a retention takes files from the front.
+fn first_there(start: i64, buffer: &BufferSnapshot, files: &[FileRef]) -> i64 {
+    let is_wanted = |file: &&FileRef| file.last_sequence >= start && file.first_sequence <= buffer.flushed_through;
+    let in_files = files.iter().filter(is_wanted).map(|file| file.first_sequence).min();
+    in_files.unwrap_or(buffer.flushed_through.saturating_add(1)).max(start)
+}
+
 /// An answer as it fills.
 struct Page<'q> {
     query: &'q TimeRangeQuery,
@@ -78,6 +88,8 @@ struct Page<'q> {
     context: &'q QueryContext<'q>,
     /// Rows up to this one come from files, later ones from the buffer.
     flushed_through: i64,
+    /// Shows rows of the buffer as they are to be seen.
+    reader: RowReader,
     /// Sequence numbers that are still wanted. Shrinks from the side where the answer begins.
     rest: Range<i64>,
     answer: QueryAnswer,
@@ -86,14 +98,20 @@ struct Page<'q> {
 }
 
 impl<'q> Page<'q> {
-    fn new(query: &'q TimeRangeQuery, bytes_max: usize, flushed_through: i64, context: &'q QueryContext<'q>) -> Self {
+    fn new(
+        query: &'q TimeRangeQuery,
+        bytes_max: usize,
+        buffer: &BufferSnapshot,
+        context: &'q QueryContext<'q>,
+    ) -> Self {
         let rest = match (query.order, query.after_sequence) {
             (_, None) => 1..i64::MAX,
             (Order::Ascending, Some(after)) => after.saturating_add(1)..i64::MAX,
             (Order::Descending, Some(before)) => 1..before,
         };
+        let (flushed_through, reader) = (buffer.flushed_through, RowReader::new(&buffer.pipelines));
         let answer = QueryAnswer::default();
-        Self { query, bytes_max, context, flushed_through, rest, answer, bytes: 0, more: false }
+        Self { query, bytes_max, context, flushed_through, reader, rest, answer, bytes: 0, more: false }
     }
 
     fn backward(&self) -> bool {
@@ -148,9 +166,8 @@ impl<'q> Page<'q> {
     fn take_from_file(&mut self, file: &FileRef) -> Result<(), QueryError> {
         self.context.bounds.check()?;
         let mut reader = open(file, self.context)?;
-        let first = reader.first_sequence();
         let end = self.rest.end.min(self.flushed_through.saturating_add(1));
-        let mut rows = row_number(self.rest.start, first)..reader.rows().min(row_number(end, first));
+        let mut rows = reader.row_at(self.rest.start)?..reader.row_at(end)?;
         if file.min_timestamp < self.query.start_unix_micros {
             rows.start = rows.start.max(reader.first_row_at(self.query.start_unix_micros)?);
         }
@@ -232,10 +249,11 @@ impl<'q> Page<'q> {
             }
             let index = if self.backward() { indexes.end - 1 - at } else { indexes.start + at };
             self.answer.rows_scanned += 1;
+            let Some(payload) = self.reader.read(header.pipeline_version, rows.payload(index))? else { continue };
             self.push(RecordRow {
                 sequence: first + index as i64,
                 timestamp_unix_micros: header.timestamp_unix_micros,
-                payload: rows.payload(index),
+                payload,
                 metadata: metadata.clone(),
             });
         }

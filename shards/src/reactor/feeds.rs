@@ -222,10 +222,18 @@ impl Feeds {
 
     fn put(&self, feed: &Feed, pieces: Vec<Piece>) {
         for piece in pieces {
+            let mut ring = feed.ring.borrow_mut();
+            // Where a pipeline leaves out all, what is left of it takes no place of its own.
+            if let Some((_, last)) =
+                ring.back_mut().filter(|(_, last)| piece.data.is_empty() && last.last + 1 == piece.first)
+            {
+                last.last = piece.last;
+                continue;
+            }
             let number = self.next_number();
             self.ring_bytes.set(self.ring_bytes.get() + piece.data.len());
             self.order.borrow_mut().push_back((feed.stream, number));
-            feed.ring.borrow_mut().push_back((number, piece));
+            ring.push_back((number, piece));
         }
         self.trim();
     }

@@ -9,6 +9,7 @@ use super::{Bell, Reactor, Reply, Slot, feeds::Follower};
 use crate::{
     ids::{ShardId, StreamId},
     message::{QueryFailure, ReplyTo, ToControl, ToShard},
+    pipeline::Pipelines,
     snapshot::StreamEntry,
     tail::{
         LiveRows, Subscription,
@@ -102,12 +103,19 @@ impl Reactor {
         let fresh = self.shard.borrow_mut().followers().take_fresh();
         for (stream, batches, shards) in fresh {
             let through = batches.last().map_or(0, |batch| batch.header().last_sequence());
+            let pipelines = self.pipelines(stream);
             for shard in shards {
-                let rows = LiveRows { stream, batches: batches.clone(), through, synced, charge: None };
+                let pipelines = Arc::clone(&pipelines);
+                let rows = LiveRows { stream, batches: batches.clone(), through, pipelines, synced, charge: None };
                 if shard == self.id { self.feeds.take(&rows) } else { self.send_rows(shard, rows) }
             }
-            self.shard.borrow_mut().followers().send(stream, &batches, through, synced);
+            self.shard.borrow_mut().followers().send(stream, (&batches, &pipelines), through, synced);
         }
+    }
+
+    /// What readers see of a stream's rows.
+    fn pipelines(&self, stream: StreamId) -> Arc<Pipelines> {
+        self.catalog().stream(stream).map(|stream| Arc::clone(&stream.pipelines)).unwrap_or_default()
     }
 
     fn send_rows(&self, shard: ShardId, rows: LiveRows) {
@@ -143,7 +151,14 @@ impl Reactor {
         let missed = self.shard.borrow_mut().followers().missed();
         for (stream, shard) in missed {
             let through = self.shard.borrow().buffer().last_sequence(stream);
-            let rows = LiveRows { stream, batches: Vec::new(), through, synced: Instant::now(), charge: None };
+            let rows = LiveRows {
+                stream,
+                batches: Vec::new(),
+                through,
+                pipelines: Arc::default(),
+                synced: Instant::now(),
+                charge: None,
+            };
             let sent = self.shards[shard.index()].send(ToShard::Live(rows)).is_ok();
             self.shard.borrow_mut().followers().set_missed(stream, shard, !sent);
         }

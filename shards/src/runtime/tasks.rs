@@ -304,6 +304,7 @@ impl Loops {
         let job = WriteJob {
             stream: frozen.stream,
             schema: Arc::clone(&stream.schema),
+            pipelines: Arc::clone(&stream.pipelines),
             hour: frozen.hour,
             batches: frozen.batches,
             key_fields: Arc::clone(&stream.key_fields),

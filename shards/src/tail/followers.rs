@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::{LiveRows, Subscription, pool::Pool};
 use crate::{
     ids::{ShardId, StreamId},
+    pipeline::Pipelines,
     wal::batch::RowBatch,
 };
 
@@ -85,9 +86,16 @@ impl Followers {
     }
 
     /// Sends rows to the subscribers of their stream.
-    pub fn send(&mut self, stream: StreamId, batches: &[RowBatch], through: i64, synced: Instant) {
+    pub fn send(
+        &mut self,
+        stream: StreamId,
+        (batches, pipelines): (&[RowBatch], &Arc<Pipelines>),
+        through: i64,
+        synced: Instant,
+    ) {
         for subscriber in self.subscribers.get_mut(&stream).into_iter().flatten() {
-            subscriber.send(LiveRows { stream, batches: batches.to_vec(), through, synced, charge: None });
+            let (batches, pipelines) = (batches.to_vec(), Arc::clone(pipelines));
+            subscriber.send(LiveRows { stream, batches, through, pipelines, synced, charge: None });
         }
     }
 
@@ -97,7 +105,8 @@ impl Followers {
             subscribers.retain(|subscriber| !subscriber.rows.is_closed());
             for subscriber in subscribers.iter_mut().filter(|subscriber| subscriber.missed) {
                 let (through, synced) = (last_sequence(stream), Instant::now());
-                subscriber.send(LiveRows { stream, batches: Vec::new(), through, synced, charge: None });
+                let (batches, pipelines) = (Vec::new(), Arc::default());
+                subscriber.send(LiveRows { stream, batches, through, pipelines, synced, charge: None });
             }
             !subscribers.is_empty()
         });

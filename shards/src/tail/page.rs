@@ -41,7 +41,7 @@ pub struct PageAsk {
 /// A page.
 #[derive(Debug)]
 pub struct Page {
-    /// Its rows, in order.
+    /// Its rows, in order. The first stands for the rows from the first that there still is, the last for those up to `through`.
     pub pieces: Vec<Piece>,
     /// A reader that has had the page has had every row up to this one that it wants.
     pub through: i64,
@@ -66,7 +66,7 @@ impl PageAsk {
     /// The page, from the answer over this snapshot and the files that go with it.
     #[must_use]
     pub fn fill(self, buffer: &BufferSnapshot, answer: QueryAnswer) -> Page {
-        let mut writer = PieceWriter::new(self.stream, true, None, &self.pool);
+        let mut writer = PieceWriter::new((self.stream, answer.first_there), true, None, &self.pool);
         let mut ahead: usize = answer.records.iter().map(|record| record.payload.len()).sum();
         for record in &answer.records {
             writer.set_metadata(&record.metadata);
@@ -75,6 +75,6 @@ impl PageAsk {
         }
         let is_last = answer.next_after.is_none();
         let through = answer.next_after.unwrap_or(buffer.last_sequence).max(self.from.after);
-        Page { pieces: writer.finish(), through, is_last }
+        Page { pieces: writer.finish(through), through, is_last }
     }
 }

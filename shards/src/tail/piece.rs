@@ -24,15 +24,19 @@ const PREFIX_BYTES: usize = 5;
 /// Bytes of an id as text, of a record or a stream.
 const ID_BYTES: usize = 40;
 
-/// Whole messages of consecutive rows. Cheap to clone.
+/// Whole messages of the rows of a run of sequence numbers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Piece {
-    /// The first row.
+    /// The first sequence number that it stands for.
     pub first: i64,
-    /// The last row.
+    /// The last.
     pub last: i64,
-    /// Framed messages.
+    /// Framed messages, of all of them or of fewer, or of none.
     pub data: Bytes,
+    /// How many.
+    pub messages: u64,
+    /// The last row that has one.
+    pub last_row: i64,
     /// When the rows were synced; `None`: they are from a page.
     pub synced: Option<Instant>,
 }
@@ -57,12 +61,6 @@ fn message_bytes(data: &[u8]) -> usize {
 }
 
 impl Piece {
-    /// How many messages it holds.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        (self.last - self.first + 1) as u64
-    }
-
     /// Its messages, decoded.
     pub fn decoded(&self) -> impl Iterator<Item = StreamingReadResponse> {
         let mut rest = self.data.clone();
@@ -75,38 +73,52 @@ impl Piece {
         })
     }
 
-    /// The rows past `position`; `None`: there are none.
+    /// What it has past `position`; `None`: it ends there.
     #[must_use]
     pub fn after(mut self, position: i64) -> Option<Self> {
         if self.last <= position {
             return None;
         }
-        while self.first <= position {
-            self.drop_first();
+        if position >= self.last_row {
+            self.data.clear();
+            self.messages = 0;
+        } else if self.messages == (self.last - self.first + 1) as u64 {
+            (self.first..=position).for_each(|_| self.drop_first());
+        } else {
+            while self.first_record().is_some_and(|(sequence, _)| sequence <= position) {
+                self.drop_first();
+            }
         }
+        self.first = self.first.max(position + 1);
         Some(self)
     }
 
     /// The rows that were ingested at or after `unix_micros`; `None`: there are none.
     #[must_use]
     pub fn since(mut self, unix_micros: i64) -> Option<Self> {
-        while self.first_timestamp() < unix_micros {
-            if self.first == self.last {
-                return None;
+        loop {
+            let (sequence, timestamp) = self.first_record()?;
+            if timestamp >= unix_micros {
+                self.first = sequence;
+                return Some(self);
             }
             self.drop_first();
         }
-        Some(self)
     }
 
     fn drop_first(&mut self) {
         let _ = self.data.split_to(message_bytes(&self.data));
-        self.first += 1;
+        self.messages -= 1;
     }
 
-    fn first_timestamp(&self) -> i64 {
+    /// Sequence number and time of its first row.
+    fn first_record(&self) -> Option<(i64, i64)> {
+        if self.data.is_empty() {
+            return None;
+        }
         let message = StreamingReadResponse::decode(&self.data[PREFIX_BYTES..message_bytes(&self.data)]);
-        message.ok().and_then(|message| message.record).map_or(i64::MAX, |record| record.timestamp_unix_micros)
+        let record = message.ok().and_then(|message| message.record);
+        Some(record.map_or((i64::MAX, i64::MAX), |record| (record.sequence_number, record.timestamp_unix_micros)))
     }
 }
 
@@ -158,9 +170,11 @@ pub struct PieceWriter {
     is_historical: bool,
     synced: Option<Instant>,
     pool: Arc<Pool>,
-    /// The piece that fills, from row `first`.
+    /// The piece that fills, from `first`.
     data: Vec<u8>,
+    messages: u64,
     first: i64,
+    /// The last row that was added.
     last: i64,
     metadata: Vec<(String, String)>,
     encoded_metadata: Vec<u8>,
@@ -168,9 +182,15 @@ pub struct PieceWriter {
 }
 
 impl PieceWriter {
-    /// Of `stream`, with this mark on each record.
+    /// Of `stream`, with this mark on each record. What is there begins with `first`: rows from there on that are not added are
+    /// left out.
     #[must_use]
-    pub fn new(stream: StreamId, is_historical: bool, synced: Option<Instant>, pool: &Arc<Pool>) -> Self {
+    pub fn new(
+        (stream, first): (StreamId, i64),
+        is_historical: bool,
+        synced: Option<Instant>,
+        pool: &Arc<Pool>,
+    ) -> Self {
         let mut stream_text = [0; ID_BYTES];
         stream_text.copy_from_slice(stream.to_string().as_bytes());
         Self {
@@ -180,8 +200,9 @@ impl PieceWriter {
             synced,
             pool: Arc::clone(pool),
             data: Vec::new(),
-            first: 0,
-            last: 0,
+            messages: 0,
+            first,
+            last: first - 1,
             metadata: Vec::new(),
             encoded_metadata: Vec::new(),
             pieces: Vec::new(),
@@ -205,14 +226,13 @@ impl PieceWriter {
 
     /// Adds a row. `expected_bytes` of payloads are to come with it and after it, as far as the caller knows.
     pub fn push(&mut self, sequence: i64, timestamp_unix_micros: i64, payload: &[u8], expected_bytes: usize) {
+        assert!(sequence > self.last, "rows come in order");
         if self.data.is_empty() {
-            self.first = sequence;
             let likely = expected_bytes + expected_bytes / 2 + 256;
             self.data.reserve_exact(likely.min(PIECE_BYTES + PIECE_BYTES / 8));
-        } else {
-            assert_eq!(self.last + 1, sequence, "a piece's rows have no gap");
         }
         self.last = sequence;
+        self.messages += 1;
         let record = 2 * length_delimited(ID_BYTES)
             + 1
             + encoded_len_varint(sequence as u64)
@@ -249,13 +269,37 @@ impl PieceWriter {
         }
         let charge = self.pool.charge(data.capacity());
         let data = Bytes::from_owner(Pooled { data, _charge: charge });
-        self.pieces.push(Piece { first: self.first, last: self.last, data, synced: self.synced });
+        let messages = std::mem::take(&mut self.messages);
+        self.pieces.push(Piece {
+            first: self.first,
+            last: self.last,
+            data,
+            messages,
+            last_row: self.last,
+            synced: self.synced,
+        });
+        self.first = self.last + 1;
     }
 
-    /// All pieces.
+    /// All pieces, which stand for every row up to `through`, whether it was added or not.
     #[must_use]
-    pub fn finish(mut self) -> Vec<Piece> {
+    pub fn finish(mut self, through: i64) -> Vec<Piece> {
         self.close();
+        match self.pieces.last_mut() {
+            Some(last) => last.last = last.last.max(through),
+            None if through >= self.first => {
+                let (first, synced) = (self.first, self.synced);
+                self.pieces.push(Piece {
+                    first,
+                    last: through,
+                    data: Bytes::new(),
+                    messages: 0,
+                    last_row: first - 1,
+                    synced,
+                });
+            }
+            None => {}
+        }
         self.pieces
     }
 }
@@ -304,7 +348,7 @@ mod tests {
     fn pieces_decode_to_what_was_put_in_and_their_memory_comes_back() {
         let (stream, pool) = (StreamId::generate(), Pool::new(1 << 20));
         for is_historical in [false, true] {
-            let mut writer = PieceWriter::new(stream, is_historical, None, &pool);
+            let mut writer = PieceWriter::new((stream, 1), is_historical, None, &pool);
             let pairs = [("a".to_owned(), "ü".to_owned()), (String::new(), "2".to_owned())];
             let mut expected = Vec::new();
             for sequence in 1..=1000 {
@@ -321,13 +365,13 @@ mod tests {
                 };
                 expected.push(StreamingReadResponse { record: Some(record), is_historical });
             }
-            let pieces = writer.finish();
+            let pieces = writer.finish(1000);
             assert!(pieces.len() > 3 && pieces.iter().all(|piece| piece.data.len() < PIECE_BYTES + 2000));
             let total: usize = pieces.iter().map(|piece| piece.data.len()).sum();
             assert!((total..=total + total / 4).contains(&pool.used()), "{} of {total}", pool.used());
             let mut next = 1;
             for piece in &pieces {
-                assert_eq!((piece.first, piece.count()), (next, decoded(&piece.data).len() as u64));
+                assert_eq!((piece.first, piece.messages), (next, decoded(&piece.data).len() as u64));
                 next = piece.last + 1;
             }
             let all: Vec<_> = pieces.iter().flat_map(|piece| decoded(&piece.data)).collect();
@@ -343,9 +387,9 @@ mod tests {
     #[test]
     fn a_piece_is_cut_by_row_by_time_and_by_room_only_between_messages_where_one_fits() {
         let pool = Pool::new(1 << 20);
-        let mut writer = PieceWriter::new(StreamId::generate(), false, None, &pool);
+        let mut writer = PieceWriter::new((StreamId::generate(), 1), false, None, &pool);
         (1..=50).for_each(|n| writer.push(n, 10 * n, &payload(n), 0));
-        let piece = writer.finish().pop().expect("one piece");
+        let piece = writer.finish(50).pop().expect("one piece");
         assert_eq!(piece.clone().after(0).map(|p| (p.first, p.data.len())), Some((1, piece.data.len())));
         let rest = piece.clone().after(20).expect("rows");
         assert_eq!(decoded(&rest.data)[0].record.as_ref().map(|r| r.sequence_number), Some(21));

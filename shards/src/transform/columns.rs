@@ -82,12 +82,23 @@ pub struct Column {
 /// definition that is no JSON, or does not describe objects, has none.
 #[must_use]
 pub fn typed_columns(definition: &str, reserved: &[&str]) -> Vec<Column> {
+    named(declared_columns(definition), reserved)
+}
+
+/// The members that `definition` declares, as columns that bear their names.
+#[must_use]
+pub fn declared_columns(definition: &str) -> Vec<Column> {
     let Ok(root) = serde_json::from_str::<Value>(definition) else { return Vec::new() };
     let mut planner = Planner { root: &root, visits: 0, leaves: 0, open_refs: Vec::new() };
-    let mut columns = match planner.kind(&root, 0) {
+    match planner.kind(&root, 0) {
         Kind::Struct(columns) => columns,
         _ => Vec::new(),
-    };
+    }
+}
+
+/// `columns` with names of which none is equal to one of `reserved`, upper case or lower.
+#[must_use]
+pub fn named(mut columns: Vec<Column>, reserved: &[&str]) -> Vec<Column> {
     name_columns(&mut columns, reserved);
     columns
 }

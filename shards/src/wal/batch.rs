@@ -18,6 +18,8 @@ pub struct BatchHeader {
     pub timestamp_unix_micros: i64,
     /// The schema version that they were checked with.
     pub schema_version: u32,
+    /// The version of the stream's pipeline that they are read by; 0: none.
+    pub pipeline_version: u16,
     /// How many records. 0 in an entry that tells only of a session: such a batch is never in a buffer.
     pub count: u32,
     /// Bytes of all payloads.

@@ -1,7 +1,7 @@
 //! Encode and decode of an entry: the records of one append to one stream, which is also their form in memory.
 //!
-//! Little endian. Header of 64 bytes: u32 entry bytes (a multiple of 8) · u8 kind (1) · u8 flags (1: has keys, 2: has a session) · u16 zero · 16
-//! bytes stream · i64 first sequence · i64 timestamp (Unix µs) · u32 schema version · u32 count · u32 payload bytes · u32
+//! Little endian. Header of 64 bytes: u32 entry bytes (a multiple of 8) · u8 kind (1) · u8 flags (1: has keys, 2: has a session) · u16
+//! pipeline version (0: none) · 16 bytes stream · i64 first sequence · i64 timestamp (Unix µs) · u32 schema version · u32 count · u32 payload bytes · u32
 //! metadata bytes · u32 key bytes · u32 CRC32C of the entry without this field. Then u32 payload end a record; with keys, u32
 //! key end a record; with a session, u32 bytes of it, and it; metadata (an encoded map); keys; payloads; zeros. An entry with a
 //! session may have no records.
@@ -41,6 +41,8 @@ pub struct EntryDraft<'a> {
     pub timestamp_unix_micros: i64,
     /// The schema version that they were checked with.
     pub schema_version: u32,
+    /// The version of the stream's pipeline that they are read by; 0: none.
+    pub pipeline_version: u16,
     /// The records.
     pub payloads: &'a [Bytes],
     /// Their idempotency keys.
@@ -90,6 +92,7 @@ pub(super) fn encode(draft: &EntryDraft<'_>, size: EntrySize, out: &mut BytesMut
         first_sequence: draft.first_sequence,
         timestamp_unix_micros: draft.timestamp_unix_micros,
         schema_version: draft.schema_version,
+        pipeline_version: draft.pipeline_version,
         count: narrow(draft.payloads.len()),
         payload_bytes: narrow(size.payloads),
         key_bytes: narrow(size.keys),
@@ -101,6 +104,7 @@ pub(super) fn encode(draft: &EntryDraft<'_>, size: EntrySize, out: &mut BytesMut
     header[0..4].copy_from_slice(&batch.entry_bytes.to_le_bytes());
     header[4] = KIND_RECORDS;
     header[5] = if has_keys { FLAG_KEYS } else { 0 } | if draft.session.is_empty() { 0 } else { FLAG_SESSION };
+    header[6..8].copy_from_slice(&batch.pipeline_version.to_le_bytes());
     header[8..24].copy_from_slice(batch.stream.as_bytes());
     header[24..32].copy_from_slice(&batch.first_sequence.to_le_bytes());
     header[32..40].copy_from_slice(&batch.timestamp_unix_micros.to_le_bytes());
@@ -197,7 +201,7 @@ impl Layout {
         if bytes[4] != KIND_RECORDS {
             return Err(EntryError::Field("kind"));
         }
-        if bytes[5] & !(FLAG_KEYS | FLAG_SESSION) != 0 || bytes[6..8] != [0, 0] {
+        if bytes[5] & !(FLAG_KEYS | FLAG_SESSION) != 0 {
             return Err(EntryError::Field("flags"));
         }
         let has_keys = bytes[5] & FLAG_KEYS != 0;
@@ -224,6 +228,7 @@ impl Layout {
             first_sequence,
             timestamp_unix_micros: i64_at(bytes, 32),
             schema_version: u32_at(bytes, 40),
+            pipeline_version: u16::from_le_bytes([bytes[6], bytes[7]]),
             count,
             payload_bytes,
             key_bytes,
@@ -323,6 +328,7 @@ mod tests {
             first_sequence: 5,
             timestamp_unix_micros: -7,
             schema_version: 2,
+            pipeline_version: 0x0102,
             payloads,
             keys,
             metadata: b"some metadata",
@@ -347,7 +353,7 @@ mod tests {
         let (header, mut entry, payloads, keys) = sample();
         entry.extend_from_slice(b"what follows is not looked at");
         let layout = Layout::decode_checked(&entry)?;
-        assert_eq!(layout.header, header);
+        assert_eq!((layout.header, layout.header.pipeline_version), (header, 0x0102));
         assert_eq!(&entry[layout.metadata()], b"some metadata");
         assert_eq!(&entry[layout.session()], b"a session");
         for index in 0..150 {

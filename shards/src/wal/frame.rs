@@ -18,8 +18,8 @@ pub const HEADER_BYTES: usize = 64;
 /// The largest frame, in bytes: bounds what a reader allocates.
 pub const MAX_FRAME_BYTES: usize = 32 << 20;
 
-/// The format version that is written: its entries may have a writer's session.
-pub const FORMAT_VERSION: u16 = 2;
+/// The format version that is written: since 2 an entry may have a writer's session, since 3 a pipeline's version.
+pub const FORMAT_VERSION: u16 = 3;
 /// The oldest that is read.
 const OLDEST_VERSION: u16 = 1;
 
@@ -254,16 +254,19 @@ mod tests {
         assert_eq!(read.verify(&frame, ShardId(4), Some(1 << 32 | 78)), Err(FrameError::Stale(9)));
 
         let mut newer = frame.clone();
-        newer[4] = 3;
+        newer[4] = 4;
         let checksum = checksum(&newer[..header().used_bytes()]);
         newer[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3), EPOCH), Err(FrameError::Version(3)));
+        assert_eq!(FrameHeader::peek(&newer, 9)?.verify(&newer, ShardId(3), EPOCH), Err(FrameError::Version(4)));
 
-        let mut older = frame.clone();
-        older[4] = 1;
-        let checksum = super::checksum(&older[..header().used_bytes()]);
-        older[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
-        assert_eq!(FrameHeader::peek(&older, 9)?.verify(&older, ShardId(3), EPOCH), Ok(()), "the last version is read");
+        for version in [1, 2] {
+            let mut older = frame.clone();
+            older[4] = version;
+            let checksum = super::checksum(&older[..header().used_bytes()]);
+            older[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+            let read = FrameHeader::peek(&older, 9)?.verify(&older, ShardId(3), EPOCH);
+            assert_eq!(read, Ok(()), "earlier versions are read");
+        }
 
         let mut long = frame;
         long[8..12].copy_from_slice(&u32::MAX.to_le_bytes());

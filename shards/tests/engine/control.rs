@@ -153,7 +153,15 @@ fn catalog(
     let schema = Arc::new(CompiledSchema::compile(schema, 1, SCHEMA).expect("compiles"));
     let home = home_shard(stream, shards);
     let key_fields = ["id", "/name"].map(KeyField::new).into();
-    let entry = StreamEntry { id: stream, name: "events".to_owned(), state, schema, key_fields, home };
+    let entry = StreamEntry {
+        id: stream,
+        name: "events".to_owned(),
+        state,
+        schema,
+        key_fields,
+        pipelines: Arc::default(),
+        home,
+    };
     Arc::new(CatalogSnapshot::new(version, access, vec![entry]).with_rates(rates))
 }
 
@@ -161,7 +169,7 @@ fn catalog(
 fn serve(engine: &Engine, store: &Store, mut messages: mpsc::Receiver<ToControl>) {
     while store.ended.lock().expect("not poisoned").len() < usize::from(engine.shards()) {
         match messages.blocking_recv().expect("shards tell their end") {
-            ToControl::FilesReady { shard, stream, files, through } => {
+            ToControl::FilesReady { shard, stream, files, through, .. } => {
                 store.files.lock().expect("not poisoned").extend(files);
                 engine.send(shard, ToShard::Flushed(stream, through)).expect("room");
             }

@@ -50,6 +50,8 @@ pub const MICROS_AN_HOUR: i64 = 3_600_000_000;
 /// One stream's log, in memory.
 pub struct Stream {
     pub id: StreamId,
+    /// Of the batches that come.
+    pub pipeline_version: u16,
     wal: Wal,
     next_sequence: i64,
 }
@@ -63,7 +65,7 @@ impl Stream {
         let (path, epoch) = (PathBuf::from("memory"), Some(request.epoch));
         let segment = Segment { id: request.id, epoch, path, file, bytes: request.bytes };
         wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
-        Self { id: StreamId::from_bytes([7; 16]), wal, next_sequence: 1 }
+        Self { id: StreamId::from_bytes([7; 16]), pipeline_version: 0, wal, next_sequence: 1 }
     }
 
     /// The next batch, acked.
@@ -73,6 +75,7 @@ impl Stream {
             first_sequence: self.next_sequence,
             timestamp_unix_micros: timestamp,
             schema_version: 3,
+            pipeline_version: self.pipeline_version,
             payloads,
             keys: &[],
             metadata,
@@ -123,6 +126,7 @@ pub fn job(definition: &str, batches: &[RowBatch], dir: &Path, name: &str) -> Wr
     WriteJob {
         stream: header.stream,
         schema: Arc::new(schema),
+        pipelines: Arc::default(),
         hour: PartitionHour(header.timestamp_unix_micros.div_euclid(MICROS_AN_HOUR)),
         batches: batches.to_vec(),
         key_fields: Arc::default(),

@@ -109,6 +109,7 @@ impl History {
             flushed_through,
             last_sequence: self.last(),
             next_sequence: self.last() + 1,
+            pipelines: Default::default(),
         }
     }
 

@@ -67,6 +67,7 @@ impl Subject for BareWal {
             first_sequence: *last + 1,
             timestamp_unix_micros: now,
             schema_version: 1,
+            pipeline_version: 0,
             payloads,
             keys,
             metadata: &token.to_le_bytes()[..(token % 9) as usize],

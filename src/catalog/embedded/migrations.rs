@@ -39,6 +39,11 @@ const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../migrations/sqlite/0004_file_sets.sql"),
         then: |_| Ok(()),
     },
+    Migration {
+        name: "0005_pipelines",
+        sql: include_str!("../../../migrations/sqlite/0005_pipelines.sql"),
+        then: |_| Ok(()),
+    },
     Migration { name: "0006_jobs", sql: include_str!("../../../migrations/sqlite/0006_jobs.sql"), then: |_| Ok(()) },
 ];
 

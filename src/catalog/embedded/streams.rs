@@ -7,10 +7,10 @@ use super::{
     AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, audit::note, column, failure, file_sets, found, json,
     json_or_none, json_text, parsed, schemas, unique,
 };
-use crate::catalog::{StreamStatus, model::Changed, rules};
+use crate::catalog::{StreamPipelines, StreamStatus, model::Changed, rules};
 
 const COLUMNS: &str = "SELECT id, name, description, schema_id, status, key_fields, labels, retention, \
-                       partition_config, version, flushed_through, created_at, updated_at FROM streams";
+                       partition_config, version, flushed_through, created_at, updated_at, pipelines, dead_letters FROM streams";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Stream> {
     Ok(Stream {
@@ -27,7 +27,24 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Stream> {
         flushed_through: row.get(10)?,
         created_at: row.get(11)?,
         updated_at: row.get(12)?,
+        pipelines: json_or_none(row, 13)?.unwrap_or_default(),
+        dead_letters: parsed_or_none(row, 14)?,
     })
+}
+
+fn parsed_or_none(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<StreamId>> {
+    match row.get_ref(at)? {
+        rusqlite::types::ValueRef::Null => Ok(None),
+        _ => parsed(row, at).map(Some),
+    }
+}
+
+fn pipelines_text(pipelines: &StreamPipelines) -> Option<String> {
+    (!pipelines.is_empty()).then(|| json_text(pipelines))
+}
+
+fn pipeline_id(pipelines: &StreamPipelines) -> Option<&str> {
+    pipelines.current.as_ref().map(|current| current.id.as_str())
 }
 
 pub(super) fn create(connection: &mut Connection, stream: &Stream, audit: AuditEntry) -> Result<()> {
@@ -44,8 +61,8 @@ pub(super) fn insert(connection: &Connection, stream: &Stream, flushed_through: 
     connection
         .execute(
             "INSERT INTO streams (id, name, description, schema_id, status, key_fields, labels, retention, \
-             partition_config, version, flushed_through, created_at, updated_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+             partition_config, version, flushed_through, created_at, updated_at, pipelines, dead_letters, pipeline_id) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
             params![
                 stream.id.to_string(),
                 stream.name,
@@ -60,6 +77,9 @@ pub(super) fn insert(connection: &Connection, stream: &Stream, flushed_through: 
                 flushed_through,
                 stream.created_at,
                 stream.updated_at,
+                pipelines_text(&stream.pipelines),
+                stream.dead_letters.map(|id| id.to_string()),
+                pipeline_id(&stream.pipelines),
             ],
         )
         .map(drop)
@@ -75,11 +95,14 @@ pub(super) fn list(connection: &Connection, filter: &StreamFilter, page: &Page) 
         "{COLUMNS} WHERE id > ?1 AND CASE WHEN ?2 IS NULL THEN status <> 'deleted' ELSE status = ?2 END \
          AND (?3 IS NULL OR substr(name, 1, length(?3)) = ?3) \
          AND ((?4 IS NULL AND ?5 IS NULL) OR EXISTS (SELECT 1 FROM json_each(labels) AS label \
-              WHERE (?4 IS NULL OR label.key = ?4) AND (?5 IS NULL OR label.value = ?5))) ORDER BY id LIMIT ?6"
+              WHERE (?4 IS NULL OR label.key = ?4) AND (?5 IS NULL OR label.value = ?5))) \
+         AND (?7 IS NULL OR pipeline_id = ?7) AND (NOT ?8 OR pipeline_id IS NOT NULL) ORDER BY id LIMIT ?6"
     );
     let mut statement = connection.prepare(&sql).map_err(failure)?;
     let status = filter.status.map(StreamStatus::name);
-    let parameters = params![page.after, status, filter.name_prefix, filter.label_key, filter.label_value, page.limit];
+    let StreamFilter { name_prefix, label_key, label_value, pipeline, with_pipeline, .. } = filter;
+    let parameters =
+        params![page.after, status, name_prefix, label_key, label_value, page.limit, pipeline, with_pipeline];
     let rows = statement.query_map(parameters, read).map_err(failure)?;
     rows.collect::<rusqlite::Result<_>>().map_err(failure)
 }
@@ -96,7 +119,7 @@ fn update(connection: &Connection, stream: &Stream) -> Result<()> {
     connection
         .execute(
             "UPDATE streams SET description = ?2, retention = ?3, labels = ?4, status = ?5, version = ?6, \
-             updated_at = ?7 WHERE id = ?1",
+             updated_at = ?7, pipelines = ?8, dead_letters = ?9, pipeline_id = ?10 WHERE id = ?1",
             params![
                 stream.id.to_string(),
                 stream.description,
@@ -104,7 +127,10 @@ fn update(connection: &Connection, stream: &Stream) -> Result<()> {
                 json_text(&stream.labels),
                 stream.status.name(),
                 stream.version,
-                stream.updated_at
+                stream.updated_at,
+                pipelines_text(&stream.pipelines),
+                stream.dead_letters.map(|id| id.to_string()),
+                pipeline_id(&stream.pipelines),
             ],
         )
         .map(|_| ())

@@ -12,6 +12,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_init", include_str!("../../../migrations/postgres/0001_init.sql")),
     ("0002_change_generations", include_str!("../../../migrations/postgres/0002_change_generations.sql")),
     ("0003_file_sets", include_str!("../../../migrations/postgres/0003_file_sets.sql")),
+    ("0004_pipelines", include_str!("../../../migrations/postgres/0004_pipelines.sql")),
     ("0005_jobs", include_str!("../../../migrations/postgres/0005_jobs.sql")),
 ];
 

@@ -10,11 +10,11 @@ use super::{
     unique,
 };
 use crate::catalog::{
-    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, StreamStatus, model::Changed, rules,
+    AuditEntry, Page, Result, Stream, StreamChange, StreamFilter, StreamPipelines, StreamStatus, model::Changed, rules,
 };
 
 const COLUMNS: &str = "SELECT id, name, description, schema_id, status, key_fields, labels::text, retention, \
-                       partition_config, version, flushed_through, created_at, updated_at FROM streams";
+                       partition_config, version, flushed_through, created_at, updated_at, pipelines, dead_letters FROM streams";
 
 fn read(row: &Row) -> Result<Stream> {
     Ok(Stream {
@@ -31,7 +31,17 @@ fn read(row: &Row) -> Result<Stream> {
         flushed_through: value(row, 10)?,
         created_at: value(row, 11)?,
         updated_at: value(row, 12)?,
+        pipelines: json_or_none(row, 13)?.unwrap_or_default(),
+        dead_letters: value::<Option<String>>(row, 14)?.map(|_| parsed(row, 14)).transpose()?,
     })
+}
+
+fn pipelines_text(pipelines: &StreamPipelines) -> Option<String> {
+    (!pipelines.is_empty()).then(|| json_text(pipelines))
+}
+
+fn pipeline_id(pipelines: &StreamPipelines) -> Option<&str> {
+    pipelines.current.as_ref().map(|current| current.id.as_str())
 }
 
 pub(super) async fn create(client: &mut Client, stream: Stream, audit: AuditEntry) -> Result<()> {
@@ -41,8 +51,8 @@ pub(super) async fn create(client: &mut Client, stream: Stream, audit: AuditEntr
     transaction
         .execute(
             "INSERT INTO streams (id, name, description, schema_id, status, key_fields, labels, retention, \
-             partition_config, version, flushed_through, created_at, updated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9, $10, $11, $12, $13)",
+             partition_config, version, flushed_through, created_at, updated_at, pipelines, dead_letters, pipeline_id) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
             &[
                 &stream.id.to_string(),
                 &stream.name,
@@ -57,6 +67,9 @@ pub(super) async fn create(client: &mut Client, stream: Stream, audit: AuditEntr
                 &stream.flushed_through,
                 &stream.created_at,
                 &stream.updated_at,
+                &pipelines_text(&stream.pipelines),
+                &stream.dead_letters.map(|id| id.to_string()),
+                &pipeline_id(&stream.pipelines),
             ],
         )
         .await
@@ -88,12 +101,14 @@ pub(super) async fn list(client: &mut Client, filter: StreamFilter, page: Page) 
         "{COLUMNS} WHERE id > $1 AND CASE WHEN $2::text IS NULL THEN status <> 'deleted' ELSE status = $2 END \
          AND ($3::text IS NULL OR starts_with(name, $3)) \
          AND (($4::text IS NULL AND $5::text IS NULL) OR EXISTS (SELECT 1 FROM jsonb_each_text(labels) AS label \
-              WHERE ($4 IS NULL OR label.key = $4) AND ($5 IS NULL OR label.value = $5))) ORDER BY id LIMIT $6"
+              WHERE ($4 IS NULL OR label.key = $4) AND ($5 IS NULL OR label.value = $5))) \
+         AND ($7::text IS NULL OR pipeline_id = $7) AND (NOT $8::boolean OR pipeline_id IS NOT NULL) ORDER BY id LIMIT $6"
     );
     let status = filter.status.map(StreamStatus::name);
     let limit = i64::from(page.limit);
+    let StreamFilter { name_prefix, label_key, label_value, pipeline, with_pipeline, .. } = filter;
     let rows = client
-        .query(&sql, &[&page.after, &status, &filter.name_prefix, &filter.label_key, &filter.label_value, &limit])
+        .query(&sql, &[&page.after, &status, &name_prefix, &label_key, &label_value, &limit, &pipeline, &with_pipeline])
         .await
         .map_err(failure)?;
     all(&rows, read)
@@ -109,7 +124,7 @@ async fn update(transaction: &Transaction<'_>, stream: &Stream) -> Result<()> {
     transaction
         .execute(
             "UPDATE streams SET description = $2, retention = $3, labels = $4::text::jsonb, status = $5, version = $6, \
-             updated_at = $7 WHERE id = $1",
+             updated_at = $7, pipelines = $8, dead_letters = $9, pipeline_id = $10 WHERE id = $1",
             &[
                 &stream.id.to_string(),
                 &stream.description,
@@ -118,6 +133,9 @@ async fn update(transaction: &Transaction<'_>, stream: &Stream) -> Result<()> {
                 &stream.status.name(),
                 &stream.version,
                 &stream.updated_at,
+                &pipelines_text(&stream.pipelines),
+                &stream.dead_letters.map(|id| id.to_string()),
+                &pipeline_id(&stream.pipelines),
             ],
         )
         .await

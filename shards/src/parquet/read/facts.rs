@@ -12,7 +12,7 @@ use crate::parquet::{
     layout::{FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, METADATA, PAYLOAD, SEQ},
 };
 
-/// A page of `_ingest_ts`.
+/// A page of `_ingest_ts` or `_seq`.
 #[derive(Debug, Clone)]
 pub(in crate::parquet) struct Page {
     pub(super) rows: Range<usize>,
@@ -24,13 +24,18 @@ pub(in crate::parquet) struct Page {
 #[derive(Debug)]
 pub(in crate::parquet) struct Facts {
     pub(super) metadata: ArrowReaderMetadata,
+    /// What the file stands for.
     pub(super) first_sequence: i64,
-    /// At least one.
+    pub(super) last_sequence: i64,
+    /// As many, or fewer where the pipeline left some out.
     pub(super) rows: usize,
     pub(super) index: Option<Footer>,
     pub(super) time_pages: Vec<Page>,
+    /// Of a file that is not dense.
+    pub(super) sequence_pages: Vec<Page>,
     pub(super) row_columns: ProjectionMask,
     pub(super) time_column: ProjectionMask,
+    pub(super) sequence_column: ProjectionMask,
     pub(super) payload_column: ProjectionMask,
     /// The first row of each row group, and the end.
     group_starts: Vec<usize>,
@@ -48,7 +53,8 @@ impl Facts {
         let (Some(first_sequence), Some(last)) = (first, last) else {
             return Err("its footer has no sequence range".to_owned());
         };
-        if rows <= 0 || last.checked_sub(first_sequence) != Some(rows - 1) {
+        let range = last.checked_sub(first_sequence).and_then(|range| range.checked_add(1));
+        if range.is_none_or(|range| range < 1 || rows < 0 || rows > range) {
             return Err("its footer's sequence range does not fit its rows".to_owned());
         }
         let mut group_starts: Vec<usize> = vec![0];
@@ -65,18 +71,28 @@ impl Facts {
             let roots = fields.iter().enumerate().filter(|(_, field)| names.contains(&field.name()));
             ProjectionMask::roots(metadata.parquet_schema(), roots.map(|(index, _)| index))
         };
+        let pages = |column: &str| {
+            page_ranges(&metadata, &group_starts, column).ok_or_else(|| format!("it has no page index of {column}"))
+        };
         Ok(Self {
             first_sequence,
+            last_sequence: last,
             rows: group_starts[group_starts.len() - 1],
             index: footer_value(&metadata, index::FOOTER_KEY).and_then(Footer::parse),
-            time_pages: time_pages(&metadata, &group_starts)
-                .ok_or_else(|| format!("it has no page index of {INGEST_TS}"))?,
+            time_pages: pages(INGEST_TS)?,
+            sequence_pages: if range == Some(rows) { Vec::new() } else { pages(SEQ)? },
             row_columns: columns(&[SEQ, INGEST_TS, METADATA, PAYLOAD]),
             time_column: columns(&[INGEST_TS]),
+            sequence_column: columns(&[SEQ]),
             payload_column: columns(&[PAYLOAD]),
             group_starts,
             metadata,
         })
+    }
+
+    /// Whether every sequence number has its row.
+    pub(super) fn is_dense(&self) -> bool {
+        self.last_sequence - self.first_sequence + 1 == self.rows as i64
     }
 
     pub(in crate::parquet) fn memory_bytes(&self) -> usize {
@@ -85,7 +101,7 @@ impl Facts {
         size_of::<Self>()
             + self.metadata.metadata().memory_size()
             + schema
-            + self.time_pages.len() * size_of::<Page>()
+            + (self.time_pages.len() + self.sequence_pages.len()) * size_of::<Page>()
             + self.group_starts.len() * size_of::<usize>()
     }
 
@@ -112,10 +128,14 @@ fn footer_value<'m>(metadata: &'m ArrowReaderMetadata, key: &str) -> Option<&'m 
     pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
-fn time_pages(metadata: &ArrowReaderMetadata, group_starts: &[usize]) -> Option<Vec<Page>> {
+/// The pages of one of our columns that has statistics, with what is least and most in each.
+fn page_ranges(metadata: &ArrowReaderMetadata, group_starts: &[usize], column: &str) -> Option<Vec<Page>> {
+    if group_starts.len() == 1 {
+        return Some(Vec::new());
+    }
     let index = metadata.metadata().page_index()?;
     let columns = metadata.parquet_schema().columns();
-    let column = columns.iter().position(|column| column.path().parts() == [INGEST_TS])?;
+    let column = columns.iter().position(|found| found.path().parts() == [column])?;
     let mut pages: Vec<Page> = Vec::new();
     for (group, rows) in group_starts.windows(2).enumerate() {
         let Some(ColumnIndexMetaData::INT64(values)) = index.column_index(group, column) else { return None };
