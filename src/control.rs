@@ -6,6 +6,7 @@
 
 mod admin;
 mod config;
+mod dead_letters;
 mod follow;
 mod health;
 mod jobs;
@@ -54,6 +55,7 @@ use crate::{
 };
 
 pub use config::Reload;
+pub use dead_letters::RETENTION_DAYS;
 pub use health::{Component, Readiness};
 pub use jobs::{JobPage, JobsAsked};
 pub use keys::{CreatedKey, NewKey};

@@ -1,6 +1,6 @@
 //! From a shard's staged files to committed ones: put each object, verify it, commit all in the catalog, tell the shard.
 //!
-//! The order is what makes a crash at any edge harmless: until the commit, the log holds the rows, and the object that a crash
+//! What the stream's pipeline could make nothing of is a dead letter by then. The order is what makes a crash at any edge harmless: until the commit, the log holds the rows, and the object that a crash
 //! left is an orphan; the first flush of the stream afterwards begins with the same row, and takes the orphan away. After the
 //! commit, the same commit again is no change. Only then may the shard let
 //! go of the rows. What fails is tried again for as long as the process runs.
@@ -18,11 +18,13 @@ use ttdust_shards::{
     ids::{ShardId, StreamId},
     message::ToShard,
     parquet::FileMeta,
+    pipeline::rows::DeadLetter,
 };
 
 use crate::{
     calendar::now_unix_micros,
     catalog::{Catalog, CatalogError, Commit, StoredFile},
+    dead_letters::{DeadLetters, UndeliveredError},
     file_lists::FileLists,
     link::ShardLink,
     metrics::ControlMetrics,
@@ -43,6 +45,23 @@ enum FlushError {
     Object(#[from] ObjectError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    DeadLetters(#[from] UndeliveredError),
+}
+
+/// What a shard has written.
+#[derive(Debug)]
+pub struct Flush {
+    /// The shard.
+    pub shard: ShardId,
+    /// The stream.
+    pub stream: StreamId,
+    /// The files, one an hour, oldest first.
+    pub files: Vec<FileMeta>,
+    /// The last sequence number that they hold.
+    pub through: i64,
+    /// Records that are in none of them.
+    pub dead: Vec<DeadLetter>,
 }
 
 /// Commits flushes.
@@ -53,6 +72,7 @@ pub struct Flusher {
     lists: Arc<FileLists>,
     metrics: Arc<ControlMetrics>,
     takeover: Takeover,
+    dead_letters: DeadLetters,
     /// Streams of which this run has committed files: an earlier run's orphans of theirs are gone.
     swept: Arc<Mutex<HashSet<StreamId>>>,
 }
@@ -66,12 +86,14 @@ impl Flusher {
         lists: Arc<FileLists>,
         metrics: Arc<ControlMetrics>,
         takeover: Takeover,
+        dead_letters: DeadLetters,
     ) -> Self {
-        Self { catalog, objects, lists, metrics, takeover, swept: Arc::default() }
+        Self { catalog, objects, lists, metrics, takeover, dead_letters, swept: Arc::default() }
     }
 
     /// Commits a flush and tells the shard.
-    pub async fn flush(&self, link: &ShardLink, shard: ShardId, stream: StreamId, files: Vec<FileMeta>, through: i64) {
+    pub async fn flush(&self, link: &ShardLink, flush: Flush) {
+        let Flush { shard, stream, files, through, dead } = flush;
         // Rows that an earlier run committed are not committed anew.
         if let Some(end) = self.takeover.committed_before(stream, files[0].first_sequence).await {
             tracing::info!(%stream, through, end, "rows of a flush are in files already");
@@ -79,7 +101,7 @@ impl Flusher {
             self.tell(link, shard, stream, ToShard::Flushed(stream, end.min(through))).await;
             return;
         }
-        let message = match self.commit_with_patience(stream, &files).await {
+        let message = match self.commit_with_patience(stream, &files, &dead).await {
             Ok(()) => ToShard::Flushed(stream, through),
             Err(reason) => {
                 tracing::warn!(%stream, through, %reason, "staged rows are lost; they are written anew from the log");
@@ -96,10 +118,15 @@ impl Flusher {
     }
 
     /// Tries until it is done; `Err` only when the staged files cannot be used, whatever one does.
-    async fn commit_with_patience(&self, stream: StreamId, files: &[FileMeta]) -> Result<(), String> {
+    async fn commit_with_patience(
+        &self,
+        stream: StreamId,
+        files: &[FileMeta],
+        mut dead: &[DeadLetter],
+    ) -> Result<(), String> {
         let mut pause = PAUSE_MIN;
         loop {
-            match self.commit(stream, files).await {
+            match self.commit(stream, files, &mut dead).await {
                 Ok(()) => return Ok(()),
                 Err(FlushError::Object(lost @ ObjectError::StagedLost { .. })) => return Err(lost.to_string()),
                 Err(error) => {
@@ -112,7 +139,7 @@ impl Flusher {
         }
     }
 
-    async fn commit(&self, stream: StreamId, files: &[FileMeta]) -> Result<(), FlushError> {
+    async fn commit(&self, stream: StreamId, files: &[FileMeta], dead: &mut &[DeadLetter]) -> Result<(), FlushError> {
         if !self.swept.lock().unwrap_or_else(PoisonError::into_inner).contains(&stream) {
             self.remove_orphans(&files[0]).await?;
             self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(stream);
@@ -120,6 +147,10 @@ impl Flusher {
         for file in files {
             self.put(file).await?;
         }
+        // As late as can be: the log must remember their keys until the commit. Once they are there, a commit that is tried
+        // again leaves them alone.
+        self.dead_letters.deliver(stream, dead).await?;
+        *dead = &[];
         let stored: Vec<_> = files.iter().map(stored).collect();
         let keys: Vec<_> = stored.iter().map(|file| file.key.clone()).collect();
         let bytes = stored.iter().map(|file| file.bytes).sum();

@@ -15,6 +15,7 @@ mod pipelines;
 mod problem;
 mod rates;
 mod records;
+mod replays;
 mod schemas;
 mod streams;
 mod system;
@@ -35,6 +36,7 @@ use crate::{
     control::{Control, ControlError},
     metrics::{ControlMetrics, Exposition},
     producer::Producer,
+    replay::Replays,
     tails::Tails,
 };
 use operation::Route;
@@ -70,6 +72,8 @@ pub struct App {
     pub batches: Batches,
     /// Readers that follow streams.
     pub tails: Arc<Tails>,
+    /// Puts dead letters back.
+    pub replays: Arc<Replays>,
 }
 
 /// The id of a request, for what is done in it.
@@ -96,6 +100,7 @@ fn routes() -> Vec<Group> {
         group("schemas", "What records must look like, version by version.", schemas::routes()),
         group("streams", "Where records go.", streams::routes()),
         group("pipelines", "What readers see of a stream's records.", pipelines::routes()),
+        group("dead-letters", "What was not taken, once more.", replays::routes()),
         group(
             "records",
             "Writing records, reading them, and following them.",

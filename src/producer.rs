@@ -393,6 +393,7 @@ mod tests {
             schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").expect("a schema")),
             key_fields: Arc::default(),
             pipelines: Arc::default(),
+            dead_letters: None,
             home: ShardId(0),
         }
     }

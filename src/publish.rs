@@ -301,6 +301,7 @@ impl Publisher {
                 schema: Arc::clone(schema),
                 key_fields: stream.key_fields.iter().map(|field| KeyField::new(field)).collect(),
                 pipelines: Arc::new(stream.pipelines.for_shards()),
+                dead_letters: stream.dead_letters,
                 home: self.homes.of(stream.id, &stream.name),
             }))
         };

@@ -38,6 +38,7 @@ use crate::{
     control::{Control, ControlError, Parts},
     coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
+    dead_letters::DeadLetters,
     file_lists::FileLists,
     flush::{Flusher, Takeover, TakeoverPending},
     http::{self, App, ConnectionLimits},
@@ -48,6 +49,7 @@ use crate::{
     producer::Producer,
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParts},
+    replay::Replays,
     tails::Tails,
     telemetry::Level,
     tls::{Identity, TlsError},
@@ -274,6 +276,7 @@ impl Server {
             Arc::clone(&lists),
             Arc::clone(&base.metrics),
             takeover,
+            DeadLetters::new(link.clone(), Arc::clone(&base.publisher)),
         );
         let upkeep = Upkeep::new(&config, base.catalog.clone(), base.objects.clone(), lists, Arc::clone(&base.metrics))
             .map_err(system("cannot start the upkeep"))?;
@@ -362,6 +365,7 @@ struct DataPaths {
     producer: Arc<Producer>,
     tails: Arc<Tails>,
     imports: Arc<Imports>,
+    replays: Arc<Replays>,
 }
 
 impl DataPaths {
@@ -392,7 +396,9 @@ fn data_paths(config: &Config, base: &Base, link: &ShardLink, queries: &Arc<Quer
         roots: settings.import_roots.clone(),
         s3: config.s3.clone(),
     }));
-    Ok(DataPaths { producer, tails: Arc::new(tails), imports })
+    let (publisher, workers) = (Arc::clone(&base.publisher), base.workers.clone());
+    let replays = Arc::new(Replays::new(Arc::clone(queries), Arc::clone(&producer), publisher, workers));
+    Ok(DataPaths { producer, tails: Arc::new(tails), imports, replays })
 }
 
 fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
@@ -499,6 +505,7 @@ fn start_http(
         producer: Arc::clone(&data.producer),
         batches: http::Batches::default(),
         tails: Arc::clone(&data.tails),
+        replays: Arc::clone(&data.replays),
     };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits {

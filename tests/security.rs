@@ -241,6 +241,8 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
     let (gone, retire) = (format!("/api/v1/streams/{missing}"), format!("{versions}/9/retire"));
     // Of one that is there, it would have no end.
     let tail = format!("{gone}/tail");
+    let replay = format!("{one}/dlq/replay");
+    let replay_job = format!("{replay}?job_id=job_x");
     let pause = json!({"status": "active"});
     // Bodies that change nothing: whoever is let in is told of their fault.
     let operations = [
@@ -268,6 +270,8 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
         ("PATCH", "/api/v1/pipelines/pip_x", json!({}), "A-S--"),
         ("DELETE", "/api/v1/pipelines/pip_x", Value::Null, "A-S--"),
         ("POST", "/api/v1/pipelines:test", json!({"steps": [], "records": []}), "AOS--"),
+        ("POST", &replay, json!({"start": "x"}), "AO---"),
+        ("GET", &replay_job, Value::Null, "AO---"),
         ("POST", "/api/v1/api-keys", json!({"role": "root"}), "A----"),
         ("GET", "/api/v1/api-keys", Value::Null, "A----"),
         ("DELETE", "/api/v1/api-keys/key_x", Value::Null, "A----"),

@@ -69,6 +69,8 @@ pub enum Action {
     ChangePipelines,
     /// Read pipelines, and try steps.
     ReadPipelines,
+    /// Put dead letters back into their streams.
+    ReplayDeadLetters,
     /// Create, list and delete keys.
     ManageKeys,
     /// Read the configuration.
@@ -106,13 +108,14 @@ impl Role {
     pub const fn may(self, action: Action) -> bool {
         use Action::{
             ChangePipelines, ChangeSchemas, ListSchemas, PauseStreams, ReadConfig, ReadPipelines, ReadRecords,
-            ReadSchema, ReadStreams, WriteRecords,
+            ReadSchema, ReadStreams, ReplayDeadLetters, WriteRecords,
         };
         match self {
             Self::Admin => true,
-            Self::Operator => {
-                matches!(action, ReadConfig | ReadStreams | ReadSchema | ListSchemas | ReadPipelines | PauseStreams)
-            }
+            Self::Operator => matches!(
+                action,
+                ReadConfig | ReadStreams | ReadSchema | ListSchemas | ReadPipelines | PauseStreams | ReplayDeadLetters
+            ),
             Self::SchemaAdmin => matches!(
                 action,
                 ChangeSchemas | ReadSchema | ListSchemas | ReadStreams | ChangePipelines | ReadPipelines
@@ -131,7 +134,7 @@ impl Role {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::WriteRecords,
         Self::ReadRecords,
         Self::ChangeSchemas,
@@ -142,6 +145,7 @@ impl Action {
         Self::ReadStreams,
         Self::ChangePipelines,
         Self::ReadPipelines,
+        Self::ReplayDeadLetters,
         Self::ManageKeys,
         Self::ReadConfig,
         Self::ChangeConfig,
@@ -162,6 +166,7 @@ impl Action {
             Self::ReadStreams => "read streams",
             Self::ChangePipelines => "change pipelines",
             Self::ReadPipelines => "read pipelines",
+            Self::ReplayDeadLetters => "replay dead letters",
             Self::ManageKeys => "manage API keys",
             Self::ReadConfig => "read the configuration",
             Self::ChangeConfig => "change the configuration",
@@ -679,7 +684,8 @@ mod tests {
     fn roles_may_do_what_the_contract_says_and_no_more() {
         use Action::{
             ChangeConfig, ChangePipelines, ChangeSchemas, ChangeStreams, ListSchemas, ManageKeys, PauseStreams,
-            ReadAudit, ReadConfig, ReadPipelines, ReadRecords, ReadSchema, ReadStreams, WriteRecords,
+            ReadAudit, ReadConfig, ReadPipelines, ReadRecords, ReadSchema, ReadStreams, ReplayDeadLetters,
+            WriteRecords,
         };
         let table = [
             (WriteRecords, "A--W-"),
@@ -692,6 +698,7 @@ mod tests {
             (ReadStreams, "AOSWR"),
             (ChangePipelines, "A-S--"),
             (ReadPipelines, "AOS--"),
+            (ReplayDeadLetters, "AO---"),
             (ManageKeys, "A----"),
             (ReadConfig, "AO---"),
             (ChangeConfig, "A----"),

@@ -8,6 +8,7 @@ pub mod access;
 mod background;
 pub mod buffer;
 pub mod config;
+pub mod dead_letters;
 pub mod dedup;
 pub mod filter;
 mod grpc;

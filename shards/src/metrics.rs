@@ -112,6 +112,8 @@ pub struct ShardMetrics {
     pub processing_dropped: Counter,
     /// Of these, those that the pipeline could not make anything of.
     pub processing_errors: Counter,
+    /// Dead letters that were taken.
+    pub dead_letters: Gauge,
     /// Writing one flush's files, of streams with a pipeline.
     pub processing_latency: LatencyHistogram,
     /// Tails that are being read.

@@ -1,8 +1,9 @@
 //! Frozen rows ↔ Parquet, in the measured layout.
 //!
-//! Columns: `_seq`, `_ingest_ts`, `_record_id`, `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of
-//! the schema, `_payload` (the record byte for byte). Ordered by `_seq`, which has no gaps but those of rows that the stream's
-//! pipeline leaves out: a file stands for a range of sequence numbers. Payload and typed columns are what the pipeline makes.
+//! Columns: `_seq`, `_ingest_ts`, `_event_ts` (where the stream's pipeline tells when events were), `_record_id`,
+//! `_schema_version`, `_metadata` (JSON text, null if none), the typed columns of the schema, `_payload` (the record byte for
+//! byte). Ordered by `_seq`, which has no gaps but those of rows that the stream's pipeline leaves out: a file stands for a range
+//! of sequence numbers. Payload and typed columns are what the pipeline makes.
 //!
 //! Between the last row group and the footer lies a key index, which other readers pass by.
 //!
@@ -36,7 +37,7 @@ use parquet::{
 
 use crate::{
     ids::{RecordId, StreamId},
-    pipeline::{Pipelines, Runner, UnknownPipeline, Verdict, rows::DeadLetter},
+    pipeline::{Pipelines, Runner, UnknownPipeline, Verdict, event_time::EventTime, rows::DeadLetter},
     record::{Parser, keys::KeyField},
     schema::CompiledSchema,
     transform::{columns, decode_metadata, rows, rows::RowBuilder},
@@ -272,6 +273,8 @@ struct Encoder<'j> {
     index: IndexBuilder,
     sequences: Int64Builder,
     times: TimestampMicrosecondBuilder,
+    /// Where the pipeline tells when events were: how, and when.
+    event_times: Option<(EventTime, TimestampMicrosecondBuilder)>,
     record_ids: StringBuilder,
     schema_versions: Int32Builder,
     metadata: StringBuilder,
@@ -302,9 +305,10 @@ impl<'j> Encoder<'j> {
         let pipeline = pipeline.map_err(|error| job.unusable(error))?;
         let columns = layout::typed_columns(&job.schema.definition, pipeline.as_deref());
         let typed = RowBuilder::new(&columns);
+        let event_time = pipeline.and_then(|pipeline| pipeline.event_time());
         Ok(Self {
             job,
-            schema: layout::file_schema(typed.fields()),
+            schema: layout::file_schema(typed.fields(), event_time.is_some()),
             columns,
             typed,
             parser: Parser::default(),
@@ -312,6 +316,7 @@ impl<'j> Encoder<'j> {
             index: IndexBuilder::new(&job.key_fields),
             sequences: Int64Builder::new(),
             times: TimestampMicrosecondBuilder::new(),
+            event_times: event_time.map(|event_time| (event_time, TimestampMicrosecondBuilder::new())),
             record_ids: StringBuilder::new(),
             schema_versions: Int32Builder::new(),
             metadata: StringBuilder::new(),
@@ -410,18 +415,21 @@ impl<'j> Encoder<'j> {
 
     /// What is inside the record: typed columns and keys, in one look.
     fn look_at(&mut self, payload: &[u8]) {
-        let Self { parser, typed, index, .. } = self;
-        match (typed.is_empty(), index.is_empty()) {
-            (true, true) => {}
-            (typed_is_empty, index_is_empty) => parser.with_nodes(payload, |nodes| {
-                if !typed_is_empty {
-                    typed.append(nodes);
-                }
-                if !index_is_empty {
-                    index.append(nodes);
-                }
-            }),
+        let Self { parser, typed, index, event_times, .. } = self;
+        if typed.is_empty() && index.is_empty() && event_times.is_none() {
+            return;
         }
+        parser.with_nodes(payload, |nodes| {
+            if !typed.is_empty() {
+                typed.append(nodes);
+            }
+            if !index.is_empty() {
+                index.append(nodes);
+            }
+            if let Some((event_time, times)) = event_times {
+                times.append_option(event_time.of(nodes));
+            }
+        });
     }
 
     fn step(&mut self) -> Result<(), ParquetFileError> {
@@ -440,13 +448,17 @@ impl<'j> Encoder<'j> {
                 .map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))?;
             self.file = FileState::Open(Box::new(writer));
         }
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(self.sequences.finish()),
-            Arc::new(self.times.finish().with_timezone("UTC")),
+        let mut columns: Vec<ArrayRef> =
+            vec![Arc::new(self.sequences.finish()), Arc::new(self.times.finish().with_timezone("UTC"))];
+        if let Some((_, times)) = &mut self.event_times {
+            columns.push(Arc::new(times.finish().with_timezone("UTC")));
+        }
+        let rest: [ArrayRef; 3] = [
             Arc::new(self.record_ids.finish()),
             Arc::new(self.schema_versions.finish()),
             Arc::new(self.metadata.finish()),
         ];
+        columns.extend(rest);
         columns.extend(typed);
         columns.push(Arc::new(self.payloads.finish()));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("built by this very schema");

@@ -18,12 +18,13 @@
 //! | boolean | true t yes y on 1, false f no n off 0, in any case | 1, 0 | as it is |
 //!
 //! Null stays null, a field that is not there stays away, an object or array is never converted. What cannot be converted goes
-//! by `on_error`. Fields are named through objects, not through arrays. All else stays byte for byte.
+//! by `on_error`. A timestamp with `event_time` tells when the record's event was: files have it as `_event_ts`. Fields are named through objects, not through arrays. All else stays byte for byte.
 //!
 //! `members` is the record that is worked on, [`rows`] runs rows of the log, [`steps`] reads the steps, `convert` and `times` know values, `fit` checks steps
 //! against a schema.
 
 mod convert;
+pub mod event_time;
 mod fit;
 mod members;
 pub mod rows;
@@ -35,9 +36,10 @@ use std::sync::{Arc, OnceLock};
 use serde_json::Value;
 
 use crate::transform::columns::Column;
-use convert::Converted;
+use convert::{Conversion, Converted};
+use event_time::EventTime;
 use members::{Members, Text};
-use steps::{Action, Compiler, OnError, Step};
+use steps::{Action, Compiler, OnError, Step, path_of, pointer_of};
 
 /// What is wrong with a step.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +122,18 @@ impl Pipeline {
     pub fn columns(&self, mut declared: Vec<Column>) -> Vec<Column> {
         self.steps.iter().for_each(|step| fit::applied(step, &mut declared));
         declared
+    }
+
+    /// The field of its output that tells when a record's event was, if a step says which.
+    #[must_use]
+    pub fn event_time(&self) -> Option<EventTime> {
+        let at = self.steps.iter().position(|step| step.is_event_time)?;
+        let Action::Convert { to: Conversion::Timestamp { target, .. }, .. } = &self.steps[at].action else {
+            return None;
+        };
+        let mut path = path_of(&self.steps[at].fields[0].pointer);
+        self.steps[at + 1..].iter().for_each(|step| fit::renamed(step, &mut path));
+        Some(EventTime::new(&pointer_of(&path), *target))
     }
 
     /// Whether a record may become a dead letter by a step's wish.

@@ -86,6 +86,8 @@ pub struct Shard {
     /// Of each stream, the submission that waits for files of keys, and those behind it.
     parked: HashMap<StreamId, VecDeque<Parked>, ahash::RandomState>,
     parked_bytes: usize,
+    /// Dead letters that were taken.
+    dead_letters: u64,
     questions: VecDeque<KeyQuestion>,
 }
 
@@ -144,6 +146,7 @@ impl Shard {
             looked: Looked::default(),
             parked: HashMap::default(),
             parked_bytes: 0,
+            dead_letters: 0,
             questions: VecDeque::new(),
         };
         for (&stream, &through) in flushed_through {
@@ -324,6 +327,9 @@ impl Shard {
             })
         };
         let accepted = i64::from(committed.accepted);
+        if self.catalog.stream(submission.stream).is_some_and(|stream| stream.is_dead_letters()) {
+            self.dead_letters += u64::from(committed.accepted);
+        }
         self.sequencer(submission.stream).next += accepted;
         self.fresh_payloads.clear();
         self.fresh_keys.clear();
@@ -400,12 +406,17 @@ impl Shard {
             return Some(Refusal::Draining);
         }
         // It may have been paused while its records were on their way here from another shard.
-        match self.catalog.stream(submission.stream).filter(|stream| stream.home == self.id).map(|stream| stream.state)
-        {
+        let stream = self.catalog.stream(submission.stream).filter(|stream| stream.home == self.id);
+        let is_dead_letters = stream.is_some_and(|stream| stream.is_dead_letters());
+        match stream.map(|stream| stream.state) {
             Some(StreamState::Active) => {}
+            // No client is meant.
+            Some(StreamState::Paused) if is_dead_letters => {}
             Some(StreamState::Paused) => return Some(Refusal::Paused),
             Some(StreamState::Deleting) | None => return Some(Refusal::NotHere),
         }
+        // A flush waits for its dead letters: if they waited for room in the log, which the flush is to make, neither would end.
+        let percent = |usage| if is_dead_letters { 0 } else { percent(usage) };
         let usage = self.wal.usage();
         if self.disk_full || percent(usage) >= QUOTA_FULL_PERCENT {
             return Some(Refusal::LogFull(RETRY_AFTER * 10));
@@ -551,6 +562,12 @@ impl Shard {
         BufferSnapshot { next_sequence, pipelines, ..snapshot }
     }
 
+    /// Dead letters that were taken since the start.
+    #[must_use]
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters
+    }
+
     /// See [`Buffer::figures`].
     #[must_use]
     pub fn figures(&self, stream: StreamId) -> StreamFigures {
@@ -689,6 +706,7 @@ mod tests {
                 schema: Arc::clone(&schema),
                 key_fields: Arc::default(),
                 pipelines: Arc::default(),
+                dead_letters: None,
                 home: ID,
             };
             let streams = state.into_iter().map(entry).collect();

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     access::Access,
+    dead_letters::SUFFIX,
     ids::{SchemaId, ShardId, StreamId},
     pipeline::Pipelines,
     rate::RateLimits,
@@ -37,8 +38,18 @@ pub struct StreamEntry {
     pub key_fields: Arc<[KeyField]>,
     /// What its readers see of its records.
     pub pipelines: Arc<Pipelines>,
+    /// The stream of its dead letters, if it has one.
+    pub dead_letters: Option<StreamId>,
     /// The shard that owns it.
     pub home: ShardId,
+}
+
+impl StreamEntry {
+    /// Whether it is a stream of dead letters, which takes none of its records from clients.
+    #[must_use]
+    pub fn is_dead_letters(&self) -> bool {
+        self.name.ends_with(SUFFIX)
+    }
 }
 
 /// The whole catalog at one version.

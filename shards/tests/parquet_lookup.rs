@@ -97,6 +97,7 @@ fn entry() -> StreamEntry {
         schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").unwrap()),
         key_fields: KEY_FIELDS.map(KeyField::new).into(),
         pipelines: Arc::default(),
+        dead_letters: None,
         home: ShardId(0),
     }
 }

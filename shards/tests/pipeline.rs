@@ -348,6 +348,17 @@ fn steps_that_make_no_sense_are_refused_with_their_place() {
         (step(json!({"type": "timestamp", "fields": ["a"], "formats": ["%F %"]})), "/0/formats/0", "lone"),
         (step(json!({"type": "timestamp", "fields": ["a"], "formats": ["%F %I"]})), "/0/formats/0", "half"),
         (step(json!({"type": "timestamp", "fields": ["a"], "target": "epoch"})), "/0/target", "unix_s"),
+        (step(json!({"type": "timestamp", "fields": ["a", "b"], "event_time": true})), "/0/event_time", "one field"),
+        (
+            step(json!({"type": "coerce", "fields": ["a"], "to": "string", "event_time": true})),
+            "/0/event_time",
+            "for timestamps",
+        ),
+        (
+            json!([{"type": "timestamp", "fields": ["a"], "event_time": true}, {"type": "timestamp", "fields": ["b"], "event_time": true}]),
+            "/1/event_time",
+            "earlier",
+        ),
         (step(json!({"type": "timestamp", "fields": ["a"], "time_zone": "Mars"})), "/0/time_zone", "offset"),
     ] {
         let errors = Pipeline::compile(1, &steps).map(drop).expect_err("refused");
@@ -373,6 +384,17 @@ fn steps_that_do_not_fit_the_stream_are_refused() {
         (json!([{"type": "coerce", "fields": ["user"], "to": "string"}]), "/0/fields/0", "name a field in it"),
         (json!([{"type": "timestamp", "fields": ["ok"]}]), "/0/fields/0", "no time"),
         (json!([{"type": "rename", "fields": {"name": "ok"}}]), "/0/fields/name", "already"),
+        (
+            json!([{"type": "timestamp", "fields": ["name"], "event_time": true}, {"type": "rename", "fields": {"name": "at"}},
+            {"type": "exclude", "fields": ["at"]}]),
+            "/2/fields/0",
+            "/at tells when the event was",
+        ),
+        (
+            json!([{"type": "timestamp", "fields": ["name"], "event_time": true}, {"type": "coerce", "fields": ["name"], "to": "string"}]),
+            "/1/fields/0",
+            "/name tells when the event was",
+        ),
         (json!([{"type": "rename", "fields": {"name": "x", "list": "x"}}]), "/0/fields/", "already"),
         (json!([{"type": "exclude", "fields": ["id"]}]), "/0/fields/0", "key field"),
         (json!([{"type": "select", "fields": ["id", "name"]}]), "/0/fields/0", "/user/id is a key field"),

@@ -6,8 +6,12 @@ mod batches;
 
 use std::{fs::File, path::Path, sync::Arc};
 
-use arrow_array::{cast::AsArray, types::Int64Type};
-use batches::{MICROS_AN_HOUR, Random, Reading, Stream, file_ref, job};
+use arrow_array::{
+    RecordBatch,
+    cast::AsArray,
+    types::{Int64Type, TimestampMicrosecondType},
+};
+use batches::{MICROS_AN_HOUR, Random, Reading, Stream, file_ref, job, read_all};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message as _;
@@ -356,6 +360,66 @@ fn check_columns(path: &Path, expected: &[RecordRow]) {
             record.get("n").and_then(Value::as_i64)
         };
         assert_eq!(numbers, texts.iter().map(number).collect::<Vec<_>>());
+    }
+}
+
+/// The column of event times.
+fn event_times(path: &Path) -> Vec<Option<i64>> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("a file")).expect("a Parquet file");
+    let times = |batch: RecordBatch| {
+        let times =
+            batch.column_by_name("_event_ts").expect("there").as_primitive::<TimestampMicrosecondType>().clone();
+        times.iter().collect::<Vec<_>>()
+    };
+    builder.build().expect("a reader").flat_map(|batch| times(batch.expect("rows"))).collect()
+}
+
+#[test]
+fn files_have_the_time_of_the_event_where_the_pipeline_tells_it() {
+    let mut stream = Stream::new();
+    let records = |texts: &[&str]| texts.iter().map(|text| Bytes::from((*text).to_owned())).collect::<Vec<_>>();
+    let hour = 10 * MICROS_AN_HOUR;
+    let raw = stream.batch(hour, b"", &records(&[r#"{"t":5}"#, r#"{"t":"x"}"#, r#"{"user":{"at":1772366400001}}"#]));
+    let steps = |target: &str| {
+        json!([
+            {"type": "timestamp", "fields": ["/user/t"], "formats": ["%F %T"], "target": target, "event_time": true},
+            {"type": "rename", "fields": {"/user/t": "at"}},
+        ])
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    for (version, target) in [(1, "unix_ms"), (2, "rfc3339")] {
+        let steps = [(1, steps("unix_ms").to_string().into()), (2, steps("rfc3339").to_string().into())];
+        let pipelines = Arc::new(Pipelines::new(2, steps));
+        stream.pipeline_version = version;
+        let seen = stream.batch(
+            hour,
+            b"",
+            &records(&[r#"{"user":{"t":"2026-03-01 12:00:00"}}"#, r#"{"user":{"t":"x"}}"#, "{}"]),
+        );
+        let write = |batches: &[RowBatch], name: &str| {
+            let mut job = job(DEFINITION, batches, dir.path(), name);
+            job.pipelines = Arc::clone(&pipelines);
+            files::write(&job).expect("written")
+        };
+        let file = write(std::slice::from_ref(&seen), "seen");
+        assert_eq!(event_times(&file.path), [Some(1_772_366_400_000_000), None, None], "{target}");
+        assert_eq!(read_all(&file.path.clone().into(), false).len(), 3);
+        if version == 1 {
+            let before = write(std::slice::from_ref(&raw), "raw");
+            let merged = merge::merge(&merge::MergeJob {
+                stream: stream.id,
+                hour: file.hour,
+                inputs: vec![before.path, file.path],
+                schema: ttdust_shards::ids::SchemaId::from_bytes([9; 16]),
+                schema_version: 3,
+                definition: DEFINITION.into(),
+                pipeline: Some(pipelines.get(1).expect("known")),
+                key_fields: Arc::default(),
+                path: dir.path().join("merged.parquet"),
+            });
+            let expected = [None, None, Some(1_772_366_400_001_000), Some(1_772_366_400_000_000), None, None];
+            assert_eq!(event_times(&merged.expect("merged").file.path), expected, "by the newest version");
+        }
     }
 }
 

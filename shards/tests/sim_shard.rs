@@ -108,6 +108,7 @@ fn catalog() -> Arc<CatalogSnapshot> {
             schema,
             key_fields: Default::default(),
             pipelines: Default::default(),
+            dead_letters: None,
             home: SHARD,
         }
     };

@@ -83,7 +83,7 @@ impl Control {
                     retention: config.retention.as_ref().map(retention).transpose()?,
                     ..StreamChange::default()
                 };
-                Ok(AdminReply::Stream(config_of(self.change_stream(&actor, stream.id, change).await?)))
+                Ok(AdminReply::Stream(config_of(self.change_stream(&actor, stream.id, change, None).await?)))
             }
             AdminRequest::Get(text) => {
                 actor.caller.require(Action::ReadStreams)?;
@@ -131,6 +131,7 @@ fn new_stream(config: StreamConfig) -> Result<NewStream, ControlError> {
         partition_config: None,
         key_fields: Vec::new(),
         labels: config.labels.into_iter().collect(),
+        dead_letters_days: None,
     })
 }
 

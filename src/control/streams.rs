@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use ttdust_shards::{
     access::Principal,
     buffer::StreamFigures,
+    dead_letters::SUFFIX,
     ids::{SchemaId, ShardId, StreamId},
 };
 
-use super::{Actor, Control, ControlError, names};
+use super::{Actor, Control, ControlError, dead_letters, names};
 use crate::{
     calendar::now_unix_micros,
     catalog::{CatalogError, FileTotals, Page, Retention, Stream, StreamChange, StreamFilter, StreamStatus},
@@ -41,6 +42,8 @@ pub struct NewStream {
     pub key_fields: Vec<String>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
+    /// For how many days its dead letters are kept; `None`: it has none.
+    pub dead_letters_days: Option<u32>,
 }
 
 /// How a stream stands.
@@ -93,10 +96,13 @@ impl Control {
         let _changing = self.changing().await?;
         let id = stream.id.to_string();
         let created = self.parts.catalog.create_stream(stream.clone(), actor.did("stream.create", "stream", &id)).await;
+        let given = match (&created, new.dead_letters_days) {
+            (Ok(()), Some(days)) => Some(self.give_dead_letters(actor, stream.clone(), days).await),
+            _ => None,
+        };
         self.published(created).await?;
-        let Actor { caller, trace_id } = actor;
-        tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, trace_id, "stream created");
-        Ok(stream)
+        let stream = given.transpose()?.unwrap_or(stream);
+        Ok(created_by(actor, stream))
     }
 
     pub(super) async fn activate(&self, id: StreamId, actor: &Actor) -> Result<Stream, ControlError> {
@@ -163,7 +169,9 @@ impl Control {
         actor: &Actor,
         id: StreamId,
         change: StreamChange,
+        dead_letters_days: Option<u32>,
     ) -> Result<Stream, ControlError> {
+        check_dead_letters(dead_letters_days)?;
         if let Some(description) = &change.description {
             names::description("/description", description)?;
         }
@@ -176,7 +184,12 @@ impl Control {
         let _changing = self.changing().await?;
         let audit = actor.did("stream.change", "stream", &id.to_string());
         let changed = self.parts.catalog.change_stream(id, change, now_unix_micros(), audit).await;
+        let given = match (&changed, dead_letters_days) {
+            (Ok(stream), Some(days)) => Some(self.give_dead_letters(actor, stream.clone(), days).await),
+            _ => None,
+        };
         let stream = self.published(changed).await?;
+        let stream = given.transpose()?.unwrap_or(stream);
         let (status, Actor { caller, trace_id }) = (stream.status.name(), actor);
         tracing::info!(stream = %id, version = stream.version, status, actor = %caller.id, trace_id, "stream changed");
         Ok(stream)
@@ -194,6 +207,7 @@ impl Control {
         if_version: Option<i64>,
     ) -> Result<Stream, ControlError> {
         let changing = self.changing().await?;
+        self.check_no_letters(&self.parts.catalog.stream(id).await?)?;
         let mark = StreamChange { status: Some(StreamStatus::Deleting), if_version, ..StreamChange::default() };
         let audit = actor.did("stream.delete", "stream", &id.to_string());
         let marked = self.parts.catalog.change_stream(id, mark, now_unix_micros(), audit).await;
@@ -231,8 +245,26 @@ impl Control {
     }
 }
 
+fn created_by(actor: &Actor, stream: Stream) -> Stream {
+    let Actor { caller, trace_id } = actor;
+    tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, trace_id, "stream created");
+    stream
+}
+
+fn check_dead_letters(days: Option<u32>) -> Result<(), ControlError> {
+    match days {
+        Some(0) => Err(ControlError::field("/dlq/retention_days", "at least 1")),
+        _ => Ok(()),
+    }
+}
+
 fn check(new: &NewStream) -> Result<(), ControlError> {
     names::name("/name", &new.name)?;
+    dead_letters::check_name(&new.name)?;
+    check_dead_letters(new.dead_letters_days)?;
+    if new.dead_letters_days.is_some() {
+        names::name("/name", &format!("{}{SUFFIX}", new.name))?;
+    }
     names::description("/description", &new.description)?;
     names::labels("/labels", &new.labels)?;
     if let Some(retention) = &new.retention {
@@ -277,6 +309,7 @@ mod tests {
             partition_config: Some(serde_json::json!({})),
             key_fields: vec!["id".into()],
             labels: BTreeMap::new(),
+            dead_letters_days: None,
         }
     }
 
@@ -285,6 +318,9 @@ mod tests {
         assert_eq!(check(&new()), Ok(()));
         let bad = [
             ("/name", NewStream { name: "A".into(), ..new() }),
+            ("/name", NewStream { name: "a.dlq".into(), ..new() }),
+            ("/dlq/retention_days", NewStream { dead_letters_days: Some(0), ..new() }),
+            ("/name", NewStream { name: "a".repeat(126), dead_letters_days: Some(1), ..new() }),
             ("/key_fields", NewStream { key_fields: vec!["a".into(), "a".into()], ..new() }),
             ("/key_fields", NewStream { key_fields: vec![String::new()], ..new() }),
             ("/key_fields", NewStream { key_fields: vec!["a\0".into()], ..new() }),

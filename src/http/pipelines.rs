@@ -72,6 +72,7 @@ fn steps(_: &mut SchemaGenerator) -> Schema {
                 "formats": formats,
                 "time_zone": {"type": "string"},
                 "target": target,
+                "event_time": {"type": "boolean"},
                 "on_error": on_error,
             },
             "required": required,

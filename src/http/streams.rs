@@ -78,6 +78,22 @@ struct CreateStream {
     #[serde(default)]
     #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
+    /// Keep what is not taken, in the stream of this name with `.dlq`; null: do not.
+    dlq: Option<Dlq>,
+}
+
+/// How dead letters are kept.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Dlq {
+    /// For how long.
+    #[serde(default = "seven")]
+    #[schemars(range(min = 1))]
+    retention_days: u32,
+}
+
+fn seven() -> u32 {
+    control::RETENTION_DAYS
 }
 
 fn labels(_: &mut SchemaGenerator) -> Schema {
@@ -134,6 +150,8 @@ struct ChangeStream {
     retention_policy: Option<Option<Retention>>,
     #[schemars(extend("enum" = [null, "active", "paused"]))]
     status: Option<String>,
+    /// Keep what is not taken, or keep it for so long; null: as it is.
+    dlq: Option<Dlq>,
 }
 
 /// A stream.
@@ -153,6 +171,9 @@ struct Stream {
     retention_policy: Option<Retention>,
     /// As it was given.
     partition_config: Option<Value>,
+    /// The stream of its dead letters; null: it has none.
+    #[schemars(regex(pattern = "^str_"))]
+    dlq_stream_id: Option<String>,
     /// Grows by one with every change; the ETag.
     version: i64,
     #[schemars(extend("format" = "date-time"))]
@@ -211,6 +232,7 @@ impl From<catalog::Stream> for Stream {
             labels: stream.labels,
             retention_policy: stream.retention,
             partition_config: stream.partition_config,
+            dlq_stream_id: stream.dead_letters.map(|id| id.to_string()),
             version: stream.version,
             created_at: rfc3339(stream.created_at),
             updated_at: rfc3339(stream.updated_at),
@@ -255,6 +277,7 @@ async fn create(
         partition_config: body.partition_config,
         key_fields: body.key_fields,
         labels: body.labels,
+        dead_letters_days: body.dlq.map(|dlq| dlq.retention_days),
     };
     let stream = to_the_end(async move { app.control.create_stream(&actor, new).await }).await?;
     let (version, location) = (stream.version, format!("{STREAMS}/{}", stream.id));
@@ -305,7 +328,8 @@ async fn change(
     IfMatch(if_version): IfMatch,
     JsonBody(body): JsonBody<ChangeStream>,
 ) -> Result<Versioned<Json<Stream>>, Problem> {
-    let only_status = body.description.is_none() && body.retention_policy.is_none() && body.labels.is_none();
+    let only_status =
+        body.description.is_none() && body.retention_policy.is_none() && body.labels.is_none() && body.dlq.is_none();
     actor.caller.require(if only_status { Action::PauseStreams } else { Action::ChangeStreams })?;
     let status = match body.status.as_deref() {
         None => None,
@@ -323,8 +347,9 @@ async fn change(
         if_version,
         ..StreamChange::default()
     };
+    let dlq = body.dlq.map(|dlq| dlq.retention_days);
     let id = app.control.find_stream(&actor.caller, &id).await?;
-    let stream = to_the_end(async move { app.control.change_stream(&actor, id, change).await }).await?;
+    let stream = to_the_end(async move { app.control.change_stream(&actor, id, change, dlq).await }).await?;
     Ok(Versioned { version: stream.version, answer: Json(stream.into()) })
 }
 

@@ -122,6 +122,11 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "of these, those that the pipeline could not make anything of"
     ),
     metric!(
+        "processing_dlq_records_total",
+        Read::Counter(|m| m.dead_letters.get()),
+        "dead letters, of pipelines and of requests that ask for them"
+    ),
+    metric!(
         "processing_latency_seconds",
         Read::Histogram(|m| &m.processing_latency),
         "writing the files of one flush of a stream with a pipeline"

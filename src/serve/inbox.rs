@@ -12,7 +12,7 @@ use ttdust_shards::{
 use crate::{
     archive::ArchiveQueue,
     control::{Actor, Control},
-    flush::Flusher,
+    flush::{Flush, Flusher},
     link::ShardLink,
     query::Queries,
 };
@@ -50,9 +50,10 @@ impl Inbox {
     pub(super) async fn run(self, mut messages: mpsc::Receiver<ToControl>) {
         while let Some(message) = messages.recv().await {
             match message {
-                ToControl::FilesReady { shard, stream, files, through, .. } => {
+                ToControl::FilesReady { shard, stream, files, through, dead } => {
                     let (flusher, link) = (self.flusher.clone(), self.link.clone());
-                    tokio::spawn(async move { flusher.flush(&link, shard, stream, files, through).await });
+                    let flush = Flush { shard, stream, files, through, dead };
+                    tokio::spawn(async move { flusher.flush(&link, flush).await });
                 }
                 ToControl::Query { client, query, cancel, reply } => {
                     let (queries, link) = (Arc::clone(&self.queries), self.link.clone());

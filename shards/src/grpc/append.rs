@@ -1,6 +1,6 @@
 //! `Append`: many records a message, one submission and one answer each.
 
-use std::{collections::VecDeque, rc::Rc, time::Instant};
+use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -10,14 +10,19 @@ use super::{
     exchange::Method,
     framing::put_message,
     intake::{Intake, take_outcome},
-    rows::Rows,
+    rows::{Refused, Rows},
     status::{Code, Status},
 };
 use crate::{
+    dead_letters,
     dedup::writers::ID_BYTES_MAX,
     message::{Committed, Outcome, WriterRows},
     reactor::{Bell, Slot},
+    snapshot::StreamEntry,
 };
+
+/// Bytes of dead letters after which a submission of them ends.
+const LETTERS_BYTES: usize = 1 << 20;
 
 /// `Append`.
 #[derive(Debug)]
@@ -40,6 +45,10 @@ struct Request {
     received: Instant,
     /// `None`: nothing was submitted.
     slot: Option<Rc<Slot>>,
+    /// What became of the records, once it is known.
+    outcome: Option<Outcome>,
+    /// Dead letters, and what became of them.
+    letters: Vec<(Rc<Slot>, Option<Outcome>)>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
 }
@@ -81,13 +90,74 @@ impl Append {
             return invalid("WRITER_SEQUENCE_OVERFLOW", "first_writer_sequence is too large".to_owned());
         }
         match OnInvalid::try_from(request.on_invalid) {
-            Ok(OnInvalid::Atomic | OnInvalid::Skip) => Ok(()),
-            Ok(OnInvalid::Dlq) => {
-                let message = "on_invalid DLQ is not available in this version: use ATOMIC or SKIP";
-                Err(Status::new(Code::Unimplemented, "DLQ_UNAVAILABLE", message))
-            }
+            Ok(OnInvalid::Atomic | OnInvalid::Skip | OnInvalid::Dlq) => Ok(()),
             Err(_) => invalid("MALFORMED_MESSAGE", format!("on_invalid {} is not a known value", request.on_invalid)),
         }
+    }
+}
+
+impl Append {
+    /// The stream of a stream's dead letters.
+    fn letters_of(&self, stream: &StreamEntry) -> Option<Arc<StreamEntry>> {
+        stream.dead_letters.and_then(|id| self.intake.reactor.catalog().stream(id).cloned())
+    }
+
+    /// Submits what is to be dead letters, with keys by which a request that is sent again makes no second ones.
+    fn submit_letters(
+        &self,
+        stream: &StreamEntry,
+        dead: &[Refused],
+        (keys, first): (&[String], Option<(&[u8], u64)>),
+        metadata: &Bytes,
+    ) -> Vec<(Rc<Slot>, Option<Outcome>)> {
+        let Some(target) = self.letters_of(stream).filter(|_| !dead.is_empty()) else { return Vec::new() };
+        let key = |index: u32| match (first, keys.get(index as usize)) {
+            (Some((writer, first)), _) => dead_letters::key_of_number(stream.id, writer, first + u64::from(index)),
+            (None, Some(key)) if !key.is_empty() => dead_letters::key_of_key(stream.id, key.as_bytes()),
+            _ => Bytes::new(),
+        };
+        let version = stream.schema.version;
+        let (mut slots, mut payloads, mut letter_keys, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+        for (at, refused) in dead.iter().enumerate() {
+            payloads.push(dead_letters::of_schema(stream.id, version, &refused.invalid, &refused.payload, metadata));
+            letter_keys.push(key(refused.index));
+            bytes += payloads.last().map_or(0, Bytes::len);
+            // A letter is longer than its record: what is one entry of the log must not become one that is too large.
+            if bytes >= LETTERS_BYTES || at + 1 == dead.len() {
+                let (payloads, keys) = (std::mem::take(&mut payloads), std::mem::take(&mut letter_keys));
+                let slot = self.intake.submit(&target, payloads, keys, Bytes::new(), None, &self.bell);
+                slots.push((slot, None));
+                bytes = 0;
+            }
+        }
+        slots
+    }
+}
+
+impl Request {
+    /// Whether it is known what became of it; takes note of what is.
+    fn is_done(&mut self) -> bool {
+        if let (Some(slot), None) = (&self.slot, &self.outcome) {
+            self.outcome = take_outcome(slot);
+        }
+        for (slot, outcome) in &mut self.letters {
+            if outcome.is_none() {
+                *outcome = take_outcome(slot);
+            }
+        }
+        (self.slot.is_none() || self.outcome.is_some()) && self.letters.iter().all(|(_, outcome)| outcome.is_some())
+    }
+
+    /// What became of the records, and of the letters: the worst of them.
+    fn take_outcomes(&mut self) -> (Outcome, Outcome) {
+        let nothing = || Outcome::Committed(Committed::nothing());
+        let badness = |outcome: &Outcome| match outcome {
+            Outcome::Committed(_) => 0,
+            Outcome::Refused(_) => 1,
+            Outcome::Unknown => 2,
+        };
+        let letters = self.letters.drain(..).filter_map(|(_, outcome)| outcome).max_by_key(badness);
+        (self.outcome.take().unwrap_or_else(nothing), letters.unwrap_or_else(nothing))
     }
 }
 
@@ -104,13 +174,21 @@ impl Method for Append {
         request.idempotency_keys.iter().try_for_each(|key| self.intake.check_key(key))?;
         let is_writers = !request.writer_id.is_empty();
         let rows = Rows::new(&stream, request.payloads.len(), is_writers);
-        let mut answer = Request { rows, bytes, received, slot: None, limited: None };
+        let mut answer =
+            Request { rows, bytes, received, slot: None, outcome: None, letters: Vec::new(), limited: None };
         let on_invalid = request.on_invalid();
+        if on_invalid == OnInvalid::Dlq && self.letters_of(&stream).is_none() {
+            return Err(Status::dlq_missing());
+        }
+        // Of what is not taken, the keys are wanted too.
+        let sent_keys = if on_invalid == OnInvalid::Dlq { request.idempotency_keys.clone() } else { Vec::new() };
         let (payloads, keys) = (&mut request.payloads, &mut request.idempotency_keys);
         match self.intake.charge(payloads.len(), bytes, received) {
             Ok(()) => answer.rows.sort_out(on_invalid, payloads, keys, &mut self.intake.checks(&stream)),
             Err(over) => answer.limited = Some(Box::new(over)),
         }
+        let first = is_writers.then_some((request.writer_id.as_bytes(), request.first_writer_sequence));
+        answer.letters = self.submit_letters(&stream, answer.rows.dead(), (&sent_keys, first), &metadata);
         // Rejected records take a number of their writer's too, but for those of a request that is refused whole.
         let refused = answer.limited.is_some() || answer.rows.are_refused(on_invalid);
         let writer = is_writers.then(|| WriterRows {
@@ -135,22 +213,19 @@ impl Method for Append {
 
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
         let mut now = None;
-        while let Some(request) = self.submitted.front() {
-            let outcome = match &request.slot {
-                None => Outcome::Committed(Committed::nothing()),
-                Some(slot) => match take_outcome(slot) {
-                    None => break,
-                    Some(outcome) => outcome,
-                },
-            };
+        while let Some(request) = self.submitted.front_mut() {
+            if !request.is_done() {
+                break;
+            }
             let Some(mut request) = self.submitted.pop_front() else { break };
+            let (outcome, letters) = request.take_outcomes();
             self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;
             let response = match &request.limited {
                 Some(over) => request.rows.refused(over),
                 None => {
                     let was_refused = matches!(outcome, Outcome::Refused(_));
-                    let response = request.rows.answer(outcome)?;
+                    let response = request.rows.answer_with_letters(outcome, letters)?;
                     if was_refused && response.status() == RecordStatus::RateLimited {
                         reactor.metrics.backpressure.add(1);
                     }
@@ -165,10 +240,12 @@ impl Method for Append {
     }
 
     fn settle(&mut self) -> Option<bool> {
-        while let Some(request) = self.submitted.front() {
-            if let Some(slot) = &request.slot {
-                self.in_doubt |= take_outcome(slot)?.may_stand();
+        while let Some(request) = self.submitted.front_mut() {
+            if !request.is_done() {
+                return None;
             }
+            let letters = request.letters.iter().filter_map(|(_, outcome)| outcome.as_ref());
+            self.in_doubt |= request.outcome.iter().chain(letters).any(Outcome::may_stand);
             self.bytes -= request.bytes;
             self.submitted.pop_front();
         }

@@ -22,6 +22,17 @@ use crate::{
 /// Bad records that an answer describes; the others are only counted.
 pub const ROW_ERRORS_MAX: usize = 100;
 
+/// A record that did not pass, and that is to be a dead letter.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its index in the request.
+    pub index: u32,
+    /// Why.
+    pub invalid: Box<Invalid>,
+    /// As it came.
+    pub payload: Bytes,
+}
+
 /// Says whether a record is good.
 pub trait Checks {
     /// Whether it is.
@@ -65,6 +76,11 @@ impl Checks for Checker<'_> {
 /// # Errors
 /// Why it does not.
 pub fn takes_records(stream: &StreamEntry) -> Result<(), Status> {
+    if stream.is_dead_letters() {
+        let message =
+            "the stream holds dead letters, which only the server puts there: send records to the stream itself";
+        return Err(Status::new(Code::FailedPrecondition, "DEAD_LETTERS_STREAM", message));
+    }
     match stream.state {
         StreamState::Active => Ok(()),
         StreamState::Paused => Err(Status::stream_paused()),
@@ -114,6 +130,8 @@ pub struct Rows {
     row_errors: Vec<RowError>,
     /// Index in the request of each submitted record; empty: all, in order.
     taken: Vec<u32>,
+    /// Those that are to be dead letters.
+    dead: Vec<Refused>,
     /// They are a writer's, so that what is told of them goes by their index in the request.
     are_writers: bool,
 }
@@ -128,6 +146,7 @@ impl Rows {
             rejected: 0,
             row_errors: Vec::new(),
             taken: Vec::new(),
+            dead: Vec::new(),
             are_writers,
         }
     }
@@ -160,7 +179,7 @@ impl Rows {
     ) {
         let mut bad = Vec::new();
         for (index, payload) in payloads.iter().enumerate() {
-            if self.row_errors.len() == ROW_ERRORS_MAX {
+            if self.row_errors.len() == ROW_ERRORS_MAX && on_invalid != OnInvalid::Dlq {
                 // The others are only counted, or not even that: an explanation costs many times what a check does.
                 if on_invalid == OnInvalid::Atomic {
                     break;
@@ -170,8 +189,13 @@ impl Rows {
                 }
             } else if let Err(invalid) = checks.check(payload) {
                 bad.push(index as u32);
-                let error = Some(Status::invalid_record(&invalid).to_error());
-                self.row_errors.push(RowError { index: index as u32, error });
+                if self.row_errors.len() < ROW_ERRORS_MAX {
+                    let error = Some(Status::invalid_record(&invalid).to_error());
+                    self.row_errors.push(RowError { index: index as u32, error });
+                }
+                if on_invalid == OnInvalid::Dlq {
+                    self.dead.push(Refused { index: index as u32, invalid, payload: payload.clone() });
+                }
             }
         }
         if bad.is_empty() {
@@ -189,6 +213,57 @@ impl Rows {
         if !keys.is_empty() {
             *keys = self.taken.iter().map(|&index| std::mem::take(&mut keys[index as usize])).collect();
         }
+    }
+
+    /// Those that are to be dead letters: they did not pass, and the request says so.
+    #[must_use]
+    pub fn dead(&self) -> &[Refused] {
+        &self.dead
+    }
+
+    /// As [`Rows::answer`], when it is known what became of the dead letters too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn answer_with_letters(&mut self, outcome: Outcome, letters: Outcome) -> Result<AppendResponse, Status> {
+        let later = match letters {
+            Outcome::Unknown => return Err(Status::outcome_unknown()),
+            Outcome::Committed(_) => None,
+            Outcome::Refused(refusal) => {
+                let status = Status::refused(refusal);
+                if status.code != Code::ResourceExhausted {
+                    return Err(status);
+                }
+                Some(in_stream(&status))
+            }
+        };
+        let is_duplicate = |committed: &Committed, index: u32| {
+            self.are_writers && committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok()
+        };
+        let dead = match &outcome {
+            Outcome::Committed(committed) => {
+                self.dead.iter().filter(|refused| !is_duplicate(committed, refused.index)).count() as u32
+            }
+            _ => 0,
+        };
+        let mut answer = self.answer(outcome)?;
+        match later {
+            // They can be sent again: what was taken is a duplicate then, by its key or number.
+            Some((error, retry_after_millis)) => {
+                answer.error = Some(error);
+                answer.retry_after_millis = Some(retry_after_millis);
+            }
+            None if dead > 0 => {
+                answer.rejected = answer.rejected.saturating_sub(dead);
+                answer.dead_lettered = dead;
+                if answer.status() == RecordStatus::ValidationError && answer.rejected == 0 {
+                    answer.set_status(RecordStatus::Ok);
+                    answer.error = None;
+                }
+            }
+            None => {}
+        }
+        Ok(answer)
     }
 
     /// The answer when it is known what became of them.
@@ -321,6 +396,7 @@ mod tests {
             schema: Arc::new(schema),
             key_fields: Arc::default(),
             pipelines: Arc::default(),
+            dead_letters: None,
             home: ShardId(0),
         }
     }

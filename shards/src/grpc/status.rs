@@ -262,6 +262,13 @@ impl Status {
         Self::new(Code::Internal, "INTERNAL", message)
     }
 
+    /// The stream has no dead letters.
+    #[must_use]
+    pub fn dlq_missing() -> Self {
+        let message = "the stream has no dead letters: give it some (PATCH it with a dlq), or use ATOMIC or SKIP";
+        Self::new(Code::FailedPrecondition, "DLQ_MISSING", message)
+    }
+
     /// The stream takes no records until it is resumed.
     #[must_use]
     pub fn stream_paused() -> Self {

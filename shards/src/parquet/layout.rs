@@ -27,6 +27,8 @@ use crate::{
 pub const SEQ: &str = "_seq";
 /// When the record was ingested.
 pub const INGEST_TS: &str = "_ingest_ts";
+/// When its event was, where the stream's pipeline tells.
+pub const EVENT_TS: &str = "_event_ts";
 /// The record's id.
 pub const RECORD_ID: &str = "_record_id";
 /// The version of the schema that it was checked with.
@@ -36,7 +38,7 @@ pub const METADATA: &str = "_metadata";
 /// The record as the stream's pipeline made it; without one, byte for byte.
 pub const PAYLOAD: &str = "_payload";
 /// Names that no typed column has.
-pub const OWN_COLUMNS: [&str; 6] = [SEQ, INGEST_TS, RECORD_ID, SCHEMA_VERSION, METADATA, PAYLOAD];
+pub const OWN_COLUMNS: [&str; 7] = [SEQ, INGEST_TS, EVENT_TS, RECORD_ID, SCHEMA_VERSION, METADATA, PAYLOAD];
 
 /// The version of this layout.
 pub const FORMAT_VERSION: &str = "1";
@@ -65,20 +67,23 @@ pub const MERGED_GROUP_ROWS: usize = 128 * 1024;
 /// What a row group takes in memory, which is also what writing a file takes, when records are large.
 const ROW_GROUP_BYTES: usize = 64 * 1024 * 1024;
 
-/// The file's Arrow schema around these typed fields.
+/// The file's Arrow schema around these typed fields, with a column of event times or without.
 #[must_use]
-pub fn file_schema(typed: &Fields) -> SchemaRef {
+pub fn file_schema(typed: &Fields, has_event_times: bool) -> SchemaRef {
     let own = |name: &str, data_type, nullable, id: u32| {
         let metadata = HashMap::from([(FIELD_ID_KEY.to_owned(), id.to_string())]);
         Arc::new(Field::new(name, data_type, nullable).with_metadata(metadata))
     };
-    let mut fields = vec![
-        own(SEQ, DataType::Int64, false, 1),
-        own(INGEST_TS, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false, 2),
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let mut fields = vec![own(SEQ, DataType::Int64, false, 1), own(INGEST_TS, time.clone(), false, 2)];
+    if has_event_times {
+        fields.push(own(EVENT_TS, time, true, 7));
+    }
+    fields.extend([
         own(RECORD_ID, DataType::Utf8, false, 3),
         own(SCHEMA_VERSION, DataType::Int32, false, 4),
         own(METADATA, DataType::Utf8, true, 5),
-    ];
+    ]);
     fields.extend(typed.iter().cloned());
     fields.push(own(PAYLOAD, DataType::Utf8, false, 6));
     Arc::new(Schema::new(fields))
@@ -127,6 +132,9 @@ pub fn writer_properties(
             .set_column_encoding(name.into(), Encoding::DELTA_BINARY_PACKED)
             .set_column_statistics_enabled(name.into(), EnabledStatistics::Page);
     }
+    properties = properties
+        .set_column_encoding(EVENT_TS.into(), Encoding::DELTA_BINARY_PACKED)
+        .set_column_statistics_enabled(EVENT_TS.into(), EnabledStatistics::Page);
     // Neighbours differ in their last digits only.
     properties = properties.set_column_encoding(RECORD_ID.into(), Encoding::DELTA_BYTE_ARRAY);
     for name in [SCHEMA_VERSION, METADATA] {

@@ -15,6 +15,7 @@ use std::{
 
 use arrow_array::{
     Array, ArrayRef, RecordBatch, StringArray,
+    builder::TimestampMicrosecondBuilder,
     cast::AsArray,
     types::{Int32Type, Int64Type, TimestampMicrosecondType},
 };
@@ -32,7 +33,7 @@ use super::{
     FileMeta, ParquetFileError, PartitionHour,
     index::{self, IndexBuilder},
     layout::{
-        self, FORMAT_VERSION, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE,
+        self, EVENT_TS, FORMAT_VERSION, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE,
         KEY_PIPELINE_VERSION, KEY_SCHEMA, KEY_SCHEMA_VERSION, KEY_STREAM, METADATA, OWN_COLUMNS, PAYLOAD, RECORD_ID,
         SCHEMA_VERSION, SEQ,
     },
@@ -40,7 +41,7 @@ use super::{
 };
 use crate::{
     ids::{SchemaId, StreamId},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, event_time::EventTime},
     record::{Parser, keys::KeyField},
     transform::{columns, rows::RowBuilder},
 };
@@ -342,6 +343,8 @@ struct Writer<'j> {
     facts: FileFacts,
     columns: Vec<columns::Column>,
     typed: RowBuilder,
+    /// Where the pipeline tells when events were: how, and when, of rows that do not have it yet.
+    event_times: Option<(EventTime, TimestampMicrosecondBuilder)>,
     schema: SchemaRef,
     parser: Parser,
     index: IndexBuilder,
@@ -363,10 +366,12 @@ impl<'j> Writer<'j> {
     fn create(job: &'j MergeJob, facts: FileFacts) -> Result<Self, ParquetFileError> {
         let columns = layout::typed_columns(&job.definition, job.pipeline.as_deref());
         let typed = RowBuilder::new(&columns);
+        let event_time = job.pipeline.as_ref().and_then(|pipeline| pipeline.event_time());
         Ok(Self {
             job,
             facts,
-            schema: layout::file_schema(typed.fields()),
+            schema: layout::file_schema(typed.fields(), event_time.is_some()),
+            event_times: event_time.map(|event_time| (event_time, TimestampMicrosecondBuilder::new())),
             columns,
             typed,
             parser: Parser::default(),
@@ -390,7 +395,14 @@ impl<'j> Writer<'j> {
             self.look_at(payloads, !same);
             let typed = if same { typed_of(&self.schema, batch) } else { Some(self.typed.finish()) };
             let typed = typed.ok_or_else(|| input.damaged("a column is missing"))?;
-            self.write(input, batch, typed)
+            let made = |(_, times): &mut (EventTime, TimestampMicrosecondBuilder)| -> ArrayRef {
+                Arc::new(times.finish().with_timezone("UTC"))
+            };
+            let event_times = match &mut self.event_times {
+                Some(_) if same => batch.column_by_name(EVENT_TS).cloned(),
+                event_times => event_times.as_mut().map(made),
+            };
+            self.write(input, batch, event_times, typed)
         })
     }
 
@@ -404,12 +416,13 @@ impl<'j> Writer<'j> {
 
     /// What is inside the records: keys, and the typed columns if they are not copied.
     fn look_at(&mut self, payloads: &StringArray, transform: bool) {
-        let Self { parser, typed, index, .. } = self;
+        let Self { parser, typed, index, event_times, .. } = self;
+        let mut event_times = event_times.as_mut().filter(|_| transform);
         let transform = transform && !typed.is_empty();
         if transform {
             self.rows_transformed += payloads.len() as u64;
         }
-        if !transform && index.is_empty() {
+        if !transform && index.is_empty() && event_times.is_none() {
             return;
         }
         for payload in payloads.iter().flatten() {
@@ -419,6 +432,9 @@ impl<'j> Writer<'j> {
                 }
                 if !index.is_empty() {
                     index.append(nodes);
+                }
+                if let Some((event_time, times)) = &mut event_times {
+                    times.append_option(event_time.of(nodes));
                 }
             });
         }
@@ -437,12 +453,21 @@ impl<'j> Writer<'j> {
             .map_err(|error| ParquetFileError::from_parquet(path, error))
     }
 
-    fn write(&mut self, input: &Input, batch: &RecordBatch, typed: Vec<ArrayRef>) -> Result<(), ParquetFileError> {
+    fn write(
+        &mut self,
+        input: &Input,
+        batch: &RecordBatch,
+        event_times: Option<ArrayRef>,
+        typed: Vec<ArrayRef>,
+    ) -> Result<(), ParquetFileError> {
         if self.file.is_none() {
             self.file = Some(self.open(&typed)?);
         }
         let path = &self.job.path;
-        let column = |name: &&str| batch.column_by_name(name).cloned();
+        let column = |name: &&str| match *name {
+            EVENT_TS => event_times.clone(),
+            name => batch.column_by_name(name).cloned(),
+        };
         let (before, payload) = OWN_COLUMNS.split_at(OWN_COLUMNS.len() - 1);
         let mut columns: Vec<ArrayRef> = before.iter().filter_map(column).collect();
         columns.extend(typed);

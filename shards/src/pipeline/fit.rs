@@ -132,6 +132,7 @@ pub(super) fn misfits(steps: &[Step], mut columns: Vec<Column>, key_fields: &[&s
     // A schema of more columns than are made: what is missing among them may well be in the schema.
     let is_cut = leaves(&columns) >= MAX_LEAVES;
     let mut errors = Vec::new();
+    let mut event_time: Option<Vec<String>> = None;
     for (number, step) in steps.iter().enumerate() {
         let mut error = |at: usize, message: String| {
             let place = match step.action {
@@ -170,9 +171,30 @@ pub(super) fn misfits(steps: &[Step], mut columns: Vec<Column>, key_fields: &[&s
                 error(0, format!("{key_field} is a key field of the stream: it is to stay, under its name"));
             }
         }
+        if let Some(path) = &mut event_time {
+            let is_converted = matches!(step.action, Action::Convert { .. })
+                && step.fields.iter().any(|field| field.pointer == pointer_of(path));
+            let is_taken_away = !matches!(step.action, Action::Rename(_)) && is_lost(step, path);
+            if is_converted || is_taken_away {
+                error(0, format!("{} tells when the event was: it is to stay as it is", pointer_of(path)));
+            }
+            renamed(step, path);
+        } else if step.is_event_time {
+            event_time = step.fields.first().map(|field| path_of(&field.pointer));
+        }
         applied(step, &mut columns);
     }
     errors
+}
+
+/// Where the field at `path` is after the step, if it is there.
+pub(super) fn renamed(step: &Step, path: &mut [String]) {
+    for (field, name) in step.fields.iter().zip(&step.new_names) {
+        let depth = field.path.len();
+        if depth <= path.len() && field.path.iter().zip(path.iter()).all(|(a, b)| *a.text == **b) {
+            path[depth - 1].clone_from(name);
+        }
+    }
 }
 
 fn absent(columns: &[Column], field: &Field) -> String {

@@ -54,6 +54,8 @@ pub(super) struct Step {
     pub(super) names_given: Vec<String>,
     pub(super) new_names: Vec<String>,
     pub(super) action: Action,
+    /// Its one field tells when the record's event was.
+    pub(super) is_event_time: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +129,10 @@ impl Compiler {
             Some(steps) => {
                 for (number, step) in steps.iter().enumerate() {
                     match compiler.step(number, step) {
+                        Ok(step) if step.is_event_time && compiler.steps.iter().any(|step| step.is_event_time) => {
+                            let message = "an earlier step says already when the event was".to_owned();
+                            compiler.errors.push(StepError { pointer: format!("/{number}/event_time"), message });
+                        }
                         Ok(step) => compiler.steps.push(step),
                         Err(error) => compiler.errors.push(error),
                     }
@@ -140,11 +146,11 @@ impl Compiler {
         let empty = Map::new();
         let source = Source { number, members: step.as_object().unwrap_or(&empty) };
         let kind = source.text("type")?.unwrap_or_default();
-        let conversion = ["formats", "time_zone", ZONE_RULES, "target", "on_error"];
+        let conversion = ["formats", "time_zone", ZONE_RULES, "target", "event_time", "on_error"];
         let others: &[&str] = match kind {
             "select" | "exclude" | "rename" | "reorder" => &[],
             "timestamp" => &conversion,
-            "coerce" => &["to", "formats", "time_zone", ZONE_RULES, "target", "on_error"],
+            "coerce" => &["to", "formats", "time_zone", ZONE_RULES, "target", "event_time", "on_error"],
             _ => {
                 let message = "a step's type is select, exclude, rename, reorder, timestamp or coerce";
                 return Err(source.error("/type", message));
@@ -166,11 +172,12 @@ impl Compiler {
             "reorder" => Action::Reorder(by_object(&fields)),
             _ => Action::Convert { to: conversion_of(&source, kind)?, on_error: on_error_of(&source)? },
         };
+        let is_event_time = is_event_time(&source, &fields, &action)?;
         let renames = source.members.get("fields").and_then(Value::as_object);
         let names_given = renames.into_iter().flat_map(Map::keys).cloned().collect();
         let new_names =
             renames.into_iter().flat_map(Map::values).filter_map(Value::as_str).map(str::to_owned).collect();
-        Ok(Step { fields, names_given, new_names, action })
+        Ok(Step { fields, names_given, new_names, action, is_event_time })
     }
 
     /// The fields of a step: an array of them, or the names of an object's members.
@@ -281,6 +288,15 @@ fn by_object(fields: &[Field]) -> Vec<(Vec<Name>, Vec<Name>)> {
     objects
 }
 
+fn is_event_time(source: &Source<'_>, fields: &[Field], action: &Action) -> Result<bool, StepError> {
+    let is_one_time = fields.len() == 1 && matches!(action, Action::Convert { to: Conversion::Timestamp { .. }, .. });
+    match source.members.get("event_time") {
+        None | Some(Value::Bool(false)) => Ok(false),
+        Some(Value::Bool(true)) if is_one_time => Ok(true),
+        Some(_) => Err(source.error("/event_time", "event_time is true or false, for timestamps, and of one field")),
+    }
+}
+
 fn on_error_of(source: &Source<'_>) -> Result<OnError, StepError> {
     match source.text("on_error")? {
         Some("dlq") => Ok(OnError::Dlq),
@@ -307,7 +323,7 @@ fn conversion_of(source: &Source<'_>, kind: &str) -> Result<Conversion, StepErro
         Some("boolean") => Conversion::Boolean,
         _ => return Err(source.error("/to", "to is string, integer, number, boolean or timestamp")),
     };
-    match ["formats", "time_zone", "target"].iter().find(|name| source.members.contains_key(**name)) {
+    match ["formats", "time_zone", "target", "event_time"].iter().find(|name| source.members.contains_key(**name)) {
         Some(name) => Err(source.error(format_args!("/{name}"), format!("{name} is for timestamps"))),
         None => Ok(plain),
     }

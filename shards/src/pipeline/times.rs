@@ -145,6 +145,11 @@ impl Moment {
         (FIRST_SECOND..=LAST_SECOND).contains(&seconds).then_some(Self { seconds, nanos })
     }
 
+    /// Unix µs.
+    pub(super) fn unix_micros(self) -> i64 {
+        self.seconds * 1_000_000 + i64::from(self.nanos / 1000)
+    }
+
     /// As JSON text.
     pub(super) fn write(self, target: Target, out: &mut String) {
         // Writing to a string cannot fail.
@@ -299,6 +304,11 @@ fn whole_of_float(text: &str, unit: Unit) -> Option<Moment> {
     (nanos.abs() < 1e21).then(|| at_nanos(nanos as i128))?
 }
 
+/// So many units since 1970.
+pub(super) fn of_unit(value: i128, unit: Unit) -> Option<Moment> {
+    at_nanos(value * unit.nanos())
+}
+
 fn at_nanos(nanos: i128) -> Option<Moment> {
     Moment::new(i64::try_from(nanos.div_euclid(NANOS)).ok()?, nanos.rem_euclid(NANOS) as u32)
 }
@@ -406,7 +416,7 @@ impl<'t> Reader<'t> {
 }
 
 /// `2026-03-01T12:00:00.5Z`.
-fn rfc3339(text: &str) -> Option<Moment> {
+pub(super) fn rfc3339(text: &str) -> Option<Moment> {
     let mut reader = Reader::new(text);
     let year = reader.number(4)?;
     reader.take(b'-')?;

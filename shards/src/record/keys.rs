@@ -56,6 +56,11 @@ impl KeyField {
         Some(digits)
     }
 
+    /// The value of the field in a record that is laid out as `nodes`.
+    pub(crate) fn node<'n, 'k>(&self, nodes: &'n [Node<'k>]) -> Option<&'n Node<'k>> {
+        self.find(nodes).map(|at| &nodes[at])
+    }
+
     fn find(&self, nodes: &[Node<'_>]) -> Option<usize> {
         self.steps.iter().try_fold(0, |at, step| match nodes[at] {
             Node::Object { len, .. } => member(nodes, at, len, step),

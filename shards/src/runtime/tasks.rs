@@ -371,6 +371,7 @@ impl Loops {
         metrics.wal_used_bytes.set(usage.used_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
+        metrics.dead_letters.set(shard.dead_letters());
         metrics.tails.set(reactor.feeds.readers() as u64);
         metrics.tail_queue_bytes.set(reactor.feeds.pool().used() as u64);
         let keys = shard.key_figures();

@@ -160,6 +160,7 @@ fn catalog(
         schema,
         key_fields,
         pipelines: Arc::default(),
+        dead_letters: None,
         home,
     };
     Arc::new(CatalogSnapshot::new(version, access, vec![entry]).with_rates(rates))

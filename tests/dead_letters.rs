@@ -1,0 +1,249 @@
+//! Dead letters on the real program: each failure makes one, over `kill -9` at any moment; what was repaired goes back once.
+
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
+#[path = "server/process.rs"]
+mod process;
+#[path = "server/producer.rs"]
+mod producer;
+#[path = "server/rest.rs"]
+mod rest;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use client::{Client, Ended};
+use process::{Server, wait_for};
+use producer::block_on;
+use serde_json::{Value, json};
+use ttdust_proto::{
+    ingestion::{AppendRequest, AppendResponse, OnInvalid, Status},
+    path,
+};
+
+const SETTINGS: [(&str, &str); 4] = [
+    ("shards.count", "2"),
+    ("wal.quota_bytes", "256MiB"),
+    ("buffer.flush_interval_ms", "20"),
+    ("buffer.freeze_bytes", "64KiB"),
+];
+const KILL_ROUNDS: u64 = 8;
+
+fn schema() -> Value {
+    json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}, "n": {"type": "string"}}})
+}
+
+fn call(server: &Server, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    rest::call(&server.http, method, path, &body)
+}
+
+/// A stream `events` with dead letters.
+fn create(server: &Server) {
+    rest::create_stream(&server.http, "events", &schema());
+    let (status, stream) = call(server, "PATCH", "/api/v1/streams/events", &json!({"dlq": {"retention_days": 3}}));
+    assert_eq!(status, 200, "{stream}");
+    let (status, letters) = call(server, "GET", "/api/v1/streams/events.dlq", &Value::Null);
+    assert_eq!((status, &letters["id"]), (200, &stream["dlq_stream_id"]), "{letters}");
+    assert_eq!(letters["retention_policy"], json!({"type": "time", "retention_days": 3}));
+}
+
+fn give_pipeline(server: &Server, on_error: &str) -> String {
+    let steps = json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": on_error}]);
+    let (status, pipeline) = call(server, "POST", "/api/v1/pipelines", &json!({"stream_id": "events", "steps": steps}));
+    assert_eq!(status, 201, "{pipeline}");
+    format!("/api/v1/pipelines/{}", pipeline["id"].as_str().expect("an id"))
+}
+
+async fn append(grpc: &str, request: AppendRequest) -> Result<AppendResponse, Ended> {
+    let mut client = Client::connect(grpc.parse().expect("an address")).await;
+    let mut call = client.call(path::APPEND).await;
+    call.send(&AppendRequest { stream_id: "events".into(), ..request }).await;
+    call.finish();
+    call.receive().await
+}
+
+fn records(ids: std::ops::Range<i64>) -> Vec<Bytes> {
+    let n = |id: i64| if id % 3 == 0 { "bad".to_owned() } else { id.to_string() };
+    ids.map(|id| Bytes::from(json!({"id": id, "n": n(id)}).to_string())).collect()
+}
+
+/// All that a query gives of a stream.
+fn read(server: &Server, stream: &str) -> Vec<(i64, Value)> {
+    let (mut rows, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let path = format!(
+            "/api/v1/streams/{stream}/records?start=2020-01-01T00:00:00Z&end=2100-01-01T00:00:00Z&limit=1000{cursor}"
+        );
+        let (status, page) = call(server, "GET", &path, &Value::Null);
+        assert_eq!(status, 200, "{page}");
+        for record in page["records"].as_array().expect("records") {
+            rows.push((record["sequence_number"].as_i64().expect("a number"), record["payload"].clone()));
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return rows,
+        }
+    }
+}
+
+fn wait_for_flush(server: &Server, through: i64) {
+    wait_for("a flush", || {
+        let (_, stream) = call(server, "GET", "/api/v1/streams/events", &Value::Null);
+        (stream["statistics"]["flushed_through"].as_i64() >= Some(through)).then_some(())
+    });
+}
+
+/// Original sequence number → how many letters tell of it.
+fn letters(server: &Server) -> BTreeMap<i64, usize> {
+    let mut found = BTreeMap::new();
+    for (_, letter) in read(server, "events.dlq") {
+        *found.entry(letter["original_sequence"].as_i64().expect("a number")).or_default() += 1;
+    }
+    found
+}
+
+#[test]
+fn each_record_that_a_pipeline_makes_nothing_of_is_one_letter_over_crashes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = Server::start(dir.path(), &SETTINGS);
+    create(&server);
+    give_pipeline(&server, "dlq");
+    let mut next = 1;
+    for round in 0..KILL_ROUNDS {
+        let until = std::time::Instant::now() + Duration::from_millis(60 + 37 * round);
+        block_on(async {
+            while std::time::Instant::now() < until {
+                let answer =
+                    append(&server.grpc, AppendRequest { payloads: records(next..next + 50), ..Default::default() });
+                let answer = answer.await.expect("taken");
+                assert_eq!((answer.first_sequence, answer.accepted), (next, 50));
+                next += 50;
+            }
+        });
+        server.kill();
+        server = Server::start(dir.path(), &SETTINGS);
+    }
+    wait_for_flush(&server, next - 1);
+    let expected: BTreeMap<i64, usize> = (1..next).filter(|id| id % 3 == 0).map(|id| (id, 1)).collect();
+    assert_eq!(letters(&server), expected);
+    let seen: Vec<(i64, Value)> =
+        (1..next).filter(|id| id % 3 != 0).map(|id| (id, json!({"id": id, "n": id}))).collect();
+    assert_eq!(read(&server, "events"), seen);
+    let letter = &read(&server, "events.dlq")[0].1;
+    assert_eq!(
+        (&letter["reason"], &letter["step"], &letter["pointers"]),
+        (&json!("NOT_AN_INTEGER"), &json!(0), &json!(["/n"]))
+    );
+    let original = String::from_utf8(records(3..4)[0].to_vec()).expect("text");
+    assert_eq!((&letter["payload"], &letter["pipeline_version"]), (&json!(original), &json!(1)));
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn what_the_schema_refuses_is_a_letter_where_it_is_asked_for_and_one_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &SETTINGS);
+    rest::create_stream(&server.http, "events", &schema());
+    let payloads =
+        || [&b"{\"id\":1}"[..], b"{\"id\":\"x\"}", b"{\"id\":2}", b"no \xff"].map(Bytes::copy_from_slice).to_vec();
+    let request = |keys: &[&str]| AppendRequest {
+        payloads: payloads(),
+        idempotency_keys: keys.iter().map(|&key| key.to_owned()).collect(),
+        on_invalid: OnInvalid::Dlq.into(),
+        ..Default::default()
+    };
+    let send = |request: AppendRequest| block_on(append(&server.grpc, request));
+    let refused = send(request(&[])).expect_err("no dead letters");
+    assert_eq!((refused.code, refused.reason.as_str()), (9, "DLQ_MISSING"), "{refused:?}");
+    let (status, _) = call(&server, "PATCH", "/api/v1/streams/events", &json!({"dlq": {}}));
+    assert_eq!(status, 200);
+    let answer = send(request(&["a", "b", "c", "d"])).expect("taken");
+    assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected, answer.status()), (2, 2, 0, Status::Ok));
+    assert_eq!(answer.row_errors.iter().map(|error| error.index).collect::<Vec<_>>(), [1, 3]);
+    let again = send(request(&["a", "b", "c", "d"])).expect("taken");
+    assert_eq!((again.accepted, again.duplicates, again.dead_lettered), (0, 2, 2));
+    let numbered = || AppendRequest { writer_id: "w".into(), writer_epoch: 1, ..request(&[]) };
+    let answer = send(numbered()).expect("taken");
+    assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected), (2, 2, 0));
+    let again = send(numbered()).expect("taken");
+    assert_eq!((again.duplicates, again.dead_lettered, again.rejected), (2, 2, 0), "{again:?}");
+    let letters = read(&server, "events.dlq");
+    assert_eq!(letters.len(), 4, "two by keys, two by numbers: {letters:?}");
+    assert_eq!(letters[0].1["reason"], "SCHEMA_VIOLATION");
+    assert_eq!((&letters[1].1["reason"], &letters[1].1["payload"]), (&json!("NOT_JSON"), &Value::Null));
+    assert_eq!(letters[1].1["payload_base64"], "bm8g/w==");
+    let direct = block_on(async {
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        let mut call = client.call(path::APPEND).await;
+        call.send(&AppendRequest { stream_id: "events.dlq".into(), payloads: payloads(), ..Default::default() }).await;
+        call.finish();
+        call.receive::<AppendResponse>().await
+    });
+    assert_eq!(direct.expect_err("the server's own").reason, "DEAD_LETTERS_STREAM");
+    let (status, _) = call(&server, "POST", "/api/v1/streams", &json!({"name": "x.dlq", "schema_id": "sch_x"}));
+    assert_eq!(status, 400, "the names are reserved");
+    let (status, _) = call(&server, "DELETE", "/api/v1/streams/events.dlq", &Value::Null);
+    assert_eq!(status, 409, "a stream needs its dead letters");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+fn replay(server: &Server, body: &Value) -> Value {
+    let (status, job) = call(server, "POST", "/api/v1/streams/events/dlq/replay", body);
+    assert_eq!(status, 202, "{job}");
+    let path = format!("/api/v1/streams/events/dlq/replay?job_id={}", job["id"].as_str().expect("an id"));
+    wait_for("the replay", || {
+        let (status, job) = call(server, "GET", &path, &Value::Null);
+        assert_eq!(status, 200, "{job}");
+        (job["status"] != "running").then_some(job)
+    })
+}
+
+#[test]
+fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_middle() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut server = Server::start(dir.path(), &SETTINGS);
+    create(&server);
+    let pipeline = give_pipeline(&server, "dlq");
+    const RECORDS: i64 = 6000;
+    block_on(async {
+        for first in (1..=RECORDS).step_by(500) {
+            let request = AppendRequest { payloads: records(first..first + 500), ..Default::default() };
+            assert_eq!(append(&server.grpc, request).await.expect("taken").accepted, 500);
+        }
+    });
+    wait_for_flush(&server, RECORDS);
+    let bad = RECORDS / 3;
+    let still = replay(&server, &json!({}));
+    assert_eq!(
+        (&still["matched"], &still["failing"], &still["replayed"]),
+        (&json!(bad), &json!(bad), &json!(0)),
+        "{still}"
+    );
+    let steps = json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": "null"}]);
+    assert_eq!(call(&server, "PATCH", &pipeline, &json!({"steps": steps})).0, 200);
+    let dry = replay(&server, &json!({"dry_run": true, "reason": "NOT_AN_INTEGER", "field": "/n"}));
+    assert_eq!((&dry["scanned"], &dry["replayed"]), (&json!(bad), &json!(bad)), "{dry}");
+    assert_eq!(replay(&server, &json!({"reason": "OTHER"}))["matched"], 0);
+    assert_eq!(replay(&server, &json!({"field": "/id"}))["matched"], 0);
+    assert_eq!(replay(&server, &json!({"end": "2020-01-01T00:00:00Z"}))["scanned"], 0);
+    let before = read(&server, "events").len();
+    // Cut short somewhere: some are back, most are not.
+    let (status, job) = call(&server, "POST", "/api/v1/streams/events/dlq/replay", &json!({}));
+    assert_eq!(status, 202, "{job}");
+    wait_for("the first to be back", || (read(&server, "events").len() > before).then_some(()));
+    server.kill();
+    server = Server::start(dir.path(), &SETTINGS);
+    let rest = replay(&server, &json!({}));
+    assert_eq!(rest["status"], "completed", "{rest}");
+    let count = |name: &str| rest[name].as_i64().expect("a number");
+    assert_eq!(count("replayed") + count("duplicates"), bad);
+    assert!(count("duplicates") > 0, "{rest}");
+    let again = replay(&server, &json!({}));
+    assert_eq!((&again["duplicates"], &again["replayed"]), (&json!(bad), &json!(0)), "{again}");
+    let mut ids: Vec<i64> = read(&server, "events").iter().map(|(_, row)| row["id"].as_i64().expect("an id")).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=RECORDS).collect::<Vec<_>>(), "each record once");
+    assert_eq!(letters(&server).len() as i64, bad, "letters stay until their time is over");
+    assert!(server.stop().success(), "a clean stop");
+}
