@@ -5,15 +5,18 @@ mod api;
 mod audit;
 mod connection;
 mod failure;
+mod imports;
 mod keyfile;
 mod keys;
 mod output;
+mod produce;
 mod profiles;
 mod records;
 mod schemas;
 mod session;
 mod settings;
 mod streams;
+mod tail;
 mod text;
 
 use std::{
@@ -51,10 +54,16 @@ pub enum Command {
     Stream(Calling<streams::StreamCommand>),
     /// Give API keys out and take them back.
     Key(Calling<keys::KeyCommand>),
+    /// Send the records of files or of standard input.
+    Produce(Asking<produce::Produce>),
     /// Read a stream's records by time.
     Query(Asking<records::Query>),
     /// Find the latest record with a key.
     Lookup(Asking<records::Lookup>),
+    /// Follow a stream: print its records as they come.
+    Tail(Asking<tail::Tail>),
+    /// Have the server read objects of its own or of S3 into a stream.
+    Import(Calling<imports::ImportCommand>),
     /// Show who changed what.
     Audit(Asking<audit::Audit>),
     /// Look at a running server's settings, and change those that it takes over.
@@ -117,8 +126,11 @@ fn call(command: Command, environment: &ClientEnvironment) -> Outcome {
             Command::Schema(to) => Box::pin(schemas::run(to.command, &mut open(to.options)?)).await,
             Command::Stream(to) => Box::pin(streams::run(to.command, &mut open(to.options)?)).await,
             Command::Key(to) => Box::pin(keys::run(to.command, &mut open(to.options)?)).await,
+            Command::Produce(to) => Box::pin(produce::run(to.arguments, &mut open(to.options)?)).await,
             Command::Query(to) => Box::pin(records::query(to.arguments, &mut open(to.options)?)).await,
             Command::Lookup(to) => Box::pin(records::lookup(to.arguments, &mut open(to.options)?)).await,
+            Command::Tail(to) => Box::pin(tail::run(to.arguments, &mut open(to.options)?)).await,
+            Command::Import(to) => Box::pin(imports::run(to.command, &mut open(to.options)?)).await,
             Command::Audit(to) => Box::pin(audit::run(to.arguments, &mut open(to.options)?)).await,
             Command::Settings(to) => Box::pin(settings::run(to.command, &mut open(to.options)?)).await,
             Command::Health(options) => Box::pin(settings::health(&mut open(options)?)).await,

@@ -5,8 +5,14 @@
 mod certificates;
 #[path = "cli/client.rs"]
 mod client;
+#[path = "cli/door.rs"]
+mod door;
+#[path = "cli/first_steps.rs"]
+mod first_steps;
 #[path = "server/process.rs"]
 mod process;
+#[path = "cli/records.rs"]
+mod records;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 

@@ -232,6 +232,21 @@ impl Api {
         if answer.status.is_success() { Ok(answer) } else { Err(self.refusal(path, &answer)) }
     }
 
+    /// Sends a request whose answer goes on and on, and returns once it has begun.
+    pub(super) async fn open(&self, call: Call<'_>) -> Result<Result<Incoming, Failure>, NoAnswer> {
+        let path = call.path;
+        let opened = timeout(self.answer_timeout, async {
+            let (response, _used_up) = self.connections.send(self.request(&call)?).await?;
+            let (parts, body) = response.into_parts();
+            if parts.status.is_success() {
+                return Ok(Ok(body));
+            }
+            let answer = Answer { status: parts.status, headers: parts.headers, body: read(body).await? };
+            Ok(Err(self.refusal(path, &answer)))
+        });
+        opened.await.unwrap_or_else(|_| Err(NoAnswer::Broken("it did not begin to answer in time (--timeout)".into())))
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<Request<Full<Bytes>>, NoAnswer> {
         let mut target = format!("{}{}", self.prefix, call.path);
         if !call.query.is_empty() {

@@ -63,6 +63,19 @@ pub(super) fn size(bytes: u64) -> String {
     format!("{amount:.1} {}", UNITS[unit])
 }
 
+/// A number in groups of three digits.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// A number with a decimal place.
 pub(super) fn rate(value: &Value) -> String {
     value.as_f64().map_or_else(|| cell(value), |rate| format!("{rate:.1}"))
@@ -151,6 +164,13 @@ mod tests {
             [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB"), (1 << 52, "4096.0 TiB")]
         {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn counts_are_in_groups() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(count(number), text);
         }
     }
 
