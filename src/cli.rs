@@ -4,11 +4,13 @@
 mod api;
 mod audit;
 mod connection;
+mod dead_letters;
 mod failure;
 mod imports;
 mod keyfile;
 mod keys;
 mod output;
+mod pipelines;
 mod produce;
 mod profiles;
 mod records;
@@ -52,6 +54,10 @@ pub enum Command {
     Schema(Calling<schemas::SchemaCommand>),
     /// Create, look at, change, pause and delete streams.
     Stream(Calling<streams::StreamCommand>),
+    /// Give streams pipelines, which shape what readers see, and try steps out.
+    Pipeline(Calling<pipelines::PipelineCommand>),
+    /// Look at what a stream did not take, and put it back.
+    Dlq(Calling<dead_letters::DlqCommand>),
     /// Give API keys out and take them back.
     Key(Calling<keys::KeyCommand>),
     /// Send the records of files or of standard input.
@@ -125,6 +131,8 @@ fn call(command: Command, environment: &ClientEnvironment) -> Outcome {
         match command {
             Command::Schema(to) => Box::pin(schemas::run(to.command, &mut open(to.options)?)).await,
             Command::Stream(to) => Box::pin(streams::run(to.command, &mut open(to.options)?)).await,
+            Command::Pipeline(to) => Box::pin(pipelines::run(to.command, &mut open(to.options)?)).await,
+            Command::Dlq(to) => Box::pin(dead_letters::run(to.command, &mut open(to.options)?)).await,
             Command::Key(to) => Box::pin(keys::run(to.command, &mut open(to.options)?)).await,
             Command::Produce(to) => Box::pin(produce::run(to.arguments, &mut open(to.options)?)).await,
             Command::Query(to) => Box::pin(records::query(to.arguments, &mut open(to.options)?)).await,

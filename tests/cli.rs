@@ -9,6 +9,8 @@ mod client;
 mod door;
 #[path = "cli/first_steps.rs"]
 mod first_steps;
+#[path = "cli/pipelines.rs"]
+mod pipelines;
 #[path = "server/process.rs"]
 mod process;
 #[path = "cli/records.rs"]

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The most records that a server answers with at once.
-const PAGE_MAX: u64 = 10_000;
+pub(super) const PAGE_MAX: u64 = 10_000;
 
 /// Records to read.
 #[derive(Args)]

@@ -85,6 +85,9 @@ pub struct Create {
     key_fields: Vec<String>,
     #[command(flatten)]
     retention: RetentionArgs,
+    /// Keep what is not taken for so many days, in the stream NAME.dlq; default: it is not kept.
+    #[arg(long, value_name = "DAYS")]
+    dlq_days: Option<u32>,
     /// A label; may be given again.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -103,6 +106,9 @@ pub struct Change {
     /// Keep records for ever.
     #[arg(long, conflicts_with = "retention")]
     keep_forever: bool,
+    /// Keep what is not taken for so many days, in the stream NAME.dlq.
+    #[arg(long, value_name = "DAYS")]
+    dlq_days: Option<u32>,
     /// A label; may be given again. Those that are given take the place of all that there were.
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
@@ -152,6 +158,7 @@ const WHOLE: &[Column] = &[
     column("SCHEMA", "/schema_id"),
     column("KEY FIELDS", "/key_fields"),
     column("LABELS", "/labels"),
+    column("DEAD LETTERS", "/dlq_stream_id"),
     column_of("KEPT", "/retention_policy", retention),
     column_of("CREATED", "/created_at", time),
     column_of("UPDATED", "/updated_at", time),
@@ -175,7 +182,7 @@ pub(super) async fn run(command: StreamCommand, session: &mut Session) -> Outcom
     let Session { api, output } = session;
     match command {
         StreamCommand::Create(new) => {
-            let body = json!({
+            let mut body = json!({
                 "name": new.name,
                 "description": new.description,
                 "schema_id": id_of(api, &new.schema).await?,
@@ -183,6 +190,9 @@ pub(super) async fn run(command: StreamCommand, session: &mut Session) -> Outcom
                 "key_fields": new.key_fields,
                 "labels": labels(new.labels),
             });
+            if let Some(days) = new.dlq_days {
+                body["dlq"] = json!({"retention_days": days});
+            }
             output.object(api.post(STREAMS, &[], &body).await?.text()?, WHOLE)
         }
         StreamCommand::List { status, prefix, label, limit } => {
@@ -225,12 +235,15 @@ impl Change {
         if self.keep_forever {
             body.insert("retention_policy".into(), Value::Null);
         }
+        if let Some(days) = self.dlq_days {
+            body.insert("dlq".into(), json!({"retention_days": days}));
+        }
         if !self.labels.is_empty() {
             body.insert("labels".into(), labels(self.labels.clone()));
         }
         if body.is_empty() {
-            let what =
-                "nothing to change: give --description, --retention-days, --retention-bytes, --keep-forever or --label";
+            let what = "nothing to change: give --description, --retention-days, --retention-bytes, --keep-forever, \
+                        --dlq-days or --label";
             return Err(Failure::usage(what));
         }
         Ok(body.into())
@@ -273,7 +286,7 @@ mod tests {
     fn a_change_holds_what_was_given() {
         let none = || RetentionArgs { retention_days: None, retention_bytes: None };
         let change = |retention, keep_forever, labels: Vec<(String, String)>| {
-            Change { stream: "s".into(), description: None, retention, keep_forever, labels }.body()
+            Change { stream: "s".into(), description: None, retention, keep_forever, dlq_days: None, labels }.body()
         };
         assert!(change(none(), false, vec![]).is_err_and(|failure| failure.told().contains("--keep-forever")));
         assert_eq!(change(none(), true, vec![]).expect("one"), json!({"retention_policy": null}));

@@ -1,0 +1,59 @@
+//! Pipelines and dead letters from the command line.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{client::Client, process::wait_for, start};
+
+#[test]
+fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &[("buffer.flush_interval_ms", "20")]);
+    let client = Client::new(&server.http);
+    let definition = json!({"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}, "n": {"type": "string"}}});
+    client.with_input(&["schema", "create", "events", "-"], &definition.to_string()).ok();
+    client.run(&["stream", "create", "events", "--schema", "events"]).ok();
+    let none = client.run(&["dlq", "list", "events"]).fails(4);
+    assert!(none.err.contains("--dlq-days"), "{none:?}");
+    client.run(&["stream", "change", "events", "--dlq-days", "3"]).ok();
+
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let of = |on_error: &str| json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": on_error}]);
+    let (strict, mild) = (file("strict.json", of("dlq").to_string()), file("mild.json", of("null").to_string()));
+    let records = "{\"id\": 1, \"n\": \"7\"}\n{\"id\": 2, \"n\": \"bad\"}\n";
+    let samples = file("samples.jsonl", records.to_owned());
+    let tested = client.run(&["pipeline", "test", &strict, &samples, "--stream", "events"]).ok();
+    assert!(tested.contains("\nkept\t{\"id\":1,\"n\":7}\t") && tested.contains("\ndead_letter\t-\t0\t"), "{tested}");
+
+    let created = client.run(&["pipeline", "create", "events", &strict, "-o", "json"]).json();
+    assert_eq!(created["version"], 1, "{created}");
+    assert!(client.run(&["pipeline", "create", "events", &strict]).fails(1).err.contains("ttdust: "));
+    client.run(&["produce", "events", &samples]).ok();
+    let letters = wait_for("a dead letter", || {
+        let letters = client.run(&["dlq", "list", "events", "-o", "json"]).json_lines();
+        (!letters.is_empty()).then_some(letters)
+    });
+    assert_eq!((letters.len(), &letters[0]["payload"]["reason"]), (1, &json!("NOT_AN_INTEGER")));
+    let still = client.run(&["dlq", "replay", "events"]).fails(1);
+    assert!(still.out.contains("still not by the pipeline\t1\n"), "{still:?}");
+
+    assert_eq!(client.run(&["pipeline", "change", "events", "--steps", &mild, "-o", "json"]).json()["version"], 2);
+    let chosen = ["dlq", "replay", "events", "--reason", "NOT_AN_INTEGER", "--field", "/n", "-o", "json"];
+    assert_eq!(client.run(&[&chosen[..], &["--dry-run"]].concat()).json()["replayed"], 1);
+    assert_eq!(client.run(&chosen).json()["replayed"], 1);
+    assert_eq!(client.run(&chosen).json()["duplicates"], 1, "once");
+    let seen = client.run(&["query", "events", "--payload"]).json_lines();
+    assert_eq!(seen, [json!({"id": 1, "n": 7}), json!({"id": 2, "n": null})]);
+
+    assert_eq!(client.run(&["pipeline", "get", "events", "--steps"]).json(), of("null"));
+    let listed: Vec<Value> = client.run(&["pipeline", "list", "-o", "json"]).json_lines();
+    assert_eq!((listed.len(), &listed[0]["id"]), (1, &created["id"]));
+    assert!(client.run(&["pipeline", "delete", "events"]).fails(2).err.contains("--yes"));
+    client.run(&["pipeline", "delete", "events", "--yes"]).ok();
+    assert!(client.run(&["pipeline", "get", "events"]).fails(4).err.contains("ttdust pipeline create"));
+}
