@@ -114,6 +114,22 @@ pub enum CompactionError {
     Worker(#[from] WorkerError),
 }
 
+impl CompactionError {
+    /// Whether it says nothing of the files: the catalog or the store cannot be used now, for these or for others.
+    fn is_of_a_part_that_is_away(&self) -> bool {
+        match self {
+            Self::Catalog(error) => matches!(error, CatalogError::Unavailable(_)),
+            Self::Object(error) => matches!(error, ObjectError::Unavailable { .. } | ObjectError::Denied { .. }),
+            Self::File(error) => error.is_of_a_store_that_is_away(),
+            Self::Io { source, .. } => {
+                use io::ErrorKind::{HostUnreachable, PermissionDenied, TimedOut};
+                matches!(source.kind(), HostUnreachable | PermissionDenied | TimedOut)
+            }
+            Self::Damaged { .. } | Self::Pipeline(_) | Self::Worker(_) => false,
+        }
+    }
+}
+
 /// How a merge ended, if it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
@@ -154,11 +170,11 @@ impl Compactor {
         Self { catalog, objects, lists, metrics, policy, dir, thread, after: None, failed: HashMap::new() }
     }
 
-    /// Merges some of what can be merged, and says whether there may be more to do at once. A merge that fails is left for
-    /// another pass, and the others are done.
+    /// Merges some of what can be merged, and says whether there may be more to do at once. A merge that fails for what its
+    /// files are is left alone for a while, and the others are done.
     ///
     /// # Errors
-    /// The catalog does not tell what there is.
+    /// The catalog or the store is away: no merge can be done now.
     pub async fn pass(&mut self) -> Result<bool, CompactionError> {
         let mut merges = 0;
         loop {
@@ -175,7 +191,7 @@ impl Compactor {
                 }
                 let files = self.catalog.files_of_hour(hour).await?;
                 for group in plan(&files, hour, now_unix_micros(), self.policy) {
-                    self.merge_and_count(hour, group).await;
+                    self.merge_and_count(hour, group).await?;
                     merges += 1;
                 }
                 self.after = Some(hour);
@@ -186,7 +202,7 @@ impl Compactor {
         }
     }
 
-    async fn merge_and_count(&mut self, hour: StreamHour, group: Vec<StoredFile>) {
+    async fn merge_and_count(&mut self, hour: StreamHour, group: Vec<StoredFile>) -> Result<(), CompactionError> {
         let (stream, files) = (hour.stream, group.len());
         let read: u64 = group.iter().map(|file| file.bytes).sum();
         let started = Instant::now();
@@ -197,6 +213,10 @@ impl Compactor {
                 "ok"
             }
             Ok((Outcome::Overtaken, _)) => "overtaken",
+            Err(error) if error.is_of_a_part_that_is_away() => {
+                self.metrics.upkeep().compaction_done("put_off", started.elapsed());
+                return Err(error);
+            }
             Err(error) => {
                 tracing::error!(%stream, hour = hour.hour.0, files, %error, "files cannot be merged");
                 if self.failed.len() >= FAILED_MAX {
@@ -207,6 +227,7 @@ impl Compactor {
             }
         };
         self.metrics.upkeep().compaction_done(outcome, started.elapsed());
+        Ok(())
     }
 
     async fn merge(&self, hour: StreamHour, group: Vec<StoredFile>) -> Result<(Outcome, StoredFile), CompactionError> {

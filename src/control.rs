@@ -34,6 +34,7 @@ use tokio::{
 use ttdust_shards::{
     access::Principal,
     ids::StreamId,
+    memory::MemoryShort,
     message::{QUERY_TIMEOUT_HINT, QueryFailure, ToShard},
     query::{Cancel, KeyLookup, Query, QueryAnswer, TimeRangeQuery},
     rate::{Category, LeaseAsk, LeaseGrant, RateLimited, RateLimits},
@@ -123,6 +124,9 @@ pub enum ControlError {
     /// Too much at once; try again.
     #[error("the server has too much to do; try again")]
     Overloaded,
+    /// There is no memory for a query.
+    #[error(transparent)]
+    NoMemory(MemoryShort),
     /// The caller is over a limit.
     #[error(transparent)]
     RateLimited(#[from] RateLimited),
@@ -152,7 +156,7 @@ impl ControlError {
             Self::Stale(_) => "VERSION_MISMATCH",
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
-            Self::Overloaded => "RESOURCE_EXHAUSTED",
+            Self::Overloaded | Self::NoMemory(_) => "RESOURCE_EXHAUSTED",
             Self::RateLimited(_) => "RATE_LIMITED",
             Self::TimedOut(_) => "QUERY_TIMEOUT",
             Self::Unavailable(_) | Self::Draining => "UNAVAILABLE",
@@ -391,8 +395,9 @@ impl Control {
             QueryFailure::RateLimited(over) => ControlError::RateLimited(over),
             QueryFailure::Deleting => ControlError::Conflict("the stream is being deleted".into()),
             QueryFailure::TimedOut => ControlError::TimedOut(QUERY_TIMEOUT_HINT),
+            QueryFailure::Memory(short) => ControlError::NoMemory(short),
             QueryFailure::Cancelled => ControlError::Internal("a query was cancelled, and its caller was not".into()),
-            QueryFailure::Unavailable(reason) => ControlError::Unavailable(reason),
+            QueryFailure::Unavailable(reason) | QueryFailure::StoreAway(reason) => ControlError::Unavailable(reason),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

@@ -15,6 +15,7 @@ use ttdust_shards::{ids::StreamId, query::FileRef};
 use crate::{
     catalog::{Catalog, CatalogError, StoredFile},
     objects::Objects,
+    shared_cache::SharedCache,
 };
 
 /// Files in memory, of all streams: about 60 MB.
@@ -25,14 +26,16 @@ const FILES_MAX: usize = 200_000;
 pub struct FileLists {
     catalog: Catalog,
     objects: Objects,
+    /// Through which files are read.
+    shared: Option<Arc<SharedCache>>,
     lists: Mutex<Lists>,
 }
 
 impl FileLists {
-    /// Empty lists.
+    /// Empty lists; their files are read through `shared`, if there is one.
     #[must_use]
-    pub fn new(catalog: Catalog, objects: Objects) -> Self {
-        Self { catalog, objects, lists: Mutex::new(Lists::new(FILES_MAX)) }
+    pub fn new(catalog: Catalog, objects: Objects, shared: Option<Arc<SharedCache>>) -> Self {
+        Self { catalog, objects, shared, lists: Mutex::new(Lists::new(FILES_MAX)) }
     }
 
     /// The committed files of `stream` in order, at least all up to sequence number `through`.
@@ -67,8 +70,12 @@ impl FileLists {
     }
 
     fn file_ref(&self, file: &StoredFile) -> FileRef {
+        let source = self.objects.source(&file.key, file.bytes);
         FileRef {
-            source: self.objects.source(&file.key, file.bytes),
+            source: match &self.shared {
+                Some(shared) => shared.over(source, file.checksum),
+                None => source,
+            },
             hour: file.hour,
             first_sequence: file.first_sequence,
             last_sequence: file.last_sequence,

@@ -9,7 +9,7 @@ use ttdust::{
     cli,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    demo, http, metrics, orphans, serve, telemetry, tls, wal,
+    demo, http, metrics, orphans, rebuild, serve, telemetry, tls, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -132,6 +132,18 @@ enum ObjectsCommand {
         #[arg(long)]
         delete: bool,
     },
+    /// Make the catalog's lists of files again from the manifests and objects, after the catalog came back from an older copy.
+    /// The server must not run.
+    Rebuild {
+        #[command(flatten)]
+        config: ConfigArgs,
+        /// Only say what would be done.
+        #[arg(long, conflicts_with = "apply", required_unless_present = "apply")]
+        dry_run: bool,
+        /// Do it.
+        #[arg(long)]
+        apply: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -253,6 +265,9 @@ fn run(command: Command) -> Outcome {
         Command::Wal { command: WalCommand::Repair { path } } => wal::repair(&path)?,
         Command::Objects { command: ObjectsCommand::Orphans { config, delete, .. } } => {
             orphans::print(&config.resolve()?, delete)?;
+        }
+        Command::Objects { command: ObjectsCommand::Rebuild { config, apply, .. } } => {
+            rebuild::print(&config.resolve()?, apply)?;
         }
         Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
         Command::Client(_) => unreachable!("`main` hands the client's commands over"),

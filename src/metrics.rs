@@ -83,7 +83,7 @@ const CONTROL_METRICS: &[MetricInfo] = &[
         "ttdust_compaction_runs_total",
         "counter",
         "outcome",
-        "merges of files: ok, overtaken by another change, or error",
+        "merges of files: ok, overtaken by another change, put_off while catalog or store was away, or error",
     ),
     info("ttdust_compaction_duration_seconds", "histogram", "", "a merge of files"),
     info("ttdust_compaction_files_total", "counter", "", "files that became part of a merged one"),
@@ -213,10 +213,11 @@ impl Default for ControlMetrics {
             drop(metrics.auth_attempts.get_or_create(&vec![("result", result.to_owned())]));
             drop(metrics.reloads.get_or_create(&vec![("result", result.to_owned())]));
         }
-        for status in ["ok", "overloaded", "timeout", "cancelled", "unavailable", "error"] {
+        for status in ["ok", "overloaded", "memory", "timeout", "cancelled", "unavailable", "error"] {
             drop(metrics.queries.get_or_create(&vec![("status", status.to_owned())]));
         }
         metrics.cached("memory", 0, 0);
+        metrics.cached("redis", 0, 0);
         metrics.produced("http", "accepted", 0);
         drop(metrics.produced_in.get_or_create(&vec![("source", "http".to_owned())]));
         metrics

@@ -105,6 +105,8 @@ impl From<ObjectError> for io::Error {
         let kind = match &error {
             ObjectError::NotFound { .. } => io::ErrorKind::NotFound,
             ObjectError::TooShort { .. } => io::ErrorKind::UnexpectedEof,
+            ObjectError::Unavailable { .. } => io::ErrorKind::HostUnreachable,
+            ObjectError::Denied { .. } => io::ErrorKind::PermissionDenied,
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)

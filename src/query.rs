@@ -13,6 +13,7 @@ use std::{
 use tokio::time;
 use ttdust_shards::{
     ids::StreamId,
+    memory::{Meter, Pool},
     message::QueryFailure,
     parquet::cache::FileCache,
     query::{
@@ -93,7 +94,21 @@ pub struct Queries {
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
     cache: Arc<FileCache>,
-    timeout: Duration,
+    memory: Arc<Pool>,
+    limits: QueryLimits,
+}
+
+/// What queries may take.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryLimits {
+    /// How long one may take.
+    pub timeout: Duration,
+    /// What is kept of files that were read.
+    pub cache_bytes: usize,
+    /// What one may hold at a time.
+    pub memory_bytes: usize,
+    /// What all may, with answers that are being sent.
+    pub memory_total_bytes: usize,
 }
 
 /// The parts that queries work with.
@@ -112,12 +127,18 @@ pub struct QueryParts {
 }
 
 impl Queries {
-    /// From these parts; a query may take `timeout`, and what is read of files is kept in `cache_bytes` of memory.
+    /// From these parts, within these limits.
     #[must_use]
-    pub fn new(parts: QueryParts, timeout: Duration, cache_bytes: usize) -> Self {
+    pub fn new(parts: QueryParts, limits: QueryLimits) -> Self {
         let QueryParts { lists, link, workers, publisher, metrics } = parts;
-        let cache = Arc::new(FileCache::new(cache_bytes));
-        Self { lists, link, workers, publisher, metrics, cache, timeout }
+        let cache = Arc::new(FileCache::new(limits.cache_bytes));
+        let memory = Pool::new(limits.memory_total_bytes);
+        Self { lists, link, workers, publisher, metrics, cache, memory, limits }
+    }
+
+    /// What one more query may hold.
+    fn meter(&self) -> Meter {
+        Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes)
     }
 
     /// The answer to a query. `cancel` ends it, and so does dropping this.
@@ -129,8 +150,8 @@ impl Queries {
         let _waiting = cancel.on_drop();
         let asked = Asked { metrics: &self.metrics, start, counted: false };
         let stream = query.stream();
-        let bounds = Bounds { deadline: Some(start + self.timeout), cancel };
-        let mut answer = match time::timeout(self.timeout, self.answer(query, bounds)).await {
+        let bounds = Bounds { deadline: Some(start + self.limits.timeout), cancel, meter: self.meter() };
+        let mut answer = match time::timeout(self.limits.timeout, self.answer(query, bounds)).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryFailure::TimedOut),
         };
@@ -141,9 +162,10 @@ impl Queries {
         let outcome = match &answer {
             Ok(_) => "ok",
             Err(QueryFailure::Overloaded | QueryFailure::RateLimited(_)) => "overloaded",
+            Err(QueryFailure::Memory(_)) => "memory",
             Err(QueryFailure::TimedOut) => "timeout",
             Err(QueryFailure::Cancelled) => "cancelled",
-            Err(QueryFailure::Unavailable(_)) => "unavailable",
+            Err(QueryFailure::Unavailable(_) | QueryFailure::StoreAway(_)) => "unavailable",
             Err(QueryFailure::Deleting) => "error",
             Err(QueryFailure::Internal(reason)) => {
                 tracing::error!(%reason, "a query failed");
@@ -170,6 +192,7 @@ impl Queries {
                 Err(error) if error.is_of_a_file_that_is_gone() && tries < LISTS_MAX => {
                     tracing::debug!(stream = %stream.id, %error, "a file is gone: reading the list of files anew");
                 }
+                Err(error) if error.is_of_a_store_that_is_away() => return Err(error.into()),
                 Err(QueryError::File(error)) if tries == 1 => {
                     tracing::warn!(stream = %stream.id, %error, "a file cannot be read: reading the list of files anew");
                 }

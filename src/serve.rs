@@ -48,8 +48,9 @@ use crate::{
     objects::{ObjectError, Objects, clean_staging},
     producer::Producer,
     publish::{Checks, PublishError, Publisher},
-    query::{Queries, QueryParts},
+    query::{Queries, QueryLimits, QueryParts},
     replay::Replays,
+    shared_cache::SharedCache,
     tails::Tails,
     telemetry::Level,
     tls::{Identity, TlsError},
@@ -236,8 +237,15 @@ impl Base {
             publisher: Arc::clone(&self.publisher),
             metrics: Arc::clone(&self.metrics),
         };
-        let cache_bytes = usize::try_from(config.settings().query_cache_bytes).unwrap_or(usize::MAX);
-        Arc::new(Queries::new(parts, config.settings().query_timeout, cache_bytes))
+        let settings = config.settings();
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let limits = QueryLimits {
+            timeout: settings.query_timeout,
+            cache_bytes: bytes(settings.query_cache_bytes),
+            memory_bytes: bytes(settings.query_memory_bytes),
+            memory_total_bytes: bytes(settings.query_memory_total_bytes),
+        };
+        Arc::new(Queries::new(parts, limits))
     }
 }
 
@@ -266,7 +274,8 @@ impl Server {
         let link = ShardLink::new(Arc::clone(&engine));
         log_start(&config, &engine, rest);
 
-        let lists = Arc::new(FileLists::new(base.catalog.clone(), base.objects.clone()));
+        let shared = shared_cache(&config, &base).await?;
+        let lists = Arc::new(FileLists::new(base.catalog.clone(), base.objects.clone(), shared));
         let queries = base.queries(&config, &lists, &link);
         let coordinator = coordinator(&config, &base.metrics).await?;
         let (takeover, pending) = takeover(&base.known);
@@ -483,6 +492,19 @@ async fn coordinator(config: &Config, metrics: &Arc<ControlMetrics>) -> Result<C
         Some(url) => Some(SharedLedger::start(url, settings.redis_timeout, Arc::clone(metrics)).await?),
     };
     Ok(Coordinator::new(shared, Arc::clone(metrics)))
+}
+
+/// Where there is a Redis and files lie elsewhere. As above, it need not be there.
+async fn shared_cache(config: &Config, base: &Base) -> Result<Option<Arc<SharedCache>>, ServeError> {
+    let settings = config.settings();
+    let kept = settings.query_shared_cache;
+    match &settings.redis_url {
+        Some(url) if base.objects.is_remote() && !kept.is_zero() => {
+            let metrics = Arc::clone(&base.metrics);
+            Ok(Some(SharedCache::start(url, settings.redis_timeout, kept, metrics).await?))
+        }
+        _ => Ok(None),
+    }
 }
 
 fn start_http(

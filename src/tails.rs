@@ -24,6 +24,7 @@ use tokio::{
 use ttdust_shards::{
     access::{Action, Principal},
     ids::{FIRST_SEQUENCE, StreamId},
+    memory::Pool,
     message::QueryFailure,
     permitted,
     snapshot::{StreamEntry, StreamState},
@@ -31,7 +32,6 @@ use ttdust_shards::{
     tail::{
         page::{PageAsk, Position},
         piece::Piece,
-        pool::Pool,
     },
 };
 

@@ -77,7 +77,8 @@ suite! {
         an_orphan_is_condemned_and_becomes_no_file,
         hours_with_small_files_are_found_page_by_page,
         manifests_are_owed_until_they_are_written,
-        nothing_of_a_deleted_stream_is_left;
+        nothing_of_a_deleted_stream_is_left,
+        a_list_is_set_whole_and_what_was_retired_comes_back;
     keys:
         keys_are_kept_until_they_are_deleted,
         the_last_use_of_a_key_never_moves_backward;

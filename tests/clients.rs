@@ -1,4 +1,5 @@
-//! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB and pyarrow.
+//! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB, pyarrow and
+//! Polars.
 
 #[path = "server/process.rs"]
 mod process;
@@ -42,7 +43,9 @@ fn drive(io: &str, shards: &str) {
     });
     assert!(read.status.success(), "{}", python::said(&read));
     let found: Value = serde_json::from_slice(&read.stdout).expect("JSON");
-    assert_eq!((found["pyarrow"].as_u64(), found["duckdb"].as_u64()), (Some(records), Some(records)), "{found}");
+    for reader in ["pyarrow", "duckdb", "polars"] {
+        assert_eq!(found[reader].as_u64(), Some(records), "{found}");
+    }
     assert!(server.stop().success(), "a clean stop");
 }
 

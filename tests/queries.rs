@@ -15,12 +15,13 @@ mod rest;
 use std::path::Path;
 
 use bytes::Bytes;
+use client::Client;
 use process::{Server, wait_for};
 use producer::{Producer, block_on};
 use serde_json::{Value, json};
 use ttdust_proto::{
     path,
-    query::{KeyLookupRequest, KeyLookupResponse},
+    query::{KeyLookupRequest, KeyLookupResponse, TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
 
 const SMALL: (&str, &str) = ("wal.quota_bytes", "256MiB");
@@ -193,4 +194,130 @@ fn a_query_that_takes_too_long_is_told_so() {
         assert_eq!((ended.code, ended.reason.as_str()), (4, "QUERY_TIMEOUT"), "{ended:?}");
     });
     assert!(metric(&server, "ttdust_query_requests_total{status=\"timeout\"}") >= 2.0);
+}
+
+/// A record of about so many bytes.
+fn large(row: usize, bytes: usize) -> Bytes {
+    Bytes::from(json!({"id": format!("id-{row}"), "n": row, "filler": "x".repeat(bytes)}).to_string())
+}
+
+/// All records, a page at a time; the most records of a page.
+fn read_large(server: &Server, stream: &str, order: &str) -> (Vec<i64>, usize) {
+    let (mut rows, mut most, mut cursor) = (Vec::new(), 0, String::new());
+    loop {
+        let (status, page) = get(server, stream, &format!("order={order}&limit=1000{cursor}"));
+        assert_eq!(status, 200, "{page}");
+        let records = page["records"].as_array().expect("a list");
+        most = most.max(records.len());
+        rows.extend(records.iter().map(|record| record["sequence_number"].as_i64().expect("a number")));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return (rows, most),
+        }
+    }
+}
+
+#[test]
+fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [
+        SMALL,
+        ("query.memory_bytes", "8MiB"),
+        ("query.memory_total_bytes", "20MiB"),
+        ("buffer.flush_interval_ms", "3600000"),
+    ];
+    let server = Server::start(dir.path(), &settings);
+    let stream = create_stream(&server, "s", &["id"]);
+    let acked = block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        for row in 0..40 {
+            producer.append(vec![large(row, 600_000)]).await.expect("taken");
+        }
+        producer.acked.len() as i64
+    });
+    let check = |server: &Server| {
+        let (rows, most) = read_large(server, &stream, "asc");
+        assert!(rows.into_iter().eq(1..=acked));
+        // 8 MiB are 13 of them; what is decoded takes its part.
+        assert!((2..=13).contains(&most), "{most} records in a page");
+        let (rows, most) = read_large(server, &stream, "desc");
+        assert!(rows.into_iter().eq((1..=acked).rev()) && (2..=13).contains(&most), "{most} records in a page");
+        assert_eq!(find(server, &stream, "id", "id-7"), Some(8));
+    };
+    check(&server);
+    assert!(server.stop().success(), "a clean stop");
+    let server = Server::start(dir.path(), &[&settings[..3], &[("buffer.flush_interval_ms", "50")]].concat());
+    wait_for("all rows in files", || (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(()));
+    check(&server);
+
+    // Answers that nobody takes hold their memory, and then there is none for others.
+    block_on(async {
+        let request = TimeRangeQueryRequest {
+            stream_id: "s".into(),
+            end_time_unix_micros: i64::MAX,
+            limit: Some(1000),
+            ..TimeRangeQueryRequest::default()
+        };
+        let mut held = Vec::new();
+        let (problem, head) = loop {
+            assert!(held.len() < 20, "20 answers are held, and there is memory for more");
+            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+            let mut call = client.call(path::QUERY_TIME_RANGE).await;
+            call.send(&request).await;
+            call.finish();
+            call.opened().await;
+            held.push((client, call));
+            let path = format!("/api/v1/streams/{stream}/records?limit=1");
+            let (status, head, answer) = rest::call_with(&server.http, "GET", &path, &[], "");
+            if status != 200 {
+                assert_eq!(status, 429, "{answer}");
+                break (answer, head);
+            }
+        };
+        assert_eq!(problem["code"], "RESOURCE_EXHAUSTED", "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("query.memory_total_bytes")), "{problem}");
+        assert!(head.contains("retry-after:"), "{head}");
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        let refused = client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await;
+        let ended = refused.expect_err("there is no memory");
+        assert_eq!((ended.code, ended.reason.as_str()), (8, "QUERY_MEMORY_FULL"), "{ended:?}");
+        assert!(ended.retry_after.is_some(), "{ended:?}");
+        assert!(metric(&server, "ttdust_query_requests_total{status=\"memory\"}") >= 2.0);
+        // One that is taken makes room, and so does a client that goes away.
+        let (_client, mut call) = held.swap_remove(0);
+        let answer: TimeRangeQueryResponse = call.receive().await.expect("what was answered");
+        assert!(!answer.records.is_empty());
+        drop(held);
+    });
+    wait_for("room", || (get(&server, &stream, "limit=1").0 == 200).then_some(()));
+    check(&server);
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn a_record_that_is_larger_than_a_query_may_hold_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings =
+        [SMALL, ("query.memory_bytes", "1MiB"), ("limits.record_bytes", "4MiB"), ("buffer.flush_interval_ms", "50")];
+    let server = Server::start(dir.path(), &settings);
+    let stream = create_stream(&server, "s", &["id"]);
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        producer.append((1..=20).map(record).collect()).await.expect("taken");
+        producer.append(vec![large(21, 2_000_000)]).await.expect("taken");
+        wait_for("all rows in files", || (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(()));
+        // What comes before it is an answer; it is not.
+        let (status, page) = get(&server, &stream, "limit=1000");
+        assert_eq!((status, page["records"].as_array().map(Vec::len)), (200, Some(20)), "{page}");
+        let cursor = page["next_cursor"].as_str().expect("there is more").to_owned();
+        let (status, problem) = get(&server, &stream, &format!("cursor={cursor}"));
+        assert_eq!((status, &problem["code"]), (429, &json!("RESOURCE_EXHAUSTED")), "{problem}");
+        assert!(problem["detail"].as_str().is_some_and(|text| text.contains("query.memory_bytes")), "{problem}");
+        let lookup = KeyLookupRequest { stream_id: "s".into(), key_field: "id".into(), key_value: "id-21".into() };
+        let ended = producer.client.unary::<KeyLookupResponse>(path::LOOKUP_BY_KEY, &lookup).await;
+        let ended = ended.expect_err("it is too large");
+        assert_eq!((ended.code, ended.reason.as_str()), (8, "QUERY_TOO_LARGE"), "{ended:?}");
+        assert_eq!(find(&server, &stream, "id", "id-20"), Some(20), "others are found");
+    });
+    assert!(server.stop().success(), "a clean stop");
 }

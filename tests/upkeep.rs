@@ -158,7 +158,7 @@ fn merged_files_are_read_by_all_as_their_pieces_were_over_a_change_of_the_schema
     let dir = tempfile::tempdir().expect("a directory");
     let acked = Cell::new(0);
     let server = Server::start(dir.path(), &settings(&[("compaction.enabled", "false")]));
-    let id = rest::create_stream(&server.http, "events", &first_version());
+    let id = rest::create_stream_with(&server.http, "events", &first_version(), &["key"]);
     let flushes = |least| {
         let path = dir.path().to_owned();
         move || Counts::of(&path).files < least

@@ -15,6 +15,7 @@ mod grpc;
 pub mod ids;
 pub mod io;
 mod mailbox;
+pub mod memory;
 pub mod message;
 pub mod metrics;
 pub mod parquet;

@@ -16,6 +16,7 @@ use crate::{
         writers::WriterRefused,
     },
     ids::{ShardId, StreamId},
+    memory::MemoryShort,
     parquet::FileMeta,
     pipeline::rows::DeadLetter,
     query::{BufferSnapshot, Cancel, Query, QueryAnswer, QueryError},
@@ -346,8 +347,12 @@ pub enum QueryFailure {
     TimedOut,
     /// Nobody waits for it any more.
     Cancelled,
-    /// What it needs cannot be reached now; try again.
+    /// The catalog cannot be reached now, and what is needed of it is not known here; try again.
     Unavailable(String),
+    /// The store of the files cannot be reached now; try again.
+    StoreAway(String),
+    /// There is no memory for it.
+    Memory(MemoryShort),
     /// Files or log could not be read.
     Internal(String),
 }
@@ -357,6 +362,8 @@ impl From<QueryError> for QueryFailure {
         match error {
             QueryError::TimedOut => Self::TimedOut,
             QueryError::Cancelled => Self::Cancelled,
+            QueryError::Memory(short) => Self::Memory(short),
+            error if error.is_of_a_store_that_is_away() => Self::StoreAway(error.to_string()),
             QueryError::File(_) | QueryError::Log(_) | QueryError::Pipeline(_) => Self::Internal(error.to_string()),
         }
     }

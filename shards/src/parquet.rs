@@ -37,6 +37,7 @@ use parquet::{
 
 use crate::{
     ids::{RecordId, StreamId},
+    memory::MemoryShort,
     pipeline::{Pipelines, Runner, UnknownPipeline, Verdict, event_time::EventTime, rows::DeadLetter},
     record::{Parser, keys::KeyField},
     schema::CompiledSchema,
@@ -140,6 +141,9 @@ pub enum ParquetFileError {
         #[source]
         error: UnknownPipeline,
     },
+    /// What is to be read takes more memory than there is for it.
+    #[error(transparent)]
+    Memory(#[from] MemoryShort),
     /// Not a file of ours, or damaged.
     #[error("{path} is not a usable Parquet file: {reason}")]
     Format {
@@ -151,6 +155,13 @@ pub enum ParquetFileError {
 }
 
 impl ParquetFileError {
+    /// Whether the store of the file cannot answer now: nothing is wrong with the file.
+    #[must_use]
+    pub fn is_of_a_store_that_is_away(&self) -> bool {
+        use io::ErrorKind::{HostUnreachable, TimedOut};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), HostUnreachable | TimedOut))
+    }
+
     /// What `error` means for the file at `path`.
     fn from_parquet(path: &Path, error: ParquetError) -> Self {
         let path = path.to_owned();

@@ -13,12 +13,13 @@ pub use cursor::{CursorError, Order, decode_cursor, encode_cursor};
 pub use lookup::{KeyLookup, LookupError, RECORD_ID_FIELD, Wanted, lookup};
 pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range, time_range_within};
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
 use crate::{
     ids::StreamId,
+    memory::{Held, MemoryShort},
     parquet::{
         ParquetFileError, PartitionHour,
         cache::FileCache,
@@ -111,6 +112,8 @@ pub struct QueryAnswer {
     pub cache_hits: u64,
     /// Parts of files that were not, and had to be read.
     pub cache_misses: u64,
+    /// The memory of its records.
+    pub held: Held,
 }
 
 impl QueryAnswer {
@@ -174,7 +177,10 @@ pub struct QueryContext<'c> {
 pub enum QueryError {
     /// A file that the catalog names cannot be read.
     #[error(transparent)]
-    File(#[from] ParquetFileError),
+    File(ParquetFileError),
+    /// There is no memory for it.
+    #[error(transparent)]
+    Memory(#[from] MemoryShort),
     /// Rows that are only in the log cannot be read.
     #[error("cannot read buffered rows from the log: {0}")]
     Log(#[source] std::io::Error),
@@ -189,22 +195,62 @@ pub enum QueryError {
     Cancelled,
 }
 
+impl From<ParquetFileError> for QueryError {
+    fn from(error: ParquetFileError) -> Self {
+        match error {
+            ParquetFileError::Memory(short) => Self::Memory(short),
+            error => Self::File(error),
+        }
+    }
+}
+
 impl QueryError {
     /// Whether a file was gone when it was to be read: another list may name what took its place.
     #[must_use]
     pub fn is_of_a_file_that_is_gone(&self) -> bool {
         matches!(self, Self::File(ParquetFileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound)
     }
+
+    /// Whether the store of a file cannot answer now: nothing is wrong with the file.
+    #[must_use]
+    pub fn is_of_a_store_that_is_away(&self) -> bool {
+        matches!(self, Self::File(error) if error.is_of_a_store_that_is_away())
+    }
 }
 
 /// Opens a file that the catalog names.
 fn open<'f>(file: &'f FileRef, context: &QueryContext<'f>) -> Result<FileReader<'f>, QueryError> {
-    let reader = FileReader::open(&file.source, context.cache)?;
+    let reader = FileReader::open_within(&file.source, context.cache, context.bounds.meter.clone())?;
     if (reader.first_sequence(), reader.last_sequence()) != (file.first_sequence, file.last_sequence) {
         let reason = "it holds other rows than the catalog says".to_owned();
         return Err(ParquetFileError::Format { path: file.source.name().to_owned(), reason }.into());
     }
     Ok(reader)
+}
+
+/// Reads `step`, or as much of its beginning, of its end if `backward`, as there is memory for: rows may be far larger than
+/// their neighbours.
+fn read_step(
+    reader: &mut FileReader<'_>,
+    mut step: Range<usize>,
+    backward: bool,
+) -> Result<(Range<usize>, Vec<FileRow>), QueryError> {
+    loop {
+        match reader.read(step.clone()) {
+            Err(error) if is_too_much_at_once(&error) && step.len() > 1 => step = half_of(&step, backward),
+            read => return Ok((step, read?)),
+        }
+    }
+}
+
+fn is_too_much_at_once(error: &ParquetFileError) -> bool {
+    matches!(error, ParquetFileError::Memory(MemoryShort::Own { .. }))
+}
+
+/// The beginning of `step`, or its end.
+fn half_of(step: &Range<usize>, backward: bool) -> Range<usize> {
+    let half = step.len() / 2;
+    if backward { step.end - half..step.end } else { step.start..step.start + half }
 }
 
 impl BufferSnapshot {

@@ -25,6 +25,7 @@ use crate::{
     dedup::jobs::{KeyAnswer, KeyQuestion},
     ids::ShardId,
     mailbox::MailboxSender,
+    memory::Pool,
     message::{
         AdminFailure, AdminReply, AdminRequest, FailureKind, Outcome, OutcomeTo, QUEUE_RETRY, QueryFailure, Refusal,
         ReplyTo, Submission, ToControl, ToShard,
@@ -35,7 +36,7 @@ use crate::{
     rate::{LeaseGrant, budget::Budgets},
     shard::{Shard, Submitted},
     snapshot::CatalogSnapshot,
-    tail::{page::Page, pool::Pool},
+    tail::page::Page,
     tls::HandshakeOutcome,
     validate::Validator,
     wal::segment::Segment,

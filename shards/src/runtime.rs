@@ -33,12 +33,12 @@ use crate::{
         uring,
     },
     mailbox::{self, MailboxSender},
+    memory::Pool,
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     reactor::Reactor,
     shard::Shard,
     snapshot::CatalogSnapshot,
-    tail::pool::Pool,
     threads::{self, Turns},
     wal::{
         Wal,

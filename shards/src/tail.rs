@@ -8,7 +8,6 @@
 pub mod followers;
 pub mod page;
 pub mod piece;
-pub mod pool;
 
 use std::{sync::Arc, time::Instant};
 
@@ -16,12 +15,12 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ids::StreamId,
+    memory::{Charge, Pool},
     pipeline::{Pipelines, Verdict, rows::RowReader},
     transform::decode_metadata,
     wal::batch::RowBatch,
 };
 use piece::{Piece, PieceWriter};
-use pool::Pool;
 
 /// What a row takes encoded, beside its payload and metadata, at most.
 const ROW_BYTES: usize = 160;
@@ -40,7 +39,7 @@ pub struct LiveRows {
     /// When that was.
     pub synced: Instant,
     /// What they take in the receiver's pool. `None`: the receiver is the home itself.
-    pub charge: Option<pool::Charge>,
+    pub charge: Option<Charge>,
 }
 
 impl LiveRows {

@@ -18,6 +18,7 @@ use prost::Message as _;
 use serde_json::{Map, Value, json};
 use ttdust_proto::query::StreamingReadResponse;
 use ttdust_shards::{
+    memory::Pool,
     parquet::{self as files, merge},
     pipeline::Pipelines,
     query::{
@@ -25,10 +26,7 @@ use ttdust_shards::{
         time_range,
     },
     record::keys::KeyField,
-    tail::{
-        page::{PageAsk, Position},
-        pool::Pool,
-    },
+    tail::page::{PageAsk, Position},
     wal::batch::RowBatch,
 };
 

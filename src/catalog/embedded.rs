@@ -233,6 +233,16 @@ impl Embedded {
         self.run(move |c| file_sets::replace(c, stream, &old, &new, now)).await
     }
 
+    pub(super) async fn set_files(
+        &self,
+        stream: StreamId,
+        files: Vec<StoredFile>,
+        through: i64,
+        now: i64,
+    ) -> Result<Commit> {
+        self.run(move |c| file_sets::set(c, stream, &files, through, now)).await
+    }
+
     pub(super) async fn drop_files(&self, stream: StreamId, through: i64, now: i64) -> Result<FileTotals> {
         self.run(move |c| file_sets::drop_through(c, stream, through, now)).await
     }

@@ -23,6 +23,17 @@ impl Catalog {
         on_store!(self, drop_files(stream, through, now))
     }
 
+    /// Makes `files`, in order and without a gap, the committed files of a stream, in one transaction, in the place of those that are:
+    /// for a catalog that does not know what was committed. Of retired files those that are named here come back; no object is
+    /// given up. `through` is the last sequence number that ever was in a file; it never falls.
+    ///
+    /// # Errors
+    /// `Conflict`: the files have a gap or overlap, or go on past `through`.
+    pub async fn set_files(&self, stream: StreamId, files: Vec<StoredFile>, through: i64, now: i64) -> Result<Commit> {
+        super::rules::is_list(&files, through)?;
+        on_store!(self, set_files(stream, files, through, now))
+    }
+
     /// The first `limit` committed files of a stream that begin past sequence number `after`, in order.
     ///
     /// # Errors

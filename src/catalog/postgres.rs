@@ -230,6 +230,16 @@ impl Postgres {
         on_pool!(self, file_sets::replace, stream, old, new, now)
     }
 
+    pub(super) async fn set_files(
+        &self,
+        stream: StreamId,
+        files: Vec<StoredFile>,
+        through: i64,
+        now: i64,
+    ) -> Result<Commit> {
+        on_pool!(self, file_sets::set, stream, files, through, now)
+    }
+
     pub(super) async fn drop_files(&self, stream: StreamId, through: i64, now: i64) -> Result<FileTotals> {
         on_pool!(self, file_sets::drop_through, stream, through, now)
     }

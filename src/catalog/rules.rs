@@ -182,6 +182,18 @@ pub(super) fn replaces(
     Ok(true)
 }
 
+/// Files that follow each other without a gap, up to `through` at most.
+pub(super) fn is_list(files: &[StoredFile], through: i64) -> Result<()> {
+    let gap = files.windows(2).find(|pair| pair[0].last_sequence + 1 != pair[1].first_sequence);
+    if let Some([before, after]) = gap {
+        return Err(CatalogError::Conflict(format!("{} does not follow {}", after.key, before.key)));
+    }
+    match files.iter().find(|file| file.last_sequence < file.first_sequence || file.last_sequence > through) {
+        Some(file) => Err(CatalogError::Conflict(format!("{} is not within the files up to {through}", file.key))),
+        None => Ok(()),
+    }
+}
+
 /// Whether an object of a stream, named as one of its files and known to no list, is an orphan: its rows are in files, or its
 /// stream is gone. One past the end of the files may be a flush that is still to be committed.
 pub(super) fn is_orphan(stream: &Stream, file: &StoredFile) -> bool {

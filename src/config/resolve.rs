@@ -149,6 +149,11 @@ impl Config {
                 "limits.record_bytes is more than limits.message_bytes: no such record could be sent".into(),
             );
         }
+        if settings.query_memory_bytes > settings.query_memory_total_bytes {
+            return conflict(
+                "query.memory_bytes is more than query.memory_total_bytes: no query could ever hold so much".into(),
+            );
+        }
         Ok(Self {
             control_cores,
             auth: authentication(settings)?,

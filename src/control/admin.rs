@@ -167,7 +167,7 @@ fn failed(error: ControlError) -> AdminFailure {
         ControlError::Invalid { .. } => FailureKind::Invalid,
         ControlError::Stale(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => FailureKind::Conflict,
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
-        ControlError::Overloaded => FailureKind::Overloaded,
+        ControlError::Overloaded | ControlError::NoMemory(_) => FailureKind::Overloaded,
         ControlError::RateLimited(over) => FailureKind::RateLimited(*over),
         ControlError::Unavailable(_) | ControlError::Draining | ControlError::TimedOut(_) => FailureKind::Unavailable,
         ControlError::Internal(_) => FailureKind::Internal,

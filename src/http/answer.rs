@@ -5,6 +5,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -149,12 +150,12 @@ impl<A: IntoResponse, B: IntoResponse> IntoResponse for Either<A, B> {
 /// JSON that is written already, of the form of a `T`.
 #[derive(Debug)]
 pub(super) struct Written<T> {
-    text: Vec<u8>,
+    text: Bytes,
     form: std::marker::PhantomData<T>,
 }
 
 impl<T> Written<T> {
-    pub(super) fn new(text: Vec<u8>) -> Self {
+    pub(super) fn new(text: Bytes) -> Self {
         Self { text, form: std::marker::PhantomData }
     }
 }

@@ -169,7 +169,7 @@ async fn post(
         return Err(all_refused(&answer));
     }
     let text = serde_json::to_vec(&Appended::of(answer)).expect("plain members always serialise");
-    Ok(Written::new(text))
+    Ok(Written::new(text.into()))
 }
 
 fn on_invalid(text: Option<&str>) -> Result<OnInvalid, Problem> {

@@ -160,7 +160,9 @@ impl From<ControlError> for Problem {
             ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
-            ControlError::Overloaded | ControlError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            ControlError::Overloaded | ControlError::NoMemory(_) | ControlError::RateLimited(_) => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             ControlError::Unavailable(_) | ControlError::Draining => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -12,6 +12,7 @@ use serde_json::Value;
 use ttdust_shards::{
     access::Action,
     ids::{RecordId, StreamId},
+    memory::held_bytes,
     query::{KeyLookup, LIMIT_MAX, Order, QueryAnswer, RecordRow, TimeRangeQuery, encode_cursor},
 };
 
@@ -137,12 +138,14 @@ async fn get(
         let query =
             KeyLookup::plan(&stream, field, value).map_err(|error| Problem::invalid(error.parameter, error.message))?;
         let answer = app.control.lookup(query).await?;
-        return Ok(Written::new(lookup_body(stream.id, &answer, start.elapsed())));
+        let text = lookup_body(stream.id, &answer, start.elapsed());
+        return Ok(Written::new(held_bytes(text, answer.held)));
     }
     let query = time_range(stream.id, &asked)?;
     let order = query.order;
     let answer = app.control.records(query).await?;
-    Ok(Written::new(page_body(stream.id, &answer, order, start.elapsed())))
+    let text = page_body(stream.id, &answer, order, start.elapsed());
+    Ok(Written::new(held_bytes(text, answer.held)))
 }
 
 /// The key to look up, if that is what was asked for.
@@ -263,6 +266,8 @@ pub(super) fn quoted(text: &mut Vec<u8>, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use ttdust_shards::memory::Held;
+
     use super::*;
 
     #[test]
@@ -284,6 +289,7 @@ mod tests {
             partitions_scanned: 2,
             cache_hits: 3,
             cache_misses: 1,
+            held: Held::default(),
         };
         let took = Duration::from_micros(5);
         let text = String::from_utf8(page_body(stream, &answer, Order::Descending, took)).expect("UTF-8");

@@ -199,7 +199,8 @@ fn end(status: &Status) -> Bytes {
 mod tests {
     use ttdust_shards::{
         ids::{RecordId, StreamId},
-        tail::{piece::PieceWriter, pool::Pool},
+        memory::Pool,
+        tail::piece::PieceWriter,
     };
 
     use super::*;

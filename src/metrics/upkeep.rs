@@ -9,7 +9,7 @@ use prometheus_client::{
 
 use super::{Labels, SECONDS, meaning};
 
-const OUTCOMES: [&str; 3] = ["ok", "overtaken", "error"];
+const OUTCOMES: [&str; 4] = ["ok", "overtaken", "put_off", "error"];
 const JOBS: [&str; 6] = ["compaction", "retention", "removal", "manifests", "orphans", "archive"];
 
 /// The counters.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use tokio::time;
 use ttdust_shards::{
+    memory::MemoryShort,
     message::QueryFailure,
     query::{Bounds, BufferSnapshot, Cancel, QueryContext, QueryError, time_range_within},
     tail::page::{Page, PageAsk},
@@ -22,9 +23,10 @@ impl Queries {
     pub async fn tail_page(&self, ask: PageAsk) -> Result<Page, QueryFailure> {
         let cancel = Cancel::default();
         let _waiting = cancel.on_drop();
-        let bounds = Bounds { deadline: Some(Instant::now() + self.timeout), cancel };
+        let bounds = Bounds { deadline: Some(Instant::now() + self.limits.timeout), cancel, meter: self.meter() };
         let stream = ask.stream;
-        let page = time::timeout(self.timeout, self.page(ask, bounds)).await.unwrap_or(Err(QueryFailure::TimedOut));
+        let page =
+            time::timeout(self.limits.timeout, self.page(ask, bounds)).await.unwrap_or(Err(QueryFailure::TimedOut));
         match page {
             // A deletion that began meanwhile takes files away.
             Err(QueryFailure::Internal(_)) if self.readable(stream).is_none() => Err(QueryFailure::Deleting),
@@ -32,6 +34,8 @@ impl Queries {
                 tracing::error!(%reason, %stream, "a page of a tail failed");
                 Err(QueryFailure::Internal(reason))
             }
+            // Its turn comes again, as when the workers have too much to do.
+            Err(QueryFailure::Memory(MemoryShort::All)) => Err(QueryFailure::Overloaded),
             page => page,
         }
     }
@@ -41,7 +45,7 @@ impl Queries {
         let buffer = Arc::new(self.link.snapshot(stream.home, stream.id).await?);
         let filled = match self.page_from_files(ask, &buffer, &bounds).await? {
             // As for queries: the list may name files that were replaced elsewhere.
-            Err(failed) if matches!(failed.0, QueryError::File(_)) => {
+            Err(failed) if matches!(failed.0, QueryError::File(_)) && !failed.0.is_of_a_store_that_is_away() => {
                 let (error, ask) = *failed;
                 tracing::warn!(stream = %stream.id, %error, "a file cannot be read: reading the list of files anew");
                 self.lists.forget(stream.id);

@@ -10,9 +10,10 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 use ttdust_shards::{
+    memory::Pool,
     message::{QueryFailure, ToShard},
     snapshot::StreamEntry,
-    tail::{LiveRows, Subscription, piece::Piece, pool::Pool},
+    tail::{LiveRows, Subscription, piece::Piece},
 };
 
 use crate::link::ShardLink;

@@ -225,3 +225,27 @@ pub async fn nothing_of_a_deleted_stream_is_left(place: Place) {
     assert_eq!(catalog.manifests_due(10).await, Ok(vec![]));
     assert_eq!(listed(&catalog, id).await, []);
 }
+
+pub async fn a_list_is_set_whole_and_what_was_retired_comes_back(place: Place) {
+    let catalog = place.open().await;
+    let (id, files) = three(&catalog).await;
+    let old = keys(&files[..2]);
+    assert_eq!(catalog.replace_files(id, old, merged(1, 20), 7).await, Ok(Commit::Done));
+    // As an older manifest has it, and one file more than the catalog knows.
+    let list = [&files[..], &[file(31, 40)]].concat();
+    for _ in 0..2 {
+        assert_eq!(catalog.set_files(id, list.clone(), 45, 9).await, Ok(Commit::Done));
+        assert_eq!(listed(&catalog, id).await, list);
+        assert_eq!(catalog.stream(id).await.expect("it").flushed_through, 45);
+        assert_eq!(catalog.retired(i64::MAX, 10).await, Ok(vec![]), "none of them is to go");
+    }
+    let hours: Vec<_> = catalog.manifests_due(10).await.expect("debts").iter().map(|debt| debt.of.hour).collect();
+    assert_eq!(hours.iter().max(), list.iter().map(|file| &file.hour).max(), "manifests are owed");
+    // The mark never falls, and nothing can be a list.
+    assert_eq!(catalog.set_files(id, vec![], 3, 9).await, Ok(Commit::Done));
+    assert_eq!((listed(&catalog, id).await, catalog.stream(id).await.expect("it").flushed_through), (vec![], 45));
+    let gap = vec![file(1, 10), file(21, 30)];
+    assert!(is_conflict(&catalog.set_files(id, gap, 45, 9).await));
+    assert!(is_conflict(&catalog.set_files(id, vec![file(41, 50)], 45, 9).await), "past the mark");
+    assert_eq!(catalog.set_files(StreamId::generate(), vec![], 0, 9).await, Ok(Commit::StreamGone));
+}

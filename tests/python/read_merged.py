@@ -1,9 +1,9 @@
-"""Merged Parquet files as others read them: with pyarrow and with DuckDB.
+"""Merged Parquet files as others read them: with pyarrow, with DuckDB and with Polars.
 
     read_merged.py STREAM_DIRECTORY SENT.ndjson
 
 Line n of SENT.ndjson is the payload of sequence number n. The stream's schema got the column `extra` on the way: a file that
-holds rows of both versions has it for all of them.
+holds rows of both versions has it for all of them. `key` is a key field: each file has its index, where none of them sees it.
 """
 
 import json
@@ -11,8 +11,11 @@ import pathlib
 import sys
 
 import duckdb
+import polars
 import pyarrow
 import pyarrow.parquet
+
+from key_index import check_key_index
 
 OWN = ["_seq", "_ingest_ts", "_record_id", "_schema_version", "_metadata", "_payload"]
 FIRST = {"s": pyarrow.string(), "n": pyarrow.int64()}
@@ -23,6 +26,7 @@ def with_pyarrow(files, payloads):
     """Every file by itself, in order of sequence numbers. The versions that each file holds."""
     rows, versions_of = 0, []
     for file in files:
+        check_key_index(file, ["key"])
         table = pyarrow.parquet.ParquetFile(file).read()
         columns = {name: table.column(name).to_pylist() for name in table.schema.names}
         typed = {name: table.schema.field(name).type for name in table.schema.names if name not in OWN}
@@ -57,6 +61,26 @@ def with_duckdb(root, payloads):
     assert not wrong, wrong[:10]
 
 
+def with_polars(files, payloads):
+    """All files as one lazy frame: what one of them has no column for is null there."""
+    rows = polars.concat([polars.scan_parquet(file) for file in files], how="diagonal")
+    said = {"s": polars.String, "n": polars.Int64, "extra": polars.Boolean}
+    schema = rows.collect_schema()
+    assert {name: schema[name] for name in said} == said, schema
+    assert schema["_ingest_ts"] == polars.Datetime("us", "UTC"), schema
+    table = rows.sort("_seq").collect()
+    assert table["_seq"].to_list() == list(range(1, len(payloads) + 1))
+    assert [payload.encode() for payload in table["_payload"]] == payloads
+    for name in said:
+        wanted = [json.loads(payload).get(name) for payload in payloads]
+        wrong = [at + 1 for at, (found, sent) in enumerate(zip(table[name], wanted))
+                 if found != sent and not (name == "extra" and table["_schema_version"][at] == 1)]
+        assert not wrong, (name, wrong[:10])
+    # By statistics and pages alone: what a filter passes by is not read.
+    middle = len(payloads) // 2
+    assert rows.filter(polars.col("_seq") == middle).select("_payload").collect().rows() == [(payloads[middle - 1].decode(),)]
+
+
 def main(directory, sent):
     root = pathlib.Path(directory).resolve()
     payloads = pathlib.Path(sent).read_bytes().split(b"\n")[:-1]
@@ -64,6 +88,7 @@ def main(directory, sent):
     versions = with_pyarrow(files, payloads)
     assert [1, 2] in versions, f"no file was merged over the change of the schema: {versions}"
     with_duckdb(root, payloads)
+    with_polars(files, payloads)
     print(json.dumps({"files": len(files), "rows": len(payloads)}))
 
 

@@ -1,4 +1,4 @@
-"""The Parquet files of a stream as others read them: with DuckDB and with pyarrow.
+"""The Parquet files of a stream as others read them: with DuckDB, with pyarrow and with Polars.
 
     read_parquet.py STREAM_DIRECTORY ACKED.ndjson
 
@@ -13,6 +13,7 @@ import re
 import sys
 
 import duckdb
+import polars
 import pyarrow
 import pyarrow.parquet
 
@@ -95,6 +96,16 @@ def with_duckdb(root, payloads):
     return count
 
 
+def with_polars(root, payloads):
+    """The whole folder as one lazy frame: nested columns too."""
+    rows = polars.scan_parquet(f"{root}/**/*.parquet").sort("_seq").collect()
+    assert rows["_seq"].to_list() == list(range(1, len(payloads) + 1))
+    assert [payload.encode() for payload in rows["_payload"]] == payloads
+    for row in rows.select("_payload", *TYPED).iter_rows(named=True):
+        check_typed(json.loads(row["_payload"]), row)
+    return rows.height
+
+
 def main(directory, acked):
     root = pathlib.Path(directory).resolve()
     payloads = pathlib.Path(acked).read_bytes().split(b"\n")[:-1]
@@ -105,7 +116,8 @@ def main(directory, acked):
         sys.exit(NOT_YET)
     rows = with_pyarrow(files, root, payloads)
     assert rows == len(payloads), (rows, len(payloads))
-    print(json.dumps({"files": len(files), "pyarrow": rows, "duckdb": with_duckdb(root, payloads)}))
+    print(json.dumps({"files": len(files), "pyarrow": rows, "duckdb": with_duckdb(root, payloads),
+                      "polars": with_polars(root, payloads)}))
 
 
 if __name__ == "__main__":

@@ -119,6 +119,11 @@ impl Server {
         self.wait()
     }
 
+    /// The same from within a runtime, which goes on meanwhile: a server waits for clients that do not say that they are gone.
+    pub async fn stop_meanwhile(self) -> ExitStatus {
+        tokio::task::spawn_blocking(move || self.stop()).await.expect("a status")
+    }
+
     /// How it ended.
     pub fn wait(&mut self) -> ExitStatus {
         wait_for("the end of the server", || self.child.try_wait().expect("a status"))

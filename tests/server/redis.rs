@@ -1,5 +1,7 @@
 //! Redis for tests: the one that `TESTS_REDIS` names, and ones of a test's own, to stop and kill.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::{
     net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},

@@ -43,10 +43,15 @@ pub fn call_with(
 
 /// Creates a schema and a stream of this name; returns the stream's id.
 pub fn create_stream(address: &str, name: &str, definition: &Value) -> String {
+    create_stream_with(address, name, definition, &[])
+}
+
+/// The same with key fields.
+pub fn create_stream_with(address: &str, name: &str, definition: &Value, key_fields: &[&str]) -> String {
     let schema = json!({"name": name, "namespace": "tests", "compatibility_mode": "none", "definition": definition});
     let (status, schema) = call(address, "POST", "/api/v1/schemas", &schema.to_string());
     assert_eq!(status, 201, "{schema}");
-    let stream = json!({"name": name, "schema_id": schema["id"]});
+    let stream = json!({"name": name, "schema_id": schema["id"], "key_fields": key_fields});
     let (status, stream) = call(address, "POST", "/api/v1/streams", &stream.to_string());
     assert_eq!(status, 201, "{stream}");
     stream["id"].as_str().expect("an id").to_owned()

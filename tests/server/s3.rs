@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt as _, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -48,12 +48,25 @@ pub enum Fault {
     Drop,
     /// It is done, and half of the answer's body arrives.
     Cut,
+    /// It is not done, and no answer ever comes.
+    Hang,
+    /// It is done, and no answer ever comes.
+    DoThenHang,
     /// It is done so much later.
     Late(Duration),
     /// It is done, and what is stored is damaged.
     Damage,
 }
 
+/// What goes wrong with the next `times` requests of an operation on keys with `part` in them.
+struct Planned {
+    operation: &'static str,
+    part: &'static str,
+    times: usize,
+    fault: Fault,
+}
+
+/// An object.
 pub struct Object {
     pub content: Bytes,
     pub modified: i64,
@@ -70,7 +83,7 @@ pub struct State {
     pub conditional: bool,
     /// Whether it keeps CRC32C.
     pub checksums: bool,
-    faults: Vec<(&'static str, usize, Fault)>,
+    faults: Vec<Planned>,
     /// Operations and keys, in the order in which they came.
     pub asked: Vec<(&'static str, String)>,
     made: u64,
@@ -128,7 +141,12 @@ impl Store {
 
     /// The next `times` requests of this operation go wrong so.
     pub fn fault(&self, operation: &'static str, times: usize, fault: Fault) {
-        self.state().faults.push((operation, times, fault));
+        self.fault_at(operation, "", times, fault);
+    }
+
+    /// The same, of those on a key with `part` in it.
+    pub fn fault_at(&self, operation: &'static str, part: &'static str, times: usize, fault: Fault) {
+        self.state().faults.push(Planned { operation, part, times, fault });
     }
 
     /// Nothing goes wrong any more.
@@ -138,7 +156,7 @@ impl Store {
 
     /// How many faults are still to come.
     pub fn faults_left(&self) -> usize {
-        self.state().faults.iter().map(|(_, times, _)| times).sum()
+        self.state().faults.iter().map(|planned| planned.times).sum()
     }
 
     /// Up, or as if nobody had ever been there: connections are cut and refused.
@@ -283,35 +301,54 @@ async fn handle(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<
     if let Some(Fault::Late(delay)) = fault {
         tokio::time::sleep(delay).await;
     }
-    let mut state = lock(&state);
+    // By itself, so that nobody else waits for the store while this one waits for ever.
+    let outcome = done(&mut lock(&state), &parts, &asked, body, fault);
+    match outcome {
+        Some(answer) => answer,
+        None => std::future::pending().await,
+    }
+}
+
+/// Does it, or not, as the fault has it; `None`: no answer ever comes.
+fn done(
+    state: &mut State,
+    parts: &Parts,
+    asked: &Asked,
+    body: Bytes,
+    fault: Option<Fault>,
+) -> Option<Result<Response<Body>, Broken>> {
     let reply = match &fault {
-        Some(Fault::Drop) => return Err(Broken),
+        Some(Fault::Drop) => return Some(Err(Broken)),
+        Some(Fault::Hang) => return None,
         Some(Fault::Refuse(status, code)) => reply_error(*status, code),
-        _ => match signature::check(&parts, ACCESS_KEY, &state.secret_key) {
+        _ => match signature::check(parts, ACCESS_KEY, &state.secret_key) {
             Err(code) => reply_error(403, code),
-            Ok(()) => answer(&mut state, &asked, &parts.headers, body),
+            Ok(()) => answer(state, asked, &parts.headers, body),
         },
     };
-    match fault {
-        Some(Fault::DoThenDrop) => Err(Broken),
-        Some(Fault::DoThenRefuse(status, code)) => Ok(reply_error(status, code).into_response(&asked, false)),
+    let response = match fault {
+        Some(Fault::DoThenDrop) => return Some(Err(Broken)),
+        Some(Fault::DoThenHang) => return None,
+        Some(Fault::DoThenRefuse(status, code)) => reply_error(status, code).into_response(asked, false),
         Some(Fault::Damage) => {
             if let Some(object) = state.objects.get_mut(&asked.key) {
                 object.content = vec![0; object.content.len()].into();
             }
-            Ok(reply.into_response(&asked, false))
+            reply.into_response(asked, false)
         }
-        fault => Ok(Reply::into_response(reply, &asked, matches!(fault, Some(Fault::Cut)))),
-    }
+        fault => Reply::into_response(reply, asked, matches!(fault, Some(Fault::Cut))),
+    };
+    Some(Ok(response))
 }
 
 fn take_fault(state: &mut State, asked: &Asked) -> Option<Fault> {
     if asked.key.contains(".probe/") {
         return None;
     }
-    let at = state.faults.iter().position(|(operation, times, _)| *operation == asked.operation && *times > 0)?;
-    state.faults[at].1 -= 1;
-    let fault = state.faults[at].2.clone();
-    state.faults.retain(|(_, times, _)| *times > 0);
+    let fits = |planned: &Planned| planned.operation == asked.operation && asked.key.contains(planned.part);
+    let at = state.faults.iter().position(fits)?;
+    let fault = state.faults[at].fault.clone();
+    state.faults[at].times -= 1;
+    state.faults.retain(|planned| planned.times > 0);
     Some(fault)
 }

@@ -34,6 +34,9 @@ use super::parquet::batches;
 const RANGE_ROWS: usize = 1000;
 const CACHE_BYTES: usize = 256 << 20;
 const FIELD: &str = "key";
+/// Files of a stream that was not merged: of 30 hours and more, say. And the rows of each.
+const FILES: usize = 3000;
+const ROWS_OF_MANY: usize = 5000;
 
 /// Measures lookups and ranges in one file of `rows` records of about 320 bytes, for `duration` each.
 ///
@@ -41,7 +44,7 @@ const FIELD: &str = "key";
 /// The file cannot be written or read.
 pub fn run(rows: usize, duration: Duration) -> io::Result<()> {
     let dir = tempfile::tempdir()?;
-    let files = Files::write(rows, dir.path())?;
+    let files = Files::write(rows, "key", &dir.path().join("bench.parquet"))?;
     let mut number = 0u64;
     // A stride that is prime to every number of rows in use visits all of them in no order.
     let mut next = move || {
@@ -83,7 +86,36 @@ pub fn run(rows: usize, duration: Duration) -> io::Result<()> {
     files.count("1,000 rows, footer known", 200, &cache, || {
         let (order, after) = range(Order::Ascending)(next());
         files.range(order, after)
-    })
+    })?;
+    many(dir.path(), duration)
+}
+
+/// The same over many files, of which the oldest one alone has the keys that are there. The others are one file under many names.
+fn many(dir: &std::path::Path, duration: Duration) -> io::Result<()> {
+    println!("over {FILES} files of {ROWS_OF_MANY} records:");
+    let newer = Files::write(ROWS_OF_MANY, "other", &dir.join("newer.parquet"))?;
+    // Fewer rows, so it is the last to be looked at.
+    let oldest = Files::write(ROWS_OF_MANY - 1, "key", &dir.join("oldest.parquet"))?;
+    let mut files = vec![oldest.local[0].clone()];
+    for number in 1..FILES {
+        let path = dir.join(format!("newer-{number}.parquet"));
+        std::fs::hard_link(dir.join("newer.parquet"), &path)?;
+        files.push(FileRef { source: path.into(), ..newer.local[0].clone() });
+    }
+    let cache = FileCache::new(CACHE_BYTES);
+    let mut number = 0_usize;
+    let mut next = move || {
+        number = number.wrapping_add(7_368_787);
+        number % (ROWS_OF_MANY - 1)
+    };
+    measure("key, present in the oldest", duration, &mut next, |row| {
+        newer.ask(&newer.by_key(format!("key-{row:012}")), &files, &cache, 1)
+    })?;
+    measure("key, absent", duration, &mut next, |row| {
+        newer.ask(&newer.by_key(format!("none-{row:012}")), &files, &cache, 0)
+    })?;
+    println!("{} bytes of the cache in use", cache.bytes());
+    Ok(())
 }
 
 fn measure(
@@ -145,14 +177,15 @@ impl RangeRead for Counted {
 }
 
 impl Files {
-    fn write(rows: usize, dir: &std::path::Path) -> io::Result<Self> {
+    /// A file whose keys begin with `prefix`.
+    fn write(rows: usize, prefix: &str, path: &std::path::Path) -> io::Result<Self> {
         let stream = StreamId::generate();
         let definition = r#"{"type":"object","properties":{"key":{"type":"string"},"n":{"type":"integer"}}}"#;
         let record = |row: usize| {
             // Text that compresses about as well as events do.
             let filler = format!("{:064x}", (row as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
             Bytes::from(format!(
-                r#"{{"key":"key-{row:012}","n":{row},"url":"https://example.com/products/{filler}","agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)","referrer":"https://example.com/","ok":true}}"#
+                r#"{{"key":"{prefix}-{row:012}","n":{row},"url":"https://example.com/products/{filler}","agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko)","referrer":"https://example.com/","ok":true}}"#
             ))
         };
         let payloads: Vec<Bytes> = (0..rows).map(record).collect();
@@ -164,7 +197,7 @@ impl Files {
             hour: PartitionHour(0),
             batches: batches(stream, &payloads),
             key_fields: [KeyField::new(FIELD)].into(),
-            path: dir.join("bench.parquet"),
+            path: path.to_owned(),
         };
         let meta = write(&job).map_err(io::Error::other)?;
         println!("lookup: {rows} records of {} bytes, a file of {} bytes", payloads[0].len(), meta.bytes);

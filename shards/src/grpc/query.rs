@@ -16,6 +16,7 @@ use super::{
 use crate::{
     access::{Action, Principal},
     ids::{RecordId, StreamId},
+    memory::Held,
     query::{
         Cancel, KeyLookup, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, RecordRow, TimeRangeQuery,
         decode_cursor, encode_cursor,
@@ -32,7 +33,7 @@ pub async fn time_range(
     mut caller: Principal,
     bell: &Rc<Bell>,
     message: Bytes,
-) -> Result<TimeRangeQueryResponse, Status> {
+) -> Result<(TimeRangeQueryResponse, Held), Status> {
     let started = Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
@@ -48,7 +49,7 @@ pub async fn time_range(
     };
     let next_cursor = answer.next_after.map(|after| encode_cursor(after, order));
     let records = answer.records.into_iter().map(|row| record(stream, row)).collect();
-    Ok(TimeRangeQueryResponse { records, next_cursor, metadata: Some(metadata) })
+    Ok((TimeRangeQueryResponse { records, next_cursor, metadata: Some(metadata) }, answer.held))
 }
 
 /// One `LookupByKey` call. Dropped, it is cancelled.
@@ -60,7 +61,7 @@ pub async fn lookup(
     mut caller: Principal,
     bell: &Rc<Bell>,
     message: Bytes,
-) -> Result<KeyLookupResponse, Status> {
+) -> Result<(KeyLookupResponse, Held), Status> {
     let request = KeyLookupRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
     let stream = permitted(&mut caller, Action::ReadRecords, &catalog, &request.stream_id)?;
@@ -69,7 +70,7 @@ pub async fn lookup(
     let id = stream.id;
     let mut answer = ask(reactor, &caller, bell, Query::Lookup(query)).await?;
     let record = answer.records.pop().map(|row| record(id, row));
-    Ok(KeyLookupResponse { found: record.is_some(), record })
+    Ok((KeyLookupResponse { found: record.is_some(), record }, answer.held))
 }
 
 async fn ask(reactor: &Reactor, caller: &Principal, bell: &Rc<Bell>, query: Query) -> Result<QueryAnswer, Status> {

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     access::NotLetIn,
     io::{Clock as _, real::SystemClock},
+    memory::{Held, held_bytes},
     reactor::{Bell, PanicWatch, Reactor, yield_now},
     tls::PeerIdentity,
 };
@@ -341,15 +342,15 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let answer = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
-            respond_message(respond, &answer)
+            let (answer, held) = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
+            respond_held(respond, &answer, held)
         }
         path::LOOKUP_BY_KEY => {
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let answer = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
-            respond_message(respond, &answer)
+            let (answer, held) = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
+            respond_held(respond, &answer, held)
         }
         path::STREAMING_READ => {
             let _call = reactor.calls.enter(&bell);
@@ -452,6 +453,13 @@ fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Mess
     let mut out = BytesMut::new();
     put_message(&mut out, message);
     respond_bytes(respond, out.freeze())
+}
+
+/// The same with the answer to a query, whose memory is held until the client has taken it.
+fn respond_held(respond: &mut SendResponse<Bytes>, message: &impl prost::Message, held: Held) -> Result<(), Status> {
+    let mut out = BytesMut::new();
+    put_message(&mut out, message);
+    respond_bytes(respond, held_bytes(out.into(), held))
 }
 
 fn respond_bytes(respond: &mut SendResponse<Bytes>, message: Bytes) -> Result<(), Status> {

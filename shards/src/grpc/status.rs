@@ -9,6 +9,7 @@ use ttdust_proto::{ingestion, rpc};
 use crate::{
     access::{Forbidden, NotLetIn, Unauthenticated},
     dedup::writers::WriterRefused,
+    memory::MemoryShort,
     message::{AdminFailure, FailureKind, QUERY_TIMEOUT_HINT, QueryFailure, Refusal},
     rate::RateLimited,
     validate::Invalid,
@@ -130,6 +131,11 @@ impl Status {
             QueryFailure::TimedOut => Self::new(Code::DeadlineExceeded, "QUERY_TIMEOUT", QUERY_TIMEOUT_HINT),
             QueryFailure::Cancelled => Self::new(Code::Cancelled, "CANCELLED", "nobody waited for the answer"),
             QueryFailure::Unavailable(message) => again(Self::new(Code::Unavailable, "CATALOG_UNAVAILABLE", message)),
+            QueryFailure::Memory(short @ MemoryShort::All) => {
+                again(Self::new(Code::ResourceExhausted, "QUERY_MEMORY_FULL", short.to_string()))
+            }
+            QueryFailure::Memory(short) => Self::new(Code::ResourceExhausted, "QUERY_TOO_LARGE", short.to_string()),
+            QueryFailure::StoreAway(message) => again(Self::new(Code::Unavailable, "OBJECTS_UNAVAILABLE", message)),
             QueryFailure::Internal(message) => Self::new(Code::Internal, "QUERY_FAILED", message),
         }
     }

@@ -1,13 +1,14 @@
 //! What was read of files and is worth keeping: footers, heads of key indexes, and ranges of files that lie elsewhere.
 //!
-//! Bounded in bytes; what was used longest ago goes first. A file never changes under its name, so nothing kept is ever
-//! wrong. Shared by all threads that read.
+//! Bounded in bytes. What was not used for long goes first, and ranges, of which there can be any number, go before footers and
+//! heads once they take half of the room: an absent key costs a look into the head of each file, so those are worth most. A
+//! file never changes under its name, so nothing kept is ever wrong. Shared by all threads that read.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, VecDeque},
     ops::Range,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
@@ -42,82 +43,160 @@ impl Value {
             Self::Range(bytes) => bytes.len(),
         }
     }
+
+    fn queue(&self) -> usize {
+        usize::from(matches!(self, Self::Range(_)))
+    }
 }
 
 /// The cache.
 #[derive(Debug)]
 pub struct FileCache {
-    parts: [Mutex<Lru>; PARTS],
+    parts: [Mutex<Kept>; PARTS],
     hasher: ahash::RandomState,
 }
 
+/// The files whose names fall to one of the locks.
 #[derive(Debug, Default)]
-struct Lru {
-    entries: HashMap<(PathBuf, Part), Entry, ahash::RandomState>,
-    /// By the time of the last use.
-    by_use: BTreeMap<u64, (PathBuf, Part)>,
-    clock: u64,
-    bytes: usize,
+struct Kept {
+    files: HashMap<Arc<Path>, Entries, ahash::RandomState>,
+    /// Footers and heads, and ranges: in the order in which they came, or were last passed over because they had been used.
+    queues: [Queue; 2],
     bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    order: VecDeque<(Arc<Path>, Part)>,
+    bytes: usize,
+}
+
+/// What is kept of a file.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Footer and heads: few.
+    few: Vec<(Part, Entry)>,
+    ranges: HashMap<Range<u64>, Entry, ahash::RandomState>,
+}
+
+impl Entries {
+    fn get_mut(&mut self, part: &Part) -> Option<&mut Entry> {
+        match part {
+            Part::Range(range) => self.ranges.get_mut(range),
+            part => self.few.iter_mut().find(|(known, _)| known == part).map(|(_, entry)| entry),
+        }
+    }
+
+    fn insert(&mut self, part: Part, entry: Entry) {
+        match part {
+            Part::Range(range) => drop(self.ranges.insert(range, entry)),
+            part => self.few.push((part, entry)),
+        }
+    }
+
+    fn remove(&mut self, part: &Part) {
+        match part {
+            Part::Range(range) => drop(self.ranges.remove(range)),
+            part => self.few.retain(|(known, _)| known != part),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.ranges.is_empty()
+    }
 }
 
 #[derive(Debug)]
 struct Entry {
     value: Value,
     bytes: usize,
-    used: u64,
+    /// Since it was last passed over.
+    used: bool,
 }
 
 impl FileCache {
     /// A cache of at most `bytes` bytes; what is larger than an eighth of it is not kept. 0: nothing is.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
-        let part = || Mutex::new(Lru { bytes_max: bytes / PARTS, ..Lru::default() });
+        let part = || Mutex::new(Kept { bytes_max: bytes / PARTS, ..Kept::default() });
         Self { parts: std::array::from_fn(|_| part()), hasher: ahash::RandomState::new() }
     }
 
     /// Bytes that it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).bytes).sum()
+        self.parts.iter().map(|part| part.lock().unwrap_or_else(PoisonError::into_inner).bytes()).sum()
     }
 
-    pub(super) fn get(&self, file: &Path, part: Part) -> Option<Value> {
-        let key = (file.to_owned(), part);
-        let mut lru = self.part(&key);
-        lru.clock += 1;
-        let now = lru.clock;
-        let Lru { entries, by_use, .. } = &mut *lru;
-        let entry = entries.get_mut(&key)?;
-        let name = by_use.remove(&entry.used).expect("each entry has a time of use");
-        by_use.insert(now, name);
-        entry.used = now;
+    pub(super) fn get(&self, file: &Path, part: &Part) -> Option<Value> {
+        let mut kept = self.part(file);
+        let entry = kept.files.get_mut(file)?.get_mut(part)?;
+        entry.used = true;
         Some(entry.value.clone())
     }
 
-    pub(super) fn put(&self, file: &Path, part: Part, value: Value) {
-        let key = (file.to_owned(), part);
-        let bytes = value.memory_bytes() + 2 * key.0.as_os_str().len() + ENTRY_BYTES;
-        let mut lru = self.part(&key);
-        if bytes > lru.bytes_max || lru.entries.contains_key(&key) {
-            return;
-        }
-        while lru.bytes + bytes > lru.bytes_max {
-            let (_, oldest) = lru.by_use.pop_first().expect("what takes bytes is an entry");
-            let gone = lru.entries.remove(&oldest).expect("each time of use has an entry");
-            lru.bytes -= gone.bytes;
-        }
-        lru.clock += 1;
-        let used = lru.clock;
-        lru.bytes += bytes;
-        lru.by_use.insert(used, key.clone());
-        lru.entries.insert(key, Entry { value, bytes, used });
+    /// Whether no record of the file has a key with this hash in `field`; `None`: it is not known here.
+    pub(super) fn lacks(&self, file: &Path, field: &str, hash: u64) -> Option<bool> {
+        let mut kept = self.part(file);
+        kept.files.get_mut(file)?.few.iter_mut().find_map(|(_, entry)| match &entry.value {
+            Value::Head(head) if head.field() == field => {
+                entry.used = true;
+                Some(head.lacks(hash))
+            }
+            _ => None,
+        })
     }
 
-    fn part(&self, key: &(PathBuf, Part)) -> std::sync::MutexGuard<'_, Lru> {
-        let part = self.hasher.hash_one(key) as usize % PARTS;
+    pub(super) fn put(&self, file: &Path, part: Part, value: Value) {
+        self.part(file).put(file, part, value);
+    }
+
+    fn part(&self, file: &Path) -> MutexGuard<'_, Kept> {
+        let part = self.hasher.hash_one(file) as usize % PARTS;
         // Nothing can panic between two changes that belong together, but for a broken invariant.
         self.parts[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.queues.iter().map(|queue| queue.bytes).sum()
+    }
+
+    fn put(&mut self, file: &Path, part: Part, value: Value) {
+        let bytes = value.memory_bytes() + 2 * file.as_os_str().len() + ENTRY_BYTES;
+        let is_known = self.files.get_mut(file).is_some_and(|entries| entries.get_mut(&part).is_some());
+        if bytes > self.bytes_max || is_known {
+            return;
+        }
+        let known = self.files.get_key_value(file).map(|(name, _)| Arc::clone(name));
+        let name = known.unwrap_or_else(|| Arc::from(file));
+        while self.bytes() + bytes > self.bytes_max {
+            self.make_room();
+        }
+        let queue = &mut self.queues[value.queue()];
+        queue.bytes += bytes;
+        queue.order.push_back((Arc::clone(&name), part.clone()));
+        self.files.entry(name).or_default().insert(part, Entry { value, bytes, used: false });
+    }
+
+    /// Takes one entry away, or passes one over. Each is passed over once at most for each time that it was used.
+    fn make_room(&mut self) {
+        let [_, ranges] = &self.queues;
+        let from_ranges = ranges.bytes > self.bytes_max / 2 || self.queues[0].order.is_empty();
+        let queue = &mut self.queues[usize::from(from_ranges)];
+        let (name, part) = queue.order.pop_front().expect("what takes bytes is an entry");
+        let entries = self.files.get_mut(&name).expect("each place in a queue has an entry");
+        let entry = entries.get_mut(&part).expect("as above");
+        if std::mem::take(&mut entry.used) {
+            queue.order.push_back((name, part));
+            return;
+        }
+        queue.bytes -= entry.bytes;
+        entries.remove(&part);
+        if entries.is_empty() {
+            self.files.remove(&name);
+        }
     }
 }
 
@@ -126,7 +205,7 @@ mod tests {
     use super::*;
 
     fn range(cache: &FileCache, file: &str, at: u64) -> Option<usize> {
-        match cache.get(Path::new(file), Part::Range(at..at + 1)) {
+        match cache.get(Path::new(file), &Part::Range(at..at + 1)) {
             Some(Value::Range(bytes)) => Some(bytes.len()),
             Some(_) => panic!("a range"),
             None => None,
@@ -149,6 +228,27 @@ mod tests {
         assert_eq!(range(&cache, "cold", 0), None);
         assert_eq!(range(&cache, "cold", 9999), Some(1099));
         assert!(cache.bytes() > PARTS * 90_000, "{}", cache.bytes());
+    }
+
+    #[test]
+    fn many_ranges_leave_half_of_the_room_to_heads() {
+        let cache = FileCache::new(PARTS * 100_000);
+        let head = |n: u32| Value::Head(Arc::new(Head::of(&[format!("key {n}")])));
+        for n in 0..100 {
+            cache.put(Path::new(&format!("file {n}")), Part::Head(0), head(n));
+        }
+        for at in 0..10_000 {
+            put(&cache, &format!("cold {}", at % 100), at, 1000);
+        }
+        let hash = |n: u32| super::super::index::hash_of(&format!("key {n}"));
+        for n in 0..100 {
+            let file = format!("file {n}");
+            assert_eq!(cache.lacks(Path::new(&file), "k", hash(n)), Some(false), "{file}");
+            assert_eq!(cache.lacks(Path::new(&file), "k", hash(n + 1)), Some(true), "{file}");
+            assert_eq!(cache.lacks(Path::new(&file), "other", hash(n)), None);
+        }
+        assert_eq!(cache.lacks(Path::new("cold 1"), "k", hash(1)), None);
+        assert!(cache.bytes() > PARTS * 90_000 && cache.bytes() <= PARTS * 100_000, "{}", cache.bytes());
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
     layout::{INGEST_TS, METADATA, PAYLOAD, SEQ},
     source::{FileSource, OpenSource},
 };
-use crate::record::keys::KeySearch;
+use crate::{memory::Meter, record::keys::KeySearch};
 
 mod facts;
 
@@ -40,7 +40,9 @@ const TAIL_BYTES: u64 = 128 * 1024;
 /// Bytes of payload that one step reads, about.
 const STEP_BYTES: u64 = 8 * 1024 * 1024;
 /// Rows that one step reads at least, if there are as many, and at most.
-const STEP_ROWS: Range<usize> = 16..16 * 1024;
+const STEP_ROWS: Range<usize> = 1..16 * 1024;
+/// And the part of the memory that it may have of which its payload takes: pages, columns and rows take the rest.
+const STEP_SHARE: usize = 8;
 
 /// A row of a file, as a query needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,27 @@ pub enum KeyRows {
     Among(Vec<usize>),
     /// None has.
     None,
+}
+
+/// A key that many files may lack.
+#[derive(Debug)]
+pub struct Absence {
+    field: Box<str>,
+    hash: u64,
+}
+
+impl Absence {
+    /// Of `key` in `field`.
+    #[must_use]
+    pub fn of(field: &str, key: &str) -> Self {
+        Self { field: field.into(), hash: hash_of(key) }
+    }
+
+    /// Whether `cache` knows that no record of the file has the key.
+    #[must_use]
+    pub fn is_known(&self, file: &FileSource, cache: &FileCache) -> bool {
+        cache.lacks(file.name(), &self.field, self.hash) == Some(true)
+    }
 }
 
 /// What reading took.
@@ -91,6 +114,7 @@ struct Fetcher<'s> {
     cache: &'s FileCache,
     /// Opened when it is first needed: what the cache can answer needs no file.
     file: Option<OpenSource>,
+    meter: Meter,
     counts: ReadCounts,
 }
 
@@ -130,7 +154,7 @@ impl Fetcher<'_> {
         if matches!(self.source, FileSource::Local(_)) {
             return self.read(ranges);
         }
-        let known = |range: &Range<u64>| match self.cache.get(self.source.name(), Part::Range(range.clone())) {
+        let known = |range: &Range<u64>| match self.cache.get(self.source.name(), &Part::Range(range.clone())) {
             Some(Value::Range(bytes)) => Some(bytes),
             _ => None,
         };
@@ -152,7 +176,7 @@ impl Fetcher<'_> {
 
     /// What the footer says.
     fn facts(&mut self) -> Result<Arc<Facts>, ParquetFileError> {
-        if let Some(Value::Footer(facts)) = self.cache.get(self.source.name(), Part::Footer) {
+        if let Some(Value::Footer(facts)) = self.cache.get(self.source.name(), &Part::Footer) {
             self.counts.cache_hits += 1;
             return Ok(facts);
         }
@@ -192,7 +216,15 @@ impl<'s> FileReader<'s> {
     /// # Errors
     /// [`ParquetFileError`]: it cannot be read, or is not laid out as [`super::write`] does.
     pub fn open(source: &'s FileSource, cache: &'s FileCache) -> Result<Self, ParquetFileError> {
-        let mut fetcher = Fetcher { source, cache, file: None, counts: ReadCounts::default() };
+        Self::open_within(source, cache, Meter::default())
+    }
+
+    /// The same; what is read and decoded at a time is held against `meter`.
+    ///
+    /// # Errors
+    /// As there; so is every method's when there is no memory.
+    pub fn open_within(source: &'s FileSource, cache: &'s FileCache, meter: Meter) -> Result<Self, ParquetFileError> {
+        let mut fetcher = Fetcher { source, cache, file: None, meter, counts: ReadCounts::default() };
         let facts = fetcher.facts()?;
         Ok(Self { fetcher, facts })
     }
@@ -277,7 +309,8 @@ impl<'s> FileReader<'s> {
         let group = self.facts.group_of(if backward { rows.end - 1 } else { rows.start });
         let of_group = self.facts.group_rows(group);
         let bytes = self.facts.payload_bytes(group) / of_group.len() as u64 + 1;
-        let most = usize::try_from(STEP_BYTES / bytes).unwrap_or(usize::MAX).clamp(STEP_ROWS.start, STEP_ROWS.end);
+        let step_bytes = STEP_BYTES.min((self.fetcher.meter.may() / STEP_SHARE) as u64);
+        let most = usize::try_from(step_bytes / bytes).unwrap_or(usize::MAX).clamp(STEP_ROWS.start, STEP_ROWS.end);
         if backward {
             rows.start.max(of_group.start).max(rows.end.saturating_sub(most))..rows.end
         } else {
@@ -293,6 +326,7 @@ impl<'s> FileReader<'s> {
     /// # Panics
     /// They are not.
     pub fn read(&mut self, rows: Range<usize>) -> Result<Vec<FileRow>, ParquetFileError> {
+        self.foresee(&rows)?;
         let facts = Arc::clone(&self.facts);
         let mut read = Vec::with_capacity(rows.len());
         let least = facts.first_sequence + rows.start as i64;
@@ -312,6 +346,7 @@ impl<'s> FileReader<'s> {
         rows: Range<usize>,
         search: &mut KeySearch,
     ) -> Result<Option<usize>, ParquetFileError> {
+        self.foresee(&rows)?;
         let facts = Arc::clone(&self.facts);
         let mut found = None;
         let mut start = rows.start;
@@ -339,7 +374,7 @@ impl<'s> FileReader<'s> {
         };
         let damaged = |fetcher: &Fetcher<'_>| fetcher.damaged(format!("its index of {field} is damaged"));
         let name = self.fetcher.source.name();
-        let head = match self.fetcher.cache.get(name, Part::Head(number)) {
+        let head = match self.fetcher.cache.get(name, &Part::Head(number)) {
             Some(Value::Head(head)) => {
                 self.fetcher.counts.cache_hits += 1;
                 head
@@ -361,6 +396,17 @@ impl<'s> FileReader<'s> {
             return Err(damaged(&self.fetcher));
         }
         Ok(if rows.is_empty() { KeyRows::None } else { KeyRows::Among(rows) })
+    }
+
+    /// Before anything is allocated: if the rows are about as large as their neighbours, is there memory for their payloads?
+    fn foresee(&self, rows: &Range<usize>) -> Result<(), ParquetFileError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let group = self.facts.group_of(rows.start);
+        let each = self.facts.payload_bytes(group) / self.facts.group_rows(group).len() as u64;
+        let bytes = usize::try_from(each.saturating_mul(rows.len() as u64)).unwrap_or(usize::MAX);
+        Ok(self.fetcher.meter.check(bytes)?)
     }
 
     /// Decodes these columns of the rows numbered `rows`, which are within one row group, and hands them to `take`.
@@ -385,14 +431,19 @@ impl<'s> FileReader<'s> {
             .build()
             .map_err(|error| self.fetcher.failed(error))?;
         let mut decoded = 0;
+        // What the decoder has: the pages as they lie, and the columns of the rows that it made of them.
+        let mut taken = self.fetcher.meter.nothing();
         loop {
             match decoder.try_decode().map_err(|error| self.fetcher.failed(error))? {
                 DecodeResult::NeedsData(ranges) => {
+                    let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                    taken.more(usize::try_from(bytes).unwrap_or(usize::MAX))?;
                     let read = self.fetcher.fetch(&ranges)?;
                     decoder.push_ranges(ranges, read).map_err(|error| self.fetcher.failed(error))?;
                 }
                 DecodeResult::Data(batch) => {
                     decoded += batch.num_rows();
+                    taken.more(batch.get_array_memory_size())?;
                     take(&self.fetcher, &batch)?;
                 }
                 DecodeResult::Finished => break,

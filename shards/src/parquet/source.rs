@@ -17,8 +17,8 @@ pub trait RangeRead: fmt::Debug + Send + Sync {
     /// The bytes of each range, in the order of `ranges`, fetched side by side where the store can.
     ///
     /// # Errors
-    /// The store failed, the object is gone ([`io::ErrorKind::NotFound`]), or it is shorter than asked for
-    /// ([`io::ErrorKind::UnexpectedEof`]).
+    /// The object is gone ([`io::ErrorKind::NotFound`]), it is shorter than asked for ([`io::ErrorKind::UnexpectedEof`]), the
+    /// store cannot answer now ([`io::ErrorKind::HostUnreachable`], [`io::ErrorKind::TimedOut`]), or it failed otherwise.
     fn read_ranges(&self, ranges: &[Range<u64>]) -> io::Result<Vec<Bytes>>;
 }
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::QueryError;
+use crate::memory::Meter;
 
 /// Tells a query on another thread that nobody waits for it. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,8 @@ pub struct Bounds {
     pub deadline: Option<Instant>,
     /// Ends it at once.
     pub cancel: Cancel,
+    /// What it may hold.
+    pub meter: Meter,
 }
 
 impl Bounds {

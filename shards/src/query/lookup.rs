@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{BufferSnapshot, FileRef, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
+use super::{
+    BufferSnapshot, FileRef, QueryAnswer, QueryContext, QueryError, RecordRow, half_of, is_too_much_at_once, open,
+    record_of,
+};
 use crate::{
     ids::{RecordId, StreamId},
-    parquet::read::{FileReader, KeyRows},
+    parquet::read::{Absence, FileReader, KeyRows},
     pipeline::{Pipelines, rows::RowReader},
     record::keys::{KeyField, KeySearch},
     snapshot::StreamEntry,
@@ -120,7 +123,12 @@ pub fn lookup(
             }
         }
     };
-    answer.records.extend(found);
+    if let Some(record) = found {
+        let mut taken = context.bounds.meter.nothing();
+        taken.more(record.memory_bytes())?;
+        answer.held = taken.into();
+        answer.records.push(record);
+    }
     Ok(answer)
 }
 
@@ -214,8 +222,14 @@ fn in_files(
     let mut files: Vec<&FileRef> = files.iter().filter(|file| file.first_sequence <= flushed_through).collect();
     files.sort_unstable_by_key(|file| std::cmp::Reverse(file.last_sequence));
     let mut hours = std::collections::BTreeSet::new();
+    let absence = Absence::of(search.field().name(), search.key());
     for file in files {
         context.bounds.check()?;
+        // Where memory knows that the key is not there, the file costs no more than this look.
+        if absence.is_known(&file.source, context.cache) {
+            answer.cache_hits += 1;
+            continue;
+        }
         let mut reader = open(file, context)?;
         let found = in_file(search, &mut reader, context);
         // A file whose index says that it has no such row was not looked into.
@@ -250,8 +264,14 @@ fn in_file(
     let mut rest = 0..reader.rows();
     while !rest.is_empty() {
         context.bounds.check()?;
-        let step = reader.step(&rest, true);
-        if let Some(row) = reader.last_match(step.clone(), search)? {
+        let mut step = reader.step(&rest, true);
+        let found = loop {
+            match reader.last_match(step.clone(), search) {
+                Err(error) if is_too_much_at_once(&error) && step.len() > 1 => step = half_of(&step, true),
+                found => break found?,
+            }
+        };
+        if let Some(row) = found {
             return Ok(reader.read(row..row + 1)?.pop().map(record_of));
         }
         rest.end = step.start;

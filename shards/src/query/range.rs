@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use super::{BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, record_of};
+use super::{
+    BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, read_step, record_of,
+};
 use crate::{
-    ids::StreamId, parquet::PartitionHour, pipeline::rows::RowReader, transform::decode_metadata, wal::batch::RowBatch,
+    ids::StreamId, memory::Taken, parquet::PartitionHour, pipeline::rows::RowReader, transform::decode_metadata,
+    wal::batch::RowBatch,
 };
 
 /// An answer to a client ends early when its records take this many bytes of memory.
@@ -61,15 +64,10 @@ pub fn time_range_within(
     assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
     let mut page = Page::new(query, bytes_max, buffer, context);
     page.answer.first_there = first_there(page.rest.start, buffer, files);
-    match query.order {
-        Order::Ascending => {
-            page.take_from_files(files)?;
-            page.take_from_buffer(buffer)?;
-        }
-        Order::Descending => {
-            page.take_from_buffer(buffer)?;
-            page.take_from_files(files)?;
-        }
+    match page.fill(buffer, files) {
+        // What there is room for is an answer; the rest is another page's.
+        Err(QueryError::Memory(_)) if !page.answer.records.is_empty() => page.more = true,
+        filled => filled?,
     }
     Ok(page.finish())
 }
@@ -94,6 +92,7 @@ struct Page<'q> {
     rest: Range<i64>,
     answer: QueryAnswer,
     bytes: usize,
+    taken: Taken,
     more: bool,
 }
 
@@ -111,7 +110,8 @@ impl<'q> Page<'q> {
         };
         let (flushed_through, reader) = (buffer.flushed_through, RowReader::new(&buffer.pipelines));
         let answer = QueryAnswer::default();
-        Self { query, bytes_max, context, flushed_through, reader, rest, answer, bytes: 0, more: false }
+        let taken = context.bounds.meter.nothing();
+        Self { query, bytes_max, context, flushed_through, reader, rest, answer, bytes: 0, taken, more: false }
     }
 
     fn backward(&self) -> bool {
@@ -122,13 +122,29 @@ impl<'q> Page<'q> {
         self.answer.records.len() >= self.query.limit || self.bytes >= self.bytes_max
     }
 
-    fn push(&mut self, record: RecordRow) {
+    fn fill(&mut self, buffer: &BufferSnapshot, files: &[FileRef]) -> Result<(), QueryError> {
+        match self.query.order {
+            Order::Ascending => {
+                self.take_from_files(files)?;
+                self.take_from_buffer(buffer)
+            }
+            Order::Descending => {
+                self.take_from_buffer(buffer)?;
+                self.take_from_files(files)
+            }
+        }
+    }
+
+    fn push(&mut self, record: RecordRow) -> Result<(), QueryError> {
+        let bytes = record.memory_bytes();
+        self.taken.more(bytes)?;
         match self.query.order {
             Order::Ascending => self.rest.start = record.sequence + 1,
             Order::Descending => self.rest.end = record.sequence,
         }
-        self.bytes += record.memory_bytes();
+        self.bytes += bytes;
         self.answer.records.push(record);
+        Ok(())
     }
 
     /// Whether the file can hold a row that the answer needs.
@@ -188,7 +204,7 @@ impl<'q> Page<'q> {
                 rows.start..rows.end.min(rows.start + room)
             };
             let step = reader.step(&wanted, backward);
-            let mut read = reader.read(step.clone())?;
+            let (step, mut read) = read_step(&mut reader, step, backward)?;
             if backward {
                 read.reverse();
             }
@@ -197,7 +213,7 @@ impl<'q> Page<'q> {
                     self.more = true;
                     break;
                 }
-                self.push(record_of(row));
+                self.push(record_of(row))?;
             }
             if backward {
                 rows.end = step.start;
@@ -255,7 +271,7 @@ impl<'q> Page<'q> {
                 timestamp_unix_micros: header.timestamp_unix_micros,
                 payload,
                 metadata: metadata.clone(),
-            });
+            })?;
         }
         Ok(())
     }
@@ -263,6 +279,7 @@ impl<'q> Page<'q> {
     fn finish(mut self) -> QueryAnswer {
         let last = self.answer.records.last().map(|record| record.sequence);
         self.answer.next_after = last.filter(|_| self.more);
+        self.answer.held = self.taken.into();
         self.answer
     }
 }

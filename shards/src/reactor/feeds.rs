@@ -14,11 +14,8 @@ use std::{
 use super::Bell;
 use crate::{
     ids::{ShardId, StreamId},
-    tail::{
-        LiveRows,
-        piece::Piece,
-        pool::{Charge, Pool},
-    },
+    memory::{Charge, Pool},
+    tail::{LiveRows, piece::Piece},
 };
 
 /// Pages that a shard has on order at a time: enough to keep the workers busy, few enough to leave room for other queries.

@@ -8,9 +8,10 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{LiveRows, Subscription, pool::Pool};
+use super::{LiveRows, Subscription};
 use crate::{
     ids::{ShardId, StreamId},
+    memory::Pool,
     pipeline::Pipelines,
     wal::batch::RowBatch,
 };

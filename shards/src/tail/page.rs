@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{
-    piece::{Piece, PieceWriter},
-    pool::{Charge, Pool},
-};
+use super::piece::{Piece, PieceWriter};
 use crate::{
     ids::StreamId,
+    memory::{Charge, Pool},
     query::{BufferSnapshot, Order, QueryAnswer, TimeRangeQuery},
 };
 

@@ -13,8 +13,10 @@ use prost::{
 };
 use ttdust_proto::query::StreamingReadResponse;
 
-use super::pool::{Charge, Pool};
-use crate::ids::{RecordId, StreamId};
+use crate::{
+    ids::{RecordId, StreamId},
+    memory::{Charge, Pool},
+};
 
 /// A piece is closed at this size, in bytes. A larger record is a piece by itself.
 pub const PIECE_BYTES: usize = 64 << 10;

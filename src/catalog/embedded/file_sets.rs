@@ -50,6 +50,38 @@ pub(super) fn replace(
     Ok(Commit::Done)
 }
 
+pub(super) fn set(
+    connection: &mut Connection,
+    id: StreamId,
+    files: &[StoredFile],
+    through: i64,
+    now: i64,
+) -> Result<Commit> {
+    let transaction = connection.transaction().map_err(failure)?;
+    if !takes_files(&transaction, id)? {
+        return Ok(Commit::StreamGone);
+    }
+    let run = |sql: &str, parameters: &[&dyn rusqlite::ToSql]| {
+        transaction.execute(sql, parameters).map(drop).map_err(failure)
+    };
+    let stream = id.to_string();
+    // The manifests of the hours that are left without files go.
+    run(
+        "INSERT INTO manifest_debts SELECT DISTINCT stream_id, hour, 1 FROM files WHERE stream_id = ?1 \
+         ON CONFLICT DO UPDATE SET changes = changes + 1",
+        &[&stream],
+    )?;
+    run("DELETE FROM files WHERE stream_id = ?1", &[&stream])?;
+    for file in files {
+        run("DELETE FROM retired_files WHERE path = ?1", &[&file.key])?;
+        files::insert(&transaction, id, file, now)?;
+        owe_manifest(&transaction, id, file.hour)?;
+    }
+    run("UPDATE streams SET flushed_through = max(flushed_through, ?2) WHERE id = ?1", &[&stream, &through])?;
+    transaction.commit().map_err(failure)?;
+    Ok(Commit::Done)
+}
+
 fn takes_files(connection: &Connection, id: StreamId) -> Result<bool> {
     match streams::get(connection, id) {
         Err(CatalogError::NotFound(_)) => Ok(false),

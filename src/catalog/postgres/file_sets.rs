@@ -59,6 +59,33 @@ pub(super) async fn replace(
     Ok(Commit::Done)
 }
 
+pub(super) async fn set(
+    client: &mut Client,
+    id: StreamId,
+    files: Vec<StoredFile>,
+    through: i64,
+    now: i64,
+) -> Result<Commit> {
+    let transaction = client.transaction().await.map_err(failure)?;
+    if !takes_files(&transaction, id).await? {
+        return Ok(Commit::StreamGone);
+    }
+    let stream = id.to_string();
+    // The manifests of the hours that are left without files go.
+    let gone = "WITH gone AS (DELETE FROM files WHERE stream_id = $1 RETURNING hour) SELECT DISTINCT hour FROM gone";
+    let gone: Vec<i64> = all(&transaction.query(gone, &[&stream]).await.map_err(failure)?, |row| value(row, 0))?;
+    let keys: Vec<&str> = files.iter().map(|file| file.key.as_str()).collect();
+    let back = "DELETE FROM retired_files WHERE path = ANY ($1)";
+    transaction.execute(back, &[&keys]).await.map_err(failure)?;
+    files::insert(&transaction, id, &files.iter().collect::<Vec<_>>(), now).await?;
+    let hours = gone.into_iter().map(PartitionHour).chain(files.iter().map(|file| file.hour));
+    owe_manifests(&transaction, id, hours).await?;
+    let flushed = "UPDATE streams SET flushed_through = greatest(flushed_through, $2) WHERE id = $1";
+    transaction.execute(flushed, &[&stream, &through]).await.map_err(failure)?;
+    transaction.commit().await.map_err(failure)?;
+    Ok(Commit::Done)
+}
+
 /// Whether the stream, which nobody else changes until the end of the transaction, takes files.
 async fn takes_files(transaction: &Transaction<'_>, id: StreamId) -> Result<bool> {
     match streams::find_to_change(transaction, id).await {
