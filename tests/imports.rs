@@ -203,6 +203,54 @@ fn rows_of_csv_become_records_of_the_schema() {
 }
 
 #[test]
+fn parquet_of_other_programs_becomes_records() {
+    const ROWS: i64 = 5000;
+    let setup = Setup::new();
+    let output = python::run("write_parquet.py", &[&setup.input, Path::new(&ROWS.to_string())]);
+    assert!(output.status.success(), "{}", python::said(&output));
+    let whole = fs::read(setup.input.join("arrow.parquet")).expect("written");
+    setup.write("torn.parquet", &whole[..whole.len() / 2]);
+    // A footer of 160 MiB and more, it says.
+    let mut claims = whole.clone();
+    claims[whole.len() - 5] = 10;
+    setup.write("claims.parquet", &claims);
+    let server = setup.start(&[]);
+    rest::create_stream(&server.http, "s", &definition());
+    let job = import(&server, &setup.ask("arrow.parquet", "parquet", json!({})));
+    assert_eq!((job["status"].as_str(), counts(&job)), (Some("completed"), [ROWS as u64, ROWS as u64, 0]), "{job}");
+    let payload = setup.ask("arrow.parquet", "parquet", json!({"payload_column": "raw"}));
+    assert_eq!(import(&server, &payload)["status"], "completed");
+    let job = import(&server, &setup.ask("duck.parquet", "parquet", json!({})));
+    assert_eq!((job["status"].as_str(), counts(&job)), (Some("completed"), [ROWS as u64, ROWS as u64, 0]), "{job}");
+    let records = stored(&server);
+    for n in 0..ROWS {
+        let (record, at) = (&records[n as usize], n as usize);
+        let price = format!("{}.{:02}", n / 100, n % 100).parse::<f64>().expect("a number");
+        let time = format!("2026-01-01T{:02}:{:02}:{:02}.000000Z", n / 3600, n / 60 % 60, n % 60);
+        let mut expected = json!({"n": n, "o": null, "flag": n % 2 == 0, "at": time, "day": "2026-01-01", "price": price,
+            "list": [n, null], "group": {"a": n}, "raw": format!("{{\"n\": {n}, \"raw\": true}}")});
+        if n % 2 == 1 {
+            expected["o"] = json!(n as f64 / 4.0);
+        }
+        if n % 3 != 0 {
+            expected["s"] = json!(format!("text \"{n}\""));
+        }
+        assert_eq!(record, &expected);
+        assert_eq!(records[ROWS as usize + at], json!({"n": n, "raw": true}));
+        let duck = &records[2 * ROWS as usize + at];
+        assert_eq!((&duck["n"], &duck["s"], &duck["o"]), (&record["n"], &record["s"], &record["o"]));
+    }
+    for (name, reason) in
+        [("torn.parquet", "cut short"), ("claims.parquet", "footer claims"), ("snappy.parquet", "zstd or none")]
+    {
+        let job = import(&server, &setup.ask(name, "parquet", json!({})));
+        assert_eq!(job["status"], "failed", "{name}: {job}");
+        assert!(job["reason"].as_str().is_some_and(|text| text.contains(reason)), "{name}: {job}");
+    }
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn what_cannot_be_read_fails_its_job_with_a_reason_and_hurts_nothing_else() {
     let setup = Setup::new();
     let packed = gzip(&lines(0..20_000));

@@ -53,7 +53,8 @@ pub(super) const FAILURES: &[Failure] = &[
     failure_of(405, "MethodNotAllowed", &["METHOD_NOT_ALLOWED"], &["Allow"], "The path does not take the method."),
     failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
     failure_of(409, "Conflict",
-        &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA", "STREAM_PAUSED", "STREAM_DELETING"], &[],
+        &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA", "STREAM_PAUSED", "STREAM_DELETING",
+            "DEAD_LETTERS_STREAM"], &[],
         "It is not possible as things stand."),
     failure_of(412, "PreconditionFailed", &["VERSION_MISMATCH"], &[], "The object is not at the version of If-Match."),
     failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes; or of records, over limits.message_bytes or limits.records_per_request."),
@@ -201,7 +202,11 @@ impl From<Status> for Problem {
         };
         // Reasons that only gRPC has are told in REST's own words.
         let known = failure(status.as_u16()).codes;
-        let code = if known.contains(&end.reason) { end.reason } else { known[0] };
+        let code = match status {
+            _ if known.contains(&end.reason) => end.reason,
+            StatusCode::CONFLICT => "FAILED_PRECONDITION",
+            _ => known[0],
+        };
         let mut problem = Self::new(status, code, end.message);
         problem.draining = code == "DRAINING";
         if let Some(after) = end.retry_after {

@@ -9,7 +9,8 @@ use arrow_array::{Array as _, RecordBatch, cast::AsArray as _};
 use arrow_schema::{DataType, Schema};
 use bytes::{Buf as _, Bytes};
 use parquet::{
-    arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
+    basic::Compression,
     errors::ParquetError,
     file::{
         metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
@@ -22,7 +23,7 @@ use super::{
     Row, Rows,
     fields::{Kinds, Members, put_text},
     input::Broken,
-    json::{is_known, put_value},
+    json::{is_known, is_null, put_value},
     spec::Options,
     thrift::{check_metadata, page_header},
 };
@@ -77,13 +78,7 @@ impl std::fmt::Debug for Columnar {
 
 impl From<ParquetError> for Broken {
     fn from(error: ParquetError) -> Self {
-        let text = error.to_string();
-        match text.split_once("Disabled feature at compile time: ") {
-            Some((_, codec)) => Self(format!(
-                "its pages are compressed in a way that is not read ({codec}): write it with zstd or none"
-            )),
-            None => Self(text),
-        }
+        Self(error.to_string())
     }
 }
 
@@ -161,7 +156,8 @@ fn pages_of(column: &ColumnChunkMetaData, bytes: u64) -> Option<Range<u64>> {
     let start = dictionary.map_or(column.data_page_offset(), |offset| offset.min(column.data_page_offset()));
     let (start, length) = (u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?);
     let end = start.checked_add(length)?;
-    (end <= bytes).then_some(start..end)
+    let data = u64::try_from(column.data_page_offset()).ok()?;
+    (data <= end && end <= bytes).then_some(start..end)
 }
 
 /// Looks at what a row group claims.
@@ -175,6 +171,15 @@ fn check_group(number: usize, group: &RowGroupMetaData, bytes: u64) -> Result<()
         return claims(format!(
             "{largest} bytes, and at most {ROW_GROUP_BYTES_MAX} are taken: write smaller row groups"
         ));
+    }
+    let is_read = |column: &&ColumnChunkMetaData| {
+        matches!(column.compression(), Compression::UNCOMPRESSED | Compression::ZSTD(_))
+    };
+    if let Some(column) = columns.iter().find(|column| !is_read(column)) {
+        let codec = column.compression();
+        return Err(Broken(format!(
+            "its pages are compressed by {codec}, which is not read: write it with zstd or none"
+        )));
     }
     if group.num_rows() < 0 || columns.iter().any(|column| column.num_values() < 0 || column.uncompressed_size() < 0) {
         return claims("a number below zero".to_owned());
@@ -218,7 +223,7 @@ impl Columnar {
     /// The rows of a file, for a stream of this schema.
     pub(super) fn open(source: OpenSource, options: &Options, definition: &str) -> Result<Self, Broken> {
         check_footer(&source)?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(Chunks(source.clone()))?;
+        let builder = builder(&source)?;
         let metadata = Arc::clone(builder.metadata());
         for (number, group) in metadata.row_groups().iter().enumerate() {
             check_group(number, group, source.bytes())?;
@@ -242,10 +247,16 @@ impl Columnar {
                 let pages = pages_of(column, self.source.bytes()).expect("it was checked");
                 check_pages(&self.source, pages)?;
             }
-            let builder = ParquetRecordBatchReaderBuilder::try_new(Chunks(self.source.clone()))?;
+            let builder = builder(&self.source)?;
             self.reader = Some(builder.with_row_groups(vec![number]).with_batch_size(ROWS_MAX).build()?);
         }
     }
+}
+
+/// Types are Parquet's own: what Arrow has put beside them is more to be believed, and nothing that is needed.
+fn builder(source: &OpenSource) -> Result<ParquetRecordBatchReaderBuilder<Chunks>, Broken> {
+    let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    Ok(ParquetRecordBatchReaderBuilder::try_new_with_options(Chunks(source.clone()), options)?)
 }
 
 fn shape(schema: &Schema, options: &Options, definition: &str) -> Result<Shape, Broken> {
@@ -278,14 +289,14 @@ fn shape(schema: &Schema, options: &Options, definition: &str) -> Result<Shape, 
 fn record(batch: &RecordBatch, members: &[Member], at: usize, line: u64) -> Row {
     let mut out = vec![b'{'];
     for (member, column) in members.iter().zip(batch.columns()) {
-        if column.is_null(at) && !member.kinds.null {
+        if is_null(column, at) && !member.kinds.null {
             continue;
         }
         if out.len() > 1 {
             out.push(b',');
         }
         out.extend_from_slice(&member.text);
-        if column.is_null(at) {
+        if is_null(column, at) {
             out.extend_from_slice(b"null");
         } else if let Err(error) = put_value(&mut out, column, at) {
             return Row::bad(line, error.0, &member.name);
@@ -336,11 +347,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use arrow_array::{ArrayRef, Int64Array, StringArray};
-    use parquet::{
-        arrow::ArrowWriter,
-        basic::{Compression, ZstdLevel},
-        file::properties::WriterProperties,
-    };
+    use parquet::{arrow::ArrowWriter, basic::ZstdLevel, file::properties::WriterProperties};
     use ttdust_shards::parquet::source::FileSource;
 
     use super::{
@@ -431,8 +438,7 @@ mod tests {
             std::fs::write(&path, bytes).expect("a file");
             FileSource::from(path).open().expect("open")
         };
-        let metadata =
-            Arc::clone(ParquetRecordBatchReaderBuilder::try_new(Chunks(source(&bytes))).expect("good").metadata());
+        let metadata = Arc::clone(builder(&source(&bytes)).expect("good").metadata());
         let group = metadata.row_group(0).clone();
         let length = bytes.len() as u64;
         check_group(0, &group, length).expect("as it was written");

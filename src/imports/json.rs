@@ -54,6 +54,11 @@ pub(super) fn is_known(kind: &DataType) -> bool {
     }
 }
 
+/// Whether there is no value at `row`. An array of the type that has none does not say so itself.
+pub(super) fn is_null(array: &dyn Array, row: usize) -> bool {
+    array.data_type() == &DataType::Null || array.is_null(row)
+}
+
 /// Writes the value at `row`, which is not null, as JSON.
 pub(super) fn put_value(out: &mut Vec<u8>, array: &dyn Array, row: usize) -> Result<(), NoJson> {
     macro_rules! number {
@@ -213,7 +218,7 @@ fn put_struct(out: &mut Vec<u8>, group: &StructArray, row: usize) -> Result<(), 
     out.push(b'{');
     let start = out.len();
     for (field, column) in group.fields().iter().zip(group.columns()) {
-        if column.is_null(row) {
+        if is_null(column, row) {
             continue;
         }
         if out.len() > start {
