@@ -85,25 +85,22 @@ start_server() {
 
 fresh_server() { stop_server; rm -rf "$scratch/data"; start_server "$@"; }
 
-# Ticks that the machine under this one took from each core, since its start: where they grow, a latency is not the server's.
-stolen() { awk '/^cpu[0-9]/ { printf "%s ", $9 }' /proc/stat; }
+# Where it may be done, cores are watched for stalls of the machine under this one.
+watch=()
+if [[ $(id -u) == 0 ]] && command -v chrt >/dev/null; then watch=(--stalls "$LOAD_CORE,$SHARD_CORE"); fi
 
 # load NAME FLAGS...: one run; its report goes to the results under NAME.
 load() {
   local name=$1
   shift
   echo "── $name: $*" >>"$out.txt"
-  local status=0 stolen_before
-  stolen_before=$(stolen)
+  local status=0
   "$BENCH" load --grpc "$grpc" --http "$http" --create --payload "$PAYLOAD" --cores "$LOAD_CORE" --server-pid "$server_pid" \
-    -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
+    "${watch[@]}" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
   [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
-  NAME=$name STATUS=$status BEFORE=$stolen_before AFTER=$(stolen) python3 - "$scratch/report.json" >>"$jsonl" <<'PY'
+  NAME=$name STATUS=$status python3 - "$scratch/report.json" >>"$jsonl" <<'PY'
 import json, os, sys
-ticks = [[int(n) for n in os.environ[when].split()] for when in ("BEFORE", "AFTER")]
-stolen_ms = [10 * (after - before) for before, after in zip(*ticks)]
-print(json.dumps({"scenario": os.environ["NAME"], "exit": int(os.environ["STATUS"]), "stolen_ms_by_core": stolen_ms,
-                  **json.load(open(sys.argv[1]))}))
+print(json.dumps({"scenario": os.environ["NAME"], "exit": int(os.environ["STATUS"]), **json.load(open(sys.argv[1]))}))
 PY
   cat "$scratch/report.json" >>"$out.txt"
   echo "done: $name"
@@ -178,7 +175,7 @@ calls() {
   local name=$1
   shift
   local status=0
-  "$BENCH" admin --http "$http" --cores "$LOAD_CORE" -o json "$@" >"$scratch/calls.json" 2>>"$out.txt" || status=$?
+  "$BENCH" admin --http "$http" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/calls.json" 2>>"$out.txt" || status=$?
   [[ -s $scratch/calls.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
   note "$name" "\"exit\": $status, \"calls\": $(cat "$scratch/calls.json")"
   echo "done: $name"
@@ -341,7 +338,7 @@ run_queries() {
 query_bench() {
   local name=$1 status=0
   shift
-  "$BENCH" query --http "$http" --cores "$LOAD_CORE" -o json "$@" >"$scratch/queries.json" 2>>"$out.txt" || status=$?
+  "$BENCH" query --http "$http" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/queries.json" 2>>"$out.txt" || status=$?
   [[ -s $scratch/queries.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
   note "$name" "\"exit\": $status, \"queries\": $(cat "$scratch/queries.json")"
   echo "done: $name"

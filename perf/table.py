@@ -22,6 +22,12 @@ def main(path):
     print()
 
 
+def p99_rows(name, run, target):
+    yield at_most(name, "p99 ms", run["ack_latency_us"]["p99"] / 1000, target)
+    if undisturbed := run.get("undisturbed_latency_us"):
+        yield at_most(name, "p99 ms, no stall of the machine in it", undisturbed["p99"] / 1000, target)
+
+
 def queries(runs):
     if not (alone := runs.get("queries_alone")):
         return
@@ -31,6 +37,9 @@ def queries(runs):
         if p50:
             yield at_most(f"{what}", "p50 ms", latency["p50"] / 1000, p50)
         yield at_most(f"{what}", "p99 ms", latency["p99"] / 1000, p99)
+        if alone["queries"].get("stalls"):
+            undisturbed = alone["queries"]["undisturbed_us"][what]
+            yield at_most(f"{what}", "p99 ms, no stall of the machine in it", undisturbed["p99"] / 1000, p99)
         if beside := runs.get("queries_beside"):
             ratio = beside["queries"]["latency_us"][what]["p99"] / latency["p99"]
             yield at_most(f"{what}, beside full ingest", "p99, times that alone", ratio, 4)
@@ -47,20 +56,20 @@ def rows(runs):
         name = "Append 100 a request, 4 × 16"
         yield at_least(name, "records/s", run["records_per_second"], 1_000_000)
         yield at_most(name, "server CPU µs/record", run["server_cpu_us_per_record"], 1.0)
-        yield at_most(name, "p99 ms", latency(run, "p99"), 10)
+        yield from p99_rows(name, run, 10)
     if run := runs.get("append100_flush"):
         name = "Append 100 a request, 4 × 16, flushing all the while"
         yield name, "records/s", f"{run['records_per_second']:,.0f}", "(no target)", True
         yield name, "server CPU µs/record", f"{run['server_cpu_us_per_record']:.3f}", "(no target)", True
     if run := runs.get("append16"):
         yield at_most("Append 16 a request, 4 × 4", "p50 ms", latency(run, "p50"), 0.6)
-        yield at_most("Append 16 a request, 4 × 4", "p99 ms", latency(run, "p99"), 1.5)
+        yield from p99_rows("Append 16 a request, 4 × 4", run, 1.5)
     if run := runs.get("stream"):
         name = "IngestStream, 8 × 64"
         rate, cpu = run["records_per_second"], run["server_cpu_us_per_record"]
         good = rate >= 180_000 or cpu <= 3.5
         yield name, "records/s; server CPU µs/record", f"{rate:,.0f}; {cpu:.3f}", "≥ 180,000 or ≤ 3.5", good
-        yield at_most(name, "p99 ms", latency(run, "p99"), 10)
+        yield from p99_rows(name, run, 10)
     if run := runs.get("ingest"):
         yield at_most("Ingest, one at a time", "p50 ms", latency(run, "p50"), 0.5)
     if on := [latency(run, "p99") for name, run in runs.items() if name.startswith("flush_on.")]:
@@ -97,6 +106,10 @@ def control_plane(runs):
         title = f"100 admin calls/s under full load, {store}"
         figure = f"p99 ms of reads, median of {len(reads)} (worst {max(reads):.2f})"
         yield at_most(title, figure, statistics.median(reads), limit)
+        if calm := of(name + "_calls", lambda run: (run["calls"].get("undisturbed_reads_us") or {"p99": 0})["p99"] / 1000):
+            if any(calm):
+                figure = f"the same, no stall of the machine in it (worst {max(calm):.2f})"
+                yield at_most(title, figure, statistics.median(calm), limit)
         for figure, key, sign in [("records/s lost", "records_per_second", -1), ("CPU/record more", "server_cpu_us_per_record", 1)]:
             alone, beside = (statistics.median(of(f"{name}_{kind}", lambda run: run[key])) for kind in ("alone", "beside"))
             shown = f"{alone:,.2f} → {beside:,.2f}"

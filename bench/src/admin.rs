@@ -22,6 +22,7 @@ use crate::{
         worker,
     },
     rest::{Connection, Rest, RestError},
+    stalls::{self, CoreStalls, Watch},
 };
 
 /// In a mixed run one call in so many is a change.
@@ -59,6 +60,9 @@ pub struct AdminArgs {
     /// Cores of the threads, such as 0,2-3, or none
     #[arg(long, value_name = "LIST", default_value = "none")]
     cores: Cores,
+    /// Watch these cores for stalls of the machine under this one, and tell latencies without them too (takes root)
+    #[arg(long, value_name = "LIST")]
+    stalls: Option<Cores>,
     /// The format of the report on stdout
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -88,6 +92,10 @@ struct Report {
     latency_us: BTreeMap<&'static str, Latency>,
     /// Of all calls that change nothing.
     reads_us: Latency,
+    /// Of those that no stall of the machine fell into; `null`: nobody watched.
+    undisturbed_reads_us: Option<Latency>,
+    /// Stalls of the machine; `null`: nobody watched.
+    stalls: Option<Vec<CoreStalls>>,
     /// Answers that were no success, by status; 0: no answer.
     failed: BTreeMap<u16, u64>,
 }
@@ -106,13 +114,24 @@ struct Objects {
 #[derive(Debug, Default)]
 struct Counts {
     latency: BTreeMap<&'static str, Histogram<u64>>,
+    undisturbed: BTreeMap<&'static str, Histogram<u64>>,
     failed: BTreeMap<u16, u64>,
 }
 
 impl Counts {
+    fn record(&mut self, what: &'static str, nanos: u64) {
+        self.latency.entry(what).or_insert_with(histogram).saturating_record(nanos);
+        if !stalls::ended_within(nanos) {
+            self.undisturbed.entry(what).or_insert_with(histogram).saturating_record(nanos);
+        }
+    }
+
     fn merge(&mut self, other: Self) {
         for (what, latency) in other.latency {
             *self.latency.entry(what).or_insert_with(histogram) += latency;
+        }
+        for (what, latency) in other.undisturbed {
+            *self.undisturbed.entry(what).or_insert_with(histogram) += latency;
         }
         other.failed.into_iter().for_each(|(status, count)| *self.failed.entry(status).or_default() += count);
     }
@@ -127,6 +146,7 @@ pub fn run(args: &AdminArgs) -> Result<bool, Box<dyn std::error::Error>> {
         return Err("--rate wants calls per second, above 0".into());
     }
     let objects = fill(args)?;
+    let watch = stalls::watch(args.stalls.as_ref())?;
     let begin = Instant::now() + Duration::from_millis(50);
     let cores = match &args.cores {
         Cores::Unpinned => Vec::new(),
@@ -146,7 +166,7 @@ pub fn run(args: &AdminArgs) -> Result<bool, Box<dyn std::error::Error>> {
     for counts in counts {
         all.merge(counts?);
     }
-    let report = Report::new(args, &all);
+    let report = Report::new(args, &all, watch.map(Watch::stop));
     match args.output {
         Output::Text => print!("{}", report.text()),
         Output::Json => println!("{}", serde_json::to_string(&report)?),
@@ -219,7 +239,7 @@ fn call_at_rate(args: &AdminArgs, objects: &Objects, begin: Instant, index: u32)
         };
         if (200..300).contains(&status) {
             let took = due.elapsed().as_nanos() as u64;
-            counts.latency.entry(what).or_insert_with(histogram).saturating_record(took);
+            counts.record(what, took);
         } else {
             *counts.failed.entry(status).or_default() += 1;
         }
@@ -252,10 +272,13 @@ fn request(mix: Mix, number: u64, objects: &Objects) -> (&'static str, &'static 
 }
 
 impl Report {
-    fn new(args: &AdminArgs, counts: &Counts) -> Self {
-        let mut reads = histogram();
-        let only_reads = counts.latency.iter().filter(|(what, _)| **what != CHANGE && **what != CREATION);
-        only_reads.for_each(|(_, latency)| reads += latency);
+    fn new(args: &AdminArgs, counts: &Counts, stalls: Option<Vec<CoreStalls>>) -> Self {
+        let reads = |latency: &BTreeMap<&'static str, Histogram<u64>>| {
+            let mut reads = histogram();
+            let only_reads = latency.iter().filter(|(what, _)| **what != CHANGE && **what != CREATION);
+            only_reads.for_each(|(_, latency)| reads += latency);
+            Latency::of(&reads)
+        };
         Self {
             mix: match args.mix {
                 Mix::Reads => "reads",
@@ -268,7 +291,9 @@ impl Report {
             schemas: args.schemas,
             streams: args.streams,
             latency_us: counts.latency.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
-            reads_us: Latency::of(&reads),
+            reads_us: reads(&counts.latency),
+            undisturbed_reads_us: stalls.is_some().then(|| reads(&counts.undisturbed)),
+            stalls,
             failed: counts.failed.clone(),
         }
     }

@@ -11,6 +11,7 @@ mod micro;
 mod payload;
 mod query;
 mod rest;
+mod stalls;
 mod tail;
 mod wire;
 

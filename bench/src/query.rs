@@ -25,6 +25,7 @@ use crate::{
     },
     micro::validate::click,
     rest::Connection,
+    stalls::{self, CoreStalls, Watch},
 };
 
 /// Rows that a time range asks for.
@@ -63,6 +64,9 @@ pub struct QueryArgs {
     /// Cores of the threads, such as 0,2-3, or none
     #[arg(long, value_name = "LIST", default_value = "none")]
     cores: Cores,
+    /// Watch these cores for stalls of the machine under this one, and tell latencies without them too (takes root)
+    #[arg(long, value_name = "LIST")]
+    stalls: Option<Cores>,
     /// The format of the report on stdout
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -104,6 +108,10 @@ struct Report {
     connections: u32,
     /// From when a query was due to its answer, in µs, by what was asked for.
     latency_us: BTreeMap<&'static str, Latency>,
+    /// The same of those that no stall of the machine fell into; as `latency_us` where nobody watched.
+    undisturbed_us: BTreeMap<&'static str, Latency>,
+    /// Stalls of the machine; `null`: nobody watched.
+    stalls: Option<Vec<CoreStalls>>,
     /// Answers that were no success, by status (0: no answer).
     failed: BTreeMap<u16, u64>,
     /// Answers that are not what is stored.
@@ -113,6 +121,7 @@ struct Report {
 #[derive(Debug, Default)]
 struct Counts {
     latency: BTreeMap<&'static str, Histogram<u64>>,
+    undisturbed: BTreeMap<&'static str, Histogram<u64>>,
     failed: BTreeMap<u16, u64>,
     wrong: u64,
 }
@@ -121,6 +130,9 @@ impl Counts {
     fn merge(&mut self, other: Self) {
         for (what, latency) in other.latency {
             *self.latency.entry(what).or_insert_with(histogram) += latency;
+        }
+        for (what, latency) in other.undisturbed {
+            *self.undisturbed.entry(what).or_insert_with(histogram) += latency;
         }
         other.failed.into_iter().for_each(|(status, count)| *self.failed.entry(status).or_default() += count);
         self.wrong += other.wrong;
@@ -139,6 +151,7 @@ pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
         Cores::Unpinned => Vec::new(),
         Cores::List(cores) => cores.clone(),
     };
+    let watch = stalls::watch(args.stalls.as_ref())?;
     let begin = Instant::now() + Duration::from_millis(50);
     let ask = |index: u32| {
         if let Some(&core) = cores.get(index as usize % cores.len().max(1)) {
@@ -159,6 +172,8 @@ pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
         seconds: args.duration.as_secs_f64(),
         connections: args.connections,
         latency_us: all.latency.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
+        undisturbed_us: all.undisturbed.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
+        stalls: watch.map(Watch::stop),
         failed: all.failed,
         wrong: all.wrong,
     };
@@ -188,6 +203,9 @@ fn ask_at_rate(args: &QueryArgs, begin: Instant, index: u32) -> io::Result<Count
             Ok(Some((200, answer))) => {
                 let took = due.elapsed().as_nanos() as u64;
                 counts.latency.entry(kind.name()).or_insert_with(histogram).saturating_record(took);
+                if !stalls::ended_within(took) {
+                    counts.undisturbed.entry(kind.name()).or_insert_with(histogram).saturating_record(took);
+                }
                 counts.wrong += u64::from(!question.is_answered_by(&answer));
             }
             Ok(Some((status, _))) => *counts.failed.entry(status).or_default() += 1,
@@ -278,6 +296,7 @@ mod tests {
             duration: Duration::ZERO,
             connections: 1,
             cores: Cores::Unpinned,
+            stalls: None,
             output: Output::Text,
         }
     }

@@ -88,6 +88,9 @@ pub struct LoadArgs {
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
 
+    /// Watch these cores for stalls of the machine under this one, and tell latencies without them too (takes root)
+    #[arg(long, value_name = "LIST")]
+    pub stalls: Option<Cores>,
     /// Read all acked records back at the end and compare
     #[arg(long)]
     pub verify: bool,

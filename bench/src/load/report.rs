@@ -15,7 +15,7 @@ use super::{
     stats::Stats,
     verify::Verdict,
 };
-use crate::payload::Payloads;
+use crate::{payload::Payloads, stalls::CoreStalls};
 
 /// A load thread this busy may be what limits the result.
 const SATURATED: f64 = 0.9;
@@ -179,6 +179,10 @@ pub struct Report {
     pub requests_per_second: f64,
     /// From start to ack, in µs, one a request.
     pub ack_latency_us: Latency,
+    /// The same of requests that no stall of the machine fell into; `null`: nobody watched.
+    pub undisturbed_latency_us: Option<Latency>,
+    /// Stalls of the machine; `null`: nobody watched.
+    pub stalls: Option<Vec<CoreStalls>>,
     /// How late the generator itself sent, in µs; `null`: a closed loop.
     pub send_lag_us: Option<Latency>,
     /// The whole run, the warm-up included: records acked.
@@ -246,6 +250,8 @@ impl Report {
             mb_per_second: ratio(stats.window_bytes as f64 / 1e6, seconds),
             requests_per_second: ratio(stats.window_requests as f64, seconds),
             ack_latency_us: Latency::of(&stats.latency),
+            undisturbed_latency_us: None,
+            stalls: None,
             send_lag_us: args.rate.map(|_| Latency::of(&stats.lag)),
             acked: stats.acked,
             duplicates: stats.duplicates,
@@ -264,6 +270,12 @@ impl Report {
             verify: None,
             window_records: stats.window_records,
         }
+    }
+
+    /// Adds what was seen of the machine's stalls.
+    pub fn set_stalls(&mut self, stalls: Option<Vec<CoreStalls>>, stats: &Stats) {
+        self.undisturbed_latency_us = stalls.is_some().then(|| Latency::of(&stats.undisturbed));
+        self.stalls = stalls;
     }
 
     /// Adds what the server used.
@@ -320,6 +332,12 @@ impl Report {
             self.records_per_second, self.mb_per_second, self.requests_per_second
         )?;
         write_latency(out, "ack latency", &self.ack_latency_us)?;
+        if let Some(latency) = &self.undisturbed_latency_us {
+            write_latency(out, "undisturbed", latency)?;
+        }
+        for CoreStalls { core, count, total_ms, max_ms } in self.stalls.iter().flatten() {
+            writeln!(out, "core {core}      stalled {count} times, {total_ms:.1} ms in all, {max_ms:.1} ms at most")?;
+        }
         if let Some(lag) = &self.send_lag_us {
             write_latency(out, "send lag", lag)?;
         }

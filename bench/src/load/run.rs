@@ -28,6 +28,7 @@ use crate::{
     messages::Messages,
     payload::{self, PayloadError, Payloads},
     rest::{Rest, RestError},
+    stalls::{self, Watch},
 };
 
 /// A run that did not take place, or could not be reported.
@@ -110,6 +111,8 @@ pub fn measure(args: &LoadArgs) -> Result<Report, LoadError> {
     if let Some(pid) = args.server_pid {
         procfs::sample(pid).map_err(|source| LoadError::Pid { pid, source })?;
     }
+    let watch =
+        stalls::watch(args.stalls.as_ref()).map_err(|source| LoadError::Io { what: "--stalls".to_owned(), source })?;
     let orders = orders(args, target.clone(), streams.clone(), &payloads);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -136,6 +139,7 @@ pub fn measure(args: &LoadArgs) -> Result<Report, LoadError> {
     }
     let mut report = Report::new(args, &payloads, &stats, outcome.measured, threads);
     report.interrupted = outcome.interrupted;
+    report.set_stalls(watch.map(Watch::stop), &stats);
     report.set_server(outcome.server.take());
     if args.verify {
         let mut line = Line::new(args.quiet);

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 
 use super::{flight::Sent, sequences::Sequences};
-use crate::{client::Errors, messages::Messages, wire::Answer};
+use crate::{client::Errors, messages::Messages, stalls, wire::Answer};
 
 /// Latencies over this count as this, in ns: an hour.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
@@ -95,6 +95,8 @@ impl Violations {
 pub struct Stats {
     /// From start to final answer of good requests that started in the window, in ns.
     pub latency: Histogram<u64>,
+    /// Of these, those that no stall of the machine fell into; see [`stalls`].
+    pub undisturbed: Histogram<u64>,
     /// How late the generator sent, in ns; open loop only.
     pub lag: Histogram<u64>,
     /// Requests acked in the window.
@@ -135,6 +137,7 @@ impl Stats {
     pub fn new(verify_streams: usize) -> Self {
         Self {
             latency: histogram(),
+            undisturbed: histogram(),
             lag: histogram(),
             window_requests: 0,
             window_records: 0,
@@ -177,7 +180,8 @@ impl Stats {
             self.violations.counts += 1;
         }
         if answer.accepted + answer.duplicates > 0 && window.holds(sent.start_ns) {
-            self.latency.saturating_record(now_ns.saturating_sub(sent.start_ns));
+            let latency_ns = now_ns.saturating_sub(sent.start_ns);
+            self.record(latency_ns);
         }
         if answer.accepted > 0 {
             if window.holds(now_ns) {
@@ -192,13 +196,21 @@ impl Stats {
         }
     }
 
+    /// Counts a latency that ends now.
+    fn record(&mut self, latency_ns: u64) {
+        self.latency.saturating_record(latency_ns);
+        if !stalls::ended_within(latency_ns) {
+            self.undisturbed.saturating_record(latency_ns);
+        }
+    }
+
     /// Counts requests that were due at these times and never sent. Their latency is at least what they waited, and counts as
     /// that: leaving them out would make an overloaded server look good.
     pub fn never_sent(&mut self, due_ns: impl Iterator<Item = u64>, now_ns: u64, window: Window) {
         for due_ns in due_ns {
             self.unsent += 1;
             if window.holds(due_ns) {
-                self.latency.saturating_record(now_ns.saturating_sub(due_ns));
+                self.record(now_ns.saturating_sub(due_ns));
             }
         }
     }
@@ -206,6 +218,7 @@ impl Stats {
     /// Adds all of `other`.
     pub fn merge(&mut self, other: Self) {
         self.latency += other.latency;
+        self.undisturbed += other.undisturbed;
         self.lag += other.lag;
         self.window_requests += other.window_requests;
         self.window_records += other.window_records;
