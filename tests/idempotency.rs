@@ -344,7 +344,9 @@ fn a_writers_numbers_are_taken_once_over_kills_flushes_and_other_numbers_of_shar
         assert!(numbers.iter().copied().eq(good), "no number is left out: {writer}");
     }
     println!("{acked} acked, {} read", rows.len());
-    assert!(acked > 500 && metric(&server, "ingestion_writers") == 3.0, "the load was real");
+    assert!(acked > 500, "the load was real");
+    // A shard that was their home before may know them too.
+    assert!(metric(&server, "ingestion_writers") >= 3.0, "each writer is known");
     // The log is let go of, and the writers are known all the same.
     wait_for("the log's end", || (metric(&server, "ingestion_buffer_records") == 0.0).then_some(()));
     assert!(server.stop().success());

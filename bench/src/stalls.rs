@@ -86,7 +86,7 @@ impl Watch {
                 let good = ready.is_ok();
                 // Who started it waits for this.
                 let _ = told.send(ready);
-                if good { watch(core, &is_over) } else { CoreStalls { core, count: 0, total_ms: 0.0, max_ms: 0.0 } }
+                if good { look(core, &is_over) } else { CoreStalls { core, count: 0, total_ms: 0.0, max_ms: 0.0 } }
             })?);
             ready.recv().map_err(io::Error::other)??;
         }
@@ -109,7 +109,7 @@ fn go_first() -> io::Result<()> {
     if chrt.success() { Ok(()) } else { Err(io::Error::other(refused)) }
 }
 
-fn watch(core: usize, is_over: &AtomicBool) -> CoreStalls {
+fn look(core: usize, is_over: &AtomicBool) -> CoreStalls {
     let mut seen = CoreStalls { core, count: 0, total_ms: 0.0, max_ms: 0.0 };
     while !is_over.load(Relaxed) {
         let due = Instant::now() + TICK;

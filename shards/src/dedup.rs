@@ -107,6 +107,9 @@ struct Active {
     holds: Vec<Arc<Segment>>,
     /// Whether sessions of writers came too.
     has_sessions: bool,
+    /// Some were found in the log at the start. Tables of other shards may hold their segments too, each of which would wait
+    /// for the others to let go first.
+    is_recovered: bool,
     /// When the first came.
     since: u64,
 }
@@ -171,7 +174,13 @@ impl Dedup {
             seeds: open.seeds,
             started: (open.clock, monotonic_micros),
             clock: open.clock,
-            active: Active { table: Table::with_room(0), holds: Vec::new(), has_sessions: false, since: open.clock },
+            active: Active {
+                table: Table::with_room(0),
+                holds: Vec::new(),
+                has_sessions: false,
+                is_recovered: false,
+                since: open.clock,
+            },
             sealed: None,
             in_files: files.iter().chain(&old_files).map(|file| file.len()).sum(),
             files,
@@ -273,9 +282,10 @@ impl Dedup {
         self.active.has_sessions = true;
     }
 
-    /// Holds a segment that a frame with keys or a session was synced to, until those are in a file.
+    /// Holds a segment that a frame with keys or a session was synced to, until those are in a file. At a start: `Lsn(0)`.
     pub fn hold(&mut self, segment: &Arc<Segment>, lsn: Lsn) {
         hold(&mut self.active.holds, segment);
+        self.active.is_recovered |= lsn == Lsn(0);
         if let Some(sealed) = self.sealed.as_mut().filter(|sealed| lsn <= sealed.through) {
             assert!(!sealed.is_being_written, "a table is written when all its frames are synced");
             hold(&mut sealed.holds, segment);
@@ -313,7 +323,7 @@ impl Dedup {
         let holds_up = |segment: &Arc<Segment>| {
             Arc::strong_count(segment) <= 2 && !filling.is_some_and(|filling| Arc::ptr_eq(filling, segment))
         };
-        full || old || self.active.holds.iter().any(holds_up)
+        full || old || self.active.is_recovered || self.active.holds.iter().any(holds_up)
     }
 
     fn generation(&self, clock: u64) -> u64 {
@@ -326,6 +336,7 @@ impl Dedup {
             table: Table::with_room(self.active.table.len()),
             holds: Vec::new(),
             has_sessions: false,
+            is_recovered: false,
             since: self.clock,
         };
         let Active { table, holds, since, .. } = mem::replace(&mut self.active, next);

@@ -282,7 +282,7 @@ impl Rows {
                 let status = Status::refused(refusal);
                 if status.code == Code::ResourceExhausted { Ok(self.refused(&status)) } else { Err(status) }
             }
-            Outcome::Committed(committed) => Ok(self.committed(&committed)),
+            Outcome::Committed(mut committed) => Ok(self.committed(&mut committed)),
         }
     }
 
@@ -300,7 +300,7 @@ impl Rows {
         }
     }
 
-    fn committed(&mut self, committed: &Committed) -> AppendResponse {
+    fn committed(&mut self, committed: &mut Committed) -> AppendResponse {
         if self.are_writers {
             self.settle_rejected(committed);
         }
@@ -345,8 +345,11 @@ impl Rows {
         }
     }
 
-    /// Of a writer's request, what was said of a record when its number was taken stands, whatever its schema says now.
-    fn settle_rejected(&mut self, committed: &Committed) {
+    /// Of a writer's request, what was said of a record when its number was taken stands, whatever its schema says now. Where
+    /// that is forgotten, it is said of a record that is refused now that it was then.
+    fn settle_rejected(&mut self, committed: &mut Committed) {
+        let is_bad = |index| self.rejected > 0 && self.taken.binary_search(&index).is_err();
+        committed.duplicates.retain(|&(index, original)| original.sequence > 0 || !is_bad(index));
         self.rejected = self.records - committed.accepted - committed.duplicates.len() as u32;
         let is_duplicate = |index| committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok();
         self.row_errors.retain(|error| !is_duplicate(error.index));

@@ -221,12 +221,12 @@ mod tests {
         let cache = FileCache::new(PARTS * 100_000);
         put(&cache, "hot", 0, 1000);
         for at in 0..10_000 {
-            put(&cache, "cold", at, 1000 + at as usize % 100);
+            put(&cache, &format!("cold {}", at % 100), at, 1000 + at as usize % 100);
             assert!(cache.bytes() <= PARTS * 100_000);
             assert_eq!(range(&cache, "hot", 0), Some(1000), "used all the while");
         }
-        assert_eq!(range(&cache, "cold", 0), None);
-        assert_eq!(range(&cache, "cold", 9999), Some(1099));
+        assert_eq!(range(&cache, "cold 0", 0), None);
+        assert_eq!(range(&cache, "cold 99", 9999), Some(1099));
         assert!(cache.bytes() > PARTS * 90_000, "{}", cache.bytes());
     }
 

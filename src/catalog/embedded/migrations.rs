@@ -151,7 +151,7 @@ mod tests {
         )
         .expect("rows");
         drop(old);
-        let steps = ["0002_control_plane", "0003_change_generations", "0004_file_sets", "0006_jobs"];
+        let steps = ["0002_control_plane", "0003_change_generations", "0004_file_sets", "0005_pipelines", "0006_jobs"];
         assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert_eq!(migrate(&path).expect("migrated").from, 1);
         let new = connect(&path).expect("the file");
@@ -174,7 +174,8 @@ mod tests {
         assert_eq!(text("SELECT role || streams FROM api_keys WHERE last_used_at IS NULL"), "admin[]");
         let orphan = new.execute("INSERT INTO files VALUES ('none', 1, 2, 1, 'x', 1, 1, 1, 1, 1, 0)", []);
         assert!(orphan.is_err(), "foreign keys are on, and refer to the new table");
-        let twin = "INSERT INTO streams SELECT 'c', name, description, schema_id, 'active', key_fields, labels, retention, \
+        let twin = "INSERT INTO streams (id, name, description, schema_id, status, key_fields, labels, retention, \
+                    partition_config, version, flushed_through, created_at, updated_at) SELECT 'c', name, description, schema_id, 'active', key_fields, labels, retention, \
                     partition_config, 1, 0, 1, 1 FROM streams WHERE id = 'a'";
         assert!(new.execute(twin, []).is_err(), "names are unique");
         new.execute("UPDATE streams SET status = 'deleted' WHERE id = 'a'", []).expect("a tombstone");
@@ -185,7 +186,14 @@ mod tests {
     fn a_newer_catalog_and_a_file_that_is_none_are_refused() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("catalog.sqlite");
-        let steps = ["0001_init", "0002_control_plane", "0003_change_generations", "0004_file_sets", "0006_jobs"];
+        let steps = [
+            "0001_init",
+            "0002_control_plane",
+            "0003_change_generations",
+            "0004_file_sets",
+            "0005_pipelines",
+            "0006_jobs",
+        ];
         assert_eq!(migration_plan(&path).expect("a plan").steps, steps);
         assert!(!path.exists(), "a plan changes nothing");
         assert_eq!(migrate(&path).expect("migrated").from, 0);

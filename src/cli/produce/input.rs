@@ -163,8 +163,6 @@ impl Lines {
 
     /// Adds text, and returns the lines that are whole by it.
     fn take(&mut self, text: &[u8]) -> io::Result<Option<Piece>> {
-        let at_start = self.line == 1 && self.waiting.is_empty();
-        let text = if at_start { text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text) } else { text };
         let Some(last) = text.iter().rposition(|&byte| byte == b'\n') else {
             self.waiting.extend_from_slice(text);
             if self.waiting.len() > LINE_BYTES_MAX {
@@ -190,7 +188,11 @@ impl Lines {
     }
 
     fn piece(&mut self) -> Piece {
-        let lines = self.waiting.split().freeze();
+        let mut lines = self.waiting.split().freeze();
+        // It may have come in parts, so it is looked for in the first piece.
+        if self.line == 1 && lines.starts_with(BYTE_ORDER_MARK) {
+            lines = lines.slice(BYTE_ORDER_MARK.len()..);
+        }
         let first_line = self.line;
         self.line += lines.iter().filter(|&&byte| byte == b'\n').count() as u64;
         Piece { file: self.file, first_line, lines }
