@@ -1,7 +1,7 @@
 .PHONY: demo test
 
 demo:
-	cargo run --release -- demo
+	cargo run --release --bin ttdust -- demo
 
 test:
 	bash .ci/run
