@@ -9,10 +9,12 @@
 #                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
 #                                          import: JSON Lines alone, and beside a steady load
+#                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
+#                                          keys: the same load with and without idempotency keys, KEYS of them in the window
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 ACK_SECONDS=5 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 ·
-# IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import) · DATA (folder for the data, removed at the end; its disk is what is
+# SUSTAINED_SECONDS=600 · KEYS=50000000 · IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import) · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
 
@@ -29,6 +31,8 @@ FLUSH_RATE=${FLUSH_RATE:-300000}
 IMPORT_RECORDS=${IMPORT_RECORDS:-2000000}
 IMPORT_RATE=${IMPORT_RATE:-50000}
 OUTAGE_SECONDS=${OUTAGE_SECONDS:-60}
+SUSTAINED_SECONDS=${SUSTAINED_SECONDS:-600}
+KEYS=${KEYS:-50000000}
 QUERY_HOURS=${QUERY_HOURS:-30}
 QUERY_RECORDS=${QUERY_RECORDS:-100000000}
 SERVER_FLAGS=${SERVER_FLAGS:-}
@@ -382,6 +386,36 @@ PY
   local importer=$!
   load import_during --batch 100 --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s" --stream flights
   wait "$importer"
+}
+
+# Full load with everything on, merges too, and what the server's memory, files and log do meanwhile.
+run_sustained() {
+  fresh_server "${everything_on[@]}" '[compaction]' 'min_age_ms = 10000'
+  load sustained --batch 100 --connections 4 --in-flight 16 --duration "${SUSTAINED_SECONDS}s" &
+  local loader=$! samples='' rss
+  while kill -0 "$loader" 2>/dev/null; do
+    sleep 5
+    rss=$(awk '/^VmRSS:/ { print $2 * 1024 }' "/proc/$server_pid/status")
+    samples+=", [$rss, $(scrape ttdust_wal_used_bytes), $(scrape ttdust_storage_files_total), $(scrape ttdust_compaction_runs_total)]"
+  done
+  wait "$loader"
+  note sustained.samples "\"of\": [\"rss_bytes\", \"wal_used_bytes\", \"files\", \"merges\"], \"samples\": [${samples#, }]"
+}
+
+# A window full of keys, beside a server that took as much without; then both kinds of load on that window.
+run_keys() {
+  local round full=(--batch 100 --connections 4 --in-flight 16)
+  fresh_server "${everything_on[@]}"
+  load keys_fill.without "${full[@]}" --duration "$((KEYS / 500000))s"
+  fresh_server "${everything_on[@]}"
+  while (($(scrape ttdust_dedup_keys_in_memory) + $(scrape ttdust_dedup_keys_in_files) < KEYS)); do
+    load keys_fill.with "${full[@]}" --keys --warmup 0s --duration 20s
+  done
+  note keys.count "\"keys\": $(($(scrape ttdust_dedup_keys_in_memory) + $(scrape ttdust_dedup_keys_in_files)))"
+  for round in 1 2 3; do
+    load "keys_without.$round" "${full[@]}" --duration "${SECONDS_EACH}s"
+    load "keys_with.$round" "${full[@]}" --keys --duration "${SECONDS_EACH}s"
+  done
 }
 
 # Limits that are counted and never reached.

@@ -79,6 +79,7 @@ def rows(runs):
         yield at_most("flush while ingesting", figure, ratio, 2)
     if run := runs.get("memory"):
         yield at_most("full load", f"RSS MiB, most in {run['seconds']:.0f} s", run["server"]["rss_max_bytes"] / 2**20, 2048)
+    yield from lasting(runs)
     yield from control_plane(runs)
     yield from tails(runs)
     yield from queries(runs)
@@ -91,6 +92,29 @@ def rows(runs):
         yield at_most("recovery after kill -9", "ready after s", seconds, 30)
         found = "all" if run["verify_exit"] == 0 else "NOT ALL"
         yield "recovery after kill -9", "acked records read back", found, "all", run["verify_exit"] == 0
+
+
+def lasting(runs):
+    def rate(run):
+        return run["records_per_second"]
+
+    if run := runs.get("sustained"):
+        name = f"full load, flushes and merges, {run['seconds']:.0f} s"
+        yield at_least(name, "records/s", rate(run), 400_000)
+        yield at_most(name, "most RSS MiB", run["server"]["rss_max_bytes"] / 2**20, 2048)
+        rss = [sample[0] / 2**20 for sample in runs["sustained.samples"]["samples"]]
+        third = len(rss) // 3
+        middle, last = statistics.median(rss[third : 2 * third]), statistics.median(rss[2 * third :])
+        yield at_most(name, f"RSS of the last third over the middle one ({middle:.0f} → {last:.0f} MiB)", last / middle, 1.05)
+    if count := runs.get("keys.count"):
+        name = f"{count['keys']:,} idempotency keys"
+        memory = [runs[f"keys_fill.{kind}"]["server"]["rss_after_bytes"] / 2**20 for kind in ("without", "with")]
+        yield at_most(name, f"MiB more than without ({memory[0]:.0f} → {memory[1]:.0f})", memory[1] - memory[0], 1229)
+        off, on = (
+            statistics.median(rate(run) for name, run in runs.items() if name.startswith(f"keys_{kind}."))
+            for kind in ("without", "with")
+        )
+        yield at_most(name, f"% of records/s lost ({off:,.0f} → {on:,.0f})", (1 - on / off) * 100, 15)
 
 
 def control_plane(runs):

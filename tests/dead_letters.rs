@@ -70,28 +70,7 @@ fn records(ids: std::ops::Range<i64>) -> Vec<Bytes> {
 
 /// All that a query gives of a stream.
 fn read(server: &Server, stream: &str) -> Vec<(i64, Value)> {
-    let (mut rows, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let path = format!(
-            "/api/v1/streams/{stream}/records?start=2020-01-01T00:00:00Z&end=2100-01-01T00:00:00Z&limit=1000{cursor}"
-        );
-        let (status, page) = call(server, "GET", &path, &Value::Null);
-        assert_eq!(status, 200, "{page}");
-        for record in page["records"].as_array().expect("records") {
-            rows.push((record["sequence_number"].as_i64().expect("a number"), record["payload"].clone()));
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return rows,
-        }
-    }
-}
-
-fn wait_for_flush(server: &Server, through: i64) {
-    wait_for("a flush", || {
-        let (_, stream) = call(server, "GET", "/api/v1/streams/events", &Value::Null);
-        (stream["statistics"]["flushed_through"].as_i64() >= Some(through)).then_some(())
-    });
+    rest::read_all(&server.http, stream, "limit=1000").iter().map(rest::numbered).collect()
 }
 
 /// Original sequence number → how many letters tell of it.
@@ -124,7 +103,7 @@ fn each_record_that_a_pipeline_makes_nothing_of_is_one_letter_over_crashes() {
         server.kill();
         server = Server::start(dir.path(), &SETTINGS);
     }
-    wait_for_flush(&server, next - 1);
+    rest::wait_for_flush(&server.http, "events", next - 1);
     let expected: BTreeMap<i64, usize> = (1..next).filter(|id| id % 3 == 0).map(|id| (id, 1)).collect();
     assert_eq!(letters(&server), expected);
     let seen: Vec<(i64, Value)> =
@@ -212,7 +191,7 @@ fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_midd
             assert_eq!(append(&server.grpc, request).await.expect("taken").accepted, 500);
         }
     });
-    wait_for_flush(&server, RECORDS);
+    rest::wait_for_flush(&server.http, "events", RECORDS);
     let bad = RECORDS / 3;
     let still = replay(&server, &json!({}));
     assert_eq!(

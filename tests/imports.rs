@@ -96,20 +96,13 @@ fn counts(job: &Value) -> [u64; 3] {
 
 /// The payloads of all records, in order.
 fn stored(server: &Server) -> Vec<Value> {
-    let (mut all, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let (status, page) =
-            rest::call(&server.http, "GET", &format!("/api/v1/streams/s/records?limit=10000{cursor}"), "");
-        assert_eq!(status, 200, "{page}");
-        for record in page["records"].as_array().expect("a list") {
-            all.push(record["payload"].clone());
-            assert_eq!(record["sequence_number"], all.len(), "no gap and no double");
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return all,
-        }
-    }
+    let records = rest::read_all(&server.http, "s", "limit=10000");
+    let numbered = records.iter().zip(1..).map(|(record, number)| {
+        let (sequence, payload) = rest::numbered(record);
+        assert_eq!(sequence, number, "no gap and no double");
+        payload
+    });
+    numbered.collect()
 }
 
 fn numbers(server: &Server) -> Vec<i64> {

@@ -44,13 +44,6 @@ const MERGE: [(&str, &str); 4] = [
     ("compaction.grace_ms", "0"),
 ];
 
-fn wait_for_flush(server: &Server, through: i64) {
-    wait_for("a flush", || {
-        let (_, stream) = call(server, "GET", "/api/v1/streams/events", &Value::Null);
-        (stream["statistics"]["flushed_through"] == through).then_some(())
-    });
-}
-
 fn schema() -> Value {
     json!({"type": "object", "properties": {
         "id": {"type": "integer"}, "secret": {"type": "string"}, "n": {"type": ["string", "integer"]},
@@ -106,21 +99,8 @@ async fn send(server: &Server, ids: std::ops::RangeInclusive<i64>) {
 
 /// All that a query gives: sequence numbers and records.
 fn query(server: &Server, order: &str) -> Vec<(i64, Value)> {
-    let (mut rows, mut cursor) = (Vec::new(), String::new());
-    loop {
-        let path = format!(
-            "/api/v1/streams/events/records?start=2020-01-01T00:00:00Z&end=2100-01-01T00:00:00Z&limit=7&order={order}{cursor}"
-        );
-        let (status, page) = call(server, "GET", &path, &Value::Null);
-        assert_eq!(status, 200, "{page}");
-        for record in page["records"].as_array().expect("records") {
-            rows.push((record["sequence_number"].as_i64().expect("a number"), record["payload"].clone()));
-        }
-        match page["next_cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => return rows,
-        }
-    }
+    let records = rest::read_all(&server.http, "events", &format!("limit=7&order={order}"));
+    records.iter().map(rest::numbered).collect()
 }
 
 async fn open(server: &Server, start_sequence: Option<i64>) -> Call {
@@ -204,13 +184,13 @@ fn what_is_seen_follows_the_pipeline_of_its_time_from_log_tail_and_files() {
     check(&server);
     assert!(server.stop().success(), "a clean stop");
     let server = Server::start(dir.path(), &FLUSH);
-    wait_for_flush(&server, 50);
+    rest::wait_for_flush(&server.http, "events", 50);
     check(&server);
     append(&server, 51..=55);
     let again = create(&server, &json!([{"type": "exclude", "fields": ["secret"]}]));
     assert_eq!(again["version"], 3, "no number comes twice");
     append(&server, 56..=60);
-    wait_for_flush(&server, 60);
+    rest::wait_for_flush(&server.http, "events", 60);
     let after: Vec<(i64, Value)> = (51..=60)
         .map(|id| {
             let mut output: Value = serde_json::from_slice(&record(id)).expect("JSON");

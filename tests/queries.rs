@@ -114,11 +114,7 @@ fn lookups_and_both_orders_hold_from_the_ack_on_over_flushes_and_a_restart() {
     });
     let last = acked.len() as i64;
     check(&server, &stream, last);
-    wait_for("all rows in files", || {
-        let (_, answer) = get(&server, &stream, "limit=10000&start=0&end=4000000000000000");
-        assert_eq!(answer["records"].as_array().map(Vec::len), Some(acked.len()));
-        (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(())
-    });
+    rest::wait_for_flush(&server.http, &stream, last);
     check(&server, &stream, last);
 
     // By id, which no other stream answers.
@@ -247,7 +243,7 @@ fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
     check(&server);
     assert!(server.stop().success(), "a clean stop");
     let server = Server::start(dir.path(), &[&settings[..3], &[("buffer.flush_interval_ms", "50")]].concat());
-    wait_for("all rows in files", || (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(()));
+    rest::wait_for_flush(&server.http, &stream, acked);
     check(&server);
 
     // Answers that nobody takes hold their memory, and then there is none for others.
@@ -305,7 +301,7 @@ fn a_record_that_is_larger_than_a_query_may_hold_is_refused_by_name() {
         let mut producer = Producer::connect(&server.grpc, "s").await;
         producer.append((1..=20).map(record).collect()).await.expect("taken");
         producer.append(vec![large(21, 2_000_000)]).await.expect("taken");
-        wait_for("all rows in files", || (metric(&server, "ttdust_ingestion_buffer_records") == 0.0).then_some(()));
+        rest::wait_for_flush(&server.http, &stream, 21);
         // What comes before it is an answer; it is not.
         let (status, page) = get(&server, &stream, "limit=1000");
         assert_eq!((status, page["records"].as_array().map(Vec::len)), (200, Some(20)), "{page}");

@@ -10,6 +10,7 @@ use std::{
 /// Modules of `shards/src`, from the ground up: a module uses only itself and what stands before it.
 const SHARD_FLOORS: &[&str] = &[
     "ids",
+    "calendar",
     "config",
     "io",
     "memory",

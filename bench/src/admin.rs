@@ -1,12 +1,9 @@
 //! Calls of the admin plane at a steady rate: how long they take, beside a load or alone.
-//!
-//! An open loop: each call counts from when it was due, whatever the calls before it took.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
-    io, thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use clap::{Args, ValueEnum};
@@ -15,14 +12,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    load::{
-        args::{Cores, Output, duration},
-        report::{Latency, write_latency},
-        stats::histogram,
-        worker,
-    },
-    rest::{Connection, Rest, RestError},
-    stalls::{self, CoreStalls, Watch},
+    calls::{self, Call, CallArgs, Counts},
+    load::{report::Latency, stats::histogram},
+    rest::{Rest, RestError},
+    stalls::CoreStalls,
 };
 
 /// In a mixed run one call in so many is a change.
@@ -33,12 +26,8 @@ const CREATION: &str = "create a stream";
 /// Flags of `ttdust-bench admin`.
 #[derive(Debug, Clone, Args)]
 pub struct AdminArgs {
-    /// The server's HTTP address
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    http: String,
-    /// The API key, sent as a bearer token
-    #[arg(long, value_name = "KEY", env = "TTDUST_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
+    #[command(flatten)]
+    calls: CallArgs,
     /// First make so many schemas, where they are missing
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     schemas: u32,
@@ -48,24 +37,6 @@ pub struct AdminArgs {
     /// What is called
     #[arg(long, value_enum, default_value_t = Mix::Reads)]
     mix: Mix,
-    /// Calls a second in all
-    #[arg(long, value_name = "CALLS/S", default_value_t = 100.0)]
-    rate: f64,
-    /// How long; 0s: only make what is missing
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    duration: Duration,
-    /// Connections, each with a thread
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
-    connections: u32,
-    /// Cores of the threads, such as 0,2-3, or none
-    #[arg(long, value_name = "LIST", default_value = "none")]
-    cores: Cores,
-    /// Watch these cores for stalls of the machine under this one, and tell latencies without them too (takes root)
-    #[arg(long, value_name = "LIST")]
-    stalls: Option<Cores>,
-    /// The format of the report on stdout
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
 }
 
 /// What is called.
@@ -111,72 +82,21 @@ struct Objects {
     run: u64,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    latency: BTreeMap<&'static str, Histogram<u64>>,
-    undisturbed: BTreeMap<&'static str, Histogram<u64>>,
-    failed: BTreeMap<u16, u64>,
-}
-
-impl Counts {
-    fn record(&mut self, what: &'static str, nanos: u64) {
-        self.latency.entry(what).or_insert_with(histogram).saturating_record(nanos);
-        if !stalls::ended_within(nanos) {
-            self.undisturbed.entry(what).or_insert_with(histogram).saturating_record(nanos);
-        }
-    }
-
-    fn merge(&mut self, other: Self) {
-        for (what, latency) in other.latency {
-            *self.latency.entry(what).or_insert_with(histogram) += latency;
-        }
-        for (what, latency) in other.undisturbed {
-            *self.undisturbed.entry(what).or_insert_with(histogram) += latency;
-        }
-        other.failed.into_iter().for_each(|(status, count)| *self.failed.entry(status).or_default() += count);
-    }
-}
-
 /// Fills, calls, reports on stdout, and says whether all calls were answered well.
 ///
 /// # Errors
 /// The server cannot be reached, or refuses what is made first.
 pub fn run(args: &AdminArgs) -> Result<bool, Box<dyn std::error::Error>> {
-    if !(args.rate.is_finite() && args.rate > 0.0) {
-        return Err("--rate wants calls per second, above 0".into());
-    }
     let objects = fill(args)?;
-    let watch = stalls::watch(args.stalls.as_ref())?;
-    let begin = Instant::now() + Duration::from_millis(50);
-    let cores = match &args.cores {
-        Cores::Unpinned => Vec::new(),
-        Cores::List(cores) => cores.clone(),
-    };
-    let call = |index: u32| {
-        if let Some(&core) = cores.get(index as usize % cores.len().max(1)) {
-            worker::pin(core).map_err(io::Error::other)?;
-        }
-        call_at_rate(args, &objects, begin, index)
-    };
-    let counts = thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.connections).map(|index| scope.spawn(move || call(index))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("a calling thread does not panic")).collect::<Vec<_>>()
-    });
-    let mut all = Counts::default();
-    for counts in counts {
-        all.merge(counts?);
-    }
-    let report = Report::new(args, &all, watch.map(Watch::stop));
-    match args.output {
-        Output::Text => print!("{}", report.text()),
-        Output::Json => println!("{}", serde_json::to_string(&report)?),
-    }
+    let (counts, stalls) = calls::run(&args.calls, |number| AdminCall::new(args.mix, number, &objects))?;
+    let report = Report::new(args, &counts, stalls);
+    calls::print(args.calls.output, &report, || calls::text(&report.latency_us, &report.failed, 0))?;
     Ok(report.failed.is_empty())
 }
 
 /// Makes schemas and streams that are missing.
 fn fill(args: &AdminArgs) -> Result<Objects, RestError> {
-    let rest = Rest { authority: &args.http, api_key: args.api_key.as_deref() };
+    let rest = Rest { authority: &args.calls.http, api_key: args.calls.api_key.as_deref() };
     let definition = |n: u32| {
         let bounded = json!({ "type": "integer", "minimum": 0, "maximum": n });
         json!({ "type": "object", "required": ["id"], "properties": { "id": bounded, "name": { "type": "string" } } })
@@ -201,7 +121,7 @@ fn fill(args: &AdminArgs) -> Result<Objects, RestError> {
         }
     }
     let streams: Vec<String> = (0..args.streams).map(|n| format!("admin-{n}")).collect();
-    let share = streams.len().div_ceil(args.connections as usize).max(1);
+    let share = streams.len().div_ceil(args.calls.connections as usize).max(1);
     let create_share = |part: usize| {
         streams.iter().enumerate().skip(part * share).take(share).try_for_each(|(n, name)| {
             create("/api/v1/streams", json!({ "name": name, "schema_id": schemas[n % schemas.len()] }))
@@ -209,7 +129,7 @@ fn fill(args: &AdminArgs) -> Result<Objects, RestError> {
     };
     let failed = thread::scope(|scope| {
         let create_share = &create_share;
-        let parts = 0..args.connections as usize;
+        let parts = 0..args.calls.connections as usize;
         let threads: Vec<_> = parts.map(|part| scope.spawn(move || create_share(part))).collect();
         threads.into_iter().find_map(|thread| thread.join().expect("a filling thread does not panic").err())
     });
@@ -217,58 +137,55 @@ fn fill(args: &AdminArgs) -> Result<Objects, RestError> {
     failed.map_or(Ok(Objects { streams, schemas, run }), Err)
 }
 
-/// The calls of one connection: every `connections`-th of all, from the `index`-th on.
-fn call_at_rate(args: &AdminArgs, objects: &Objects, begin: Instant, index: u32) -> io::Result<Counts> {
-    let mut connection = Connection::open(&args.http, args.api_key.as_deref())?;
-    let mut counts = Counts::default();
-    for turn in 0.. {
-        let number = u64::from(index) + turn * u64::from(args.connections);
-        let due = Duration::from_secs_f64(number as f64 / args.rate);
-        if due >= args.duration {
-            break;
-        }
-        let due = begin + due;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
-        let (what, method, path, body) = request(args.mix, number, objects);
-        let status = match connection.exchange(method, &path, body.as_ref()) {
-            Ok(Some((status, _))) => status,
-            Ok(None) | Err(_) => {
-                connection = Connection::open(&args.http, args.api_key.as_deref())?;
-                0
-            }
-        };
-        if (200..300).contains(&status) {
-            let took = due.elapsed().as_nanos() as u64;
-            counts.record(what, took);
-        } else {
-            *counts.failed.entry(status).or_default() += 1;
-        }
-    }
-    Ok(counts)
+struct AdminCall {
+    what: &'static str,
+    method: &'static str,
+    path: String,
+    body: Option<Value>,
 }
 
-/// Call `number` of a run: its kind, method, path and body.
-fn request(mix: Mix, number: u64, objects: &Objects) -> (&'static str, &'static str, String, Option<Value>) {
-    let at = number as usize;
-    let stream = &objects.streams[at % objects.streams.len()];
-    if mix == Mix::Creates {
-        let name = format!("created-{}-{number}", objects.run);
-        let body = json!({ "name": name, "schema_id": objects.schemas[at % objects.schemas.len()] });
-        return (CREATION, "POST", "/api/v1/streams".to_owned(), Some(body));
+impl AdminCall {
+    /// Call `number` of a run.
+    fn new(mix: Mix, number: u64, objects: &Objects) -> Self {
+        let at = number as usize;
+        let stream = &objects.streams[at % objects.streams.len()];
+        if mix == Mix::Creates {
+            let name = format!("created-{}-{number}", objects.run);
+            let body = json!({ "name": name, "schema_id": objects.schemas[at % objects.schemas.len()] });
+            return Self { what: CREATION, method: "POST", path: "/api/v1/streams".to_owned(), body: Some(body) };
+        }
+        if mix == Mix::Mixed && number.is_multiple_of(CHANGE_EVERY) {
+            let body = Some(json!({ "description": format!("changed by call {number}") }));
+            return Self { what: CHANGE, method: "PATCH", path: format!("/api/v1/streams/{stream}"), body };
+        }
+        let (what, path) = match number % 6 {
+            1 => ("list 100 streams", "/api/v1/streams?page_size=100".to_owned()),
+            2 => ("read a stream", format!("/api/v1/streams/{stream}")),
+            3 => ("list 100 schemas", "/api/v1/schemas?page_size=100".to_owned()),
+            4 => ("read the configuration", "/api/v1/config".to_owned()),
+            5 => ("list keys", "/api/v1/api-keys".to_owned()),
+            _ => ("read a stream", format!("/api/v1/streams/{stream}")),
+        };
+        Self { what, method: "GET", path, body: None }
     }
-    if mix == Mix::Mixed && number.is_multiple_of(CHANGE_EVERY) {
-        let body = json!({ "description": format!("changed by call {number}") });
-        return (CHANGE, "PATCH", format!("/api/v1/streams/{stream}"), Some(body));
+}
+
+impl Call for AdminCall {
+    fn what(&self) -> &'static str {
+        self.what
     }
-    let (what, path) = match number % 6 {
-        1 => ("list 100 streams", "/api/v1/streams?page_size=100".to_owned()),
-        2 => ("read a stream", format!("/api/v1/streams/{stream}")),
-        3 => ("list 100 schemas", "/api/v1/schemas?page_size=100".to_owned()),
-        4 => ("read the configuration", "/api/v1/config".to_owned()),
-        5 => ("list keys", "/api/v1/api-keys".to_owned()),
-        _ => ("read a stream", format!("/api/v1/streams/{stream}")),
-    };
-    (what, "GET", path, None)
+
+    fn method(&self) -> &'static str {
+        self.method
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn body(&self) -> Option<&Value> {
+        self.body.as_ref()
+    }
 }
 
 impl Report {
@@ -285,27 +202,16 @@ impl Report {
                 Mix::Mixed => "mixed",
                 Mix::Creates => "creates",
             },
-            rate: args.rate,
-            seconds: args.duration.as_secs_f64(),
-            connections: args.connections,
+            rate: args.calls.rate,
+            seconds: args.calls.duration.as_secs_f64(),
+            connections: args.calls.connections,
             schemas: args.schemas,
             streams: args.streams,
-            latency_us: counts.latency.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
+            latency_us: calls::latencies(&counts.latency),
             reads_us: reads(&counts.latency),
             undisturbed_reads_us: stalls.is_some().then(|| reads(&counts.undisturbed)),
             stalls,
             failed: counts.failed.clone(),
         }
-    }
-
-    fn text(&self) -> String {
-        let mut out = String::new();
-        for (what, latency) in &self.latency_us {
-            write_latency(&mut out, what, latency).expect("a String grows");
-        }
-        for (status, count) in &self.failed {
-            writeln!(out, "{count} calls failed with status {status}").expect("a String grows");
-        }
-        out
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 all good, 1 the run was not (errors, a failed check), 2 it could not be done.
 
 mod admin;
+mod calls;
 mod client;
 mod fake;
 mod load;

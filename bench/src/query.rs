@@ -1,31 +1,20 @@
 //! Queries over REST at a steady rate, beside a load or alone: how long they take, and whether they answer what was stored.
 //!
-//! An open loop: each call counts from when it was due, whatever the calls before it took. The stream holds clicks, made by
-//! `load --payload clicks@NUMBER`, so that which keys are there, and what their records are, is known without asking.
+//! The stream holds clicks, made by `load --payload clicks@NUMBER`, so that which keys are there, and what their records are,
+//! is known without asking.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    io, thread,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use hdrhistogram::Histogram;
 use memchr::memmem;
 use serde::Serialize;
 
 use crate::{
-    load::{
-        args::{Cores, Output, duration},
-        report::{Latency, write_latency},
-        stats::histogram,
-        worker,
-    },
+    calls::{self, Call, CallArgs},
+    load::report::Latency,
     micro::validate::click,
-    rest::Connection,
-    stalls::{self, CoreStalls, Watch},
+    stalls::CoreStalls,
 };
 
 /// Rows that a time range asks for.
@@ -34,12 +23,8 @@ const ROWS: usize = 1000;
 /// Flags of `ttdust-bench query`.
 #[derive(Debug, Clone, Args)]
 pub struct QueryArgs {
-    /// The server's HTTP address
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8080")]
-    http: String,
-    /// The API key, sent as a bearer token
-    #[arg(long, value_name = "KEY", env = "TTDUST_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
+    #[command(flatten)]
+    calls: CallArgs,
     /// The stream of clicks, which has event_id among its key fields
     #[arg(long, value_name = "NAME", default_value = "clicks")]
     stream: String,
@@ -52,24 +37,6 @@ pub struct QueryArgs {
     /// Where time ranges begin: between these Unix microseconds
     #[arg(long, value_name = "FROM..TO", value_parser = numbers)]
     times: (u64, u64),
-    /// Queries a second in all
-    #[arg(long, value_name = "QUERIES/S", default_value_t = 100.0)]
-    rate: f64,
-    /// How long
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    duration: Duration,
-    /// Connections, each with a thread
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
-    connections: u32,
-    /// Cores of the threads, such as 0,2-3, or none
-    #[arg(long, value_name = "LIST", default_value = "none")]
-    cores: Cores,
-    /// Watch these cores for stalls of the machine under this one, and tell latencies without them too (takes root)
-    #[arg(long, value_name = "LIST")]
-    stalls: Option<Cores>,
-    /// The format of the report on stdout
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
 }
 
 /// What is asked for.
@@ -118,104 +85,28 @@ struct Report {
     wrong: u64,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    latency: BTreeMap<&'static str, Histogram<u64>>,
-    undisturbed: BTreeMap<&'static str, Histogram<u64>>,
-    failed: BTreeMap<u16, u64>,
-    wrong: u64,
-}
-
-impl Counts {
-    fn merge(&mut self, other: Self) {
-        for (what, latency) in other.latency {
-            *self.latency.entry(what).or_insert_with(histogram) += latency;
-        }
-        for (what, latency) in other.undisturbed {
-            *self.undisturbed.entry(what).or_insert_with(histogram) += latency;
-        }
-        other.failed.into_iter().for_each(|(status, count)| *self.failed.entry(status).or_default() += count);
-        self.wrong += other.wrong;
-    }
-}
-
 /// Asks, reports on stdout, and says whether all was answered, and rightly.
 ///
 /// # Errors
 /// The server cannot be reached.
 pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
-    if !(args.rate.is_finite() && args.rate > 0.0) {
-        return Err("--rate wants queries per second, above 0".into());
-    }
-    let cores = match &args.cores {
-        Cores::Unpinned => Vec::new(),
-        Cores::List(cores) => cores.clone(),
-    };
-    let watch = stalls::watch(args.stalls.as_ref())?;
-    let begin = Instant::now() + Duration::from_millis(50);
-    let ask = |index: u32| {
-        if let Some(&core) = cores.get(index as usize % cores.len().max(1)) {
-            worker::pin(core).map_err(io::Error::other)?;
-        }
-        ask_at_rate(args, begin, index)
-    };
-    let counts = thread::scope(|scope| {
-        let threads: Vec<_> = (0..args.connections).map(|index| scope.spawn(move || ask(index))).collect();
-        threads.into_iter().map(|thread| thread.join().expect("an asking thread does not panic")).collect::<Vec<_>>()
-    });
-    let mut all = Counts::default();
-    for counts in counts {
-        all.merge(counts?);
-    }
-    let report = Report {
-        rate: args.rate,
-        seconds: args.duration.as_secs_f64(),
-        connections: args.connections,
-        latency_us: all.latency.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
-        undisturbed_us: all.undisturbed.iter().map(|(what, latency)| (*what, Latency::of(latency))).collect(),
-        stalls: watch.map(Watch::stop),
-        failed: all.failed,
-        wrong: all.wrong,
-    };
-    match args.output {
-        Output::Text => print!("{}", report.text()),
-        Output::Json => println!("{}", serde_json::to_string(&report)?),
-    }
-    Ok(report.failed.is_empty() && report.wrong == 0)
-}
-
-/// The queries of one connection: every `connections`-th of all, from the `index`-th on.
-fn ask_at_rate(args: &QueryArgs, begin: Instant, index: u32) -> io::Result<Counts> {
     let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
-    let mut connection = Connection::open(&args.http, args.api_key.as_deref())?;
-    let mut counts = Counts::default();
-    for turn in 0.. {
-        let number = u64::from(index) + turn * u64::from(args.connections);
-        let due = Duration::from_secs_f64(number as f64 / args.rate);
-        if due >= args.duration {
-            break;
-        }
-        let due = begin + due;
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+    let (counts, stalls) = calls::run(&args.calls, |number| {
         let kind = kinds[(number % kinds.len() as u64) as usize];
-        let question = Question::new(args, kind, number);
-        match connection.exchange("GET", &question.path, None) {
-            Ok(Some((200, answer))) => {
-                let took = due.elapsed().as_nanos() as u64;
-                counts.latency.entry(kind.name()).or_insert_with(histogram).saturating_record(took);
-                if !stalls::ended_within(took) {
-                    counts.undisturbed.entry(kind.name()).or_insert_with(histogram).saturating_record(took);
-                }
-                counts.wrong += u64::from(!question.is_answered_by(&answer));
-            }
-            Ok(Some((status, _))) => *counts.failed.entry(status).or_default() += 1,
-            Ok(None) | Err(_) => {
-                connection = Connection::open(&args.http, args.api_key.as_deref())?;
-                *counts.failed.entry(0).or_default() += 1;
-            }
-        }
-    }
-    Ok(counts)
+        Question::new(args, kind, number)
+    })?;
+    let report = Report {
+        rate: args.calls.rate,
+        seconds: args.calls.duration.as_secs_f64(),
+        connections: args.calls.connections,
+        latency_us: calls::latencies(&counts.latency),
+        undisturbed_us: calls::latencies(&counts.undisturbed),
+        stalls,
+        failed: counts.failed,
+        wrong: counts.wrong,
+    };
+    calls::print(args.calls.output, &report, || calls::text(&report.latency_us, &report.failed, report.wrong))?;
+    Ok(report.failed.is_empty() && report.wrong == 0)
 }
 
 /// A query, and what its answer holds.
@@ -248,6 +139,16 @@ impl Question {
         };
         Self { kind, path, record }
     }
+}
+
+impl Call for Question {
+    fn what(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
 
     fn is_answered_by(&self, answer: &[u8]) -> bool {
         match self.kind {
@@ -264,41 +165,18 @@ fn event_id(click: &[u8]) -> &str {
     std::str::from_utf8(&click[AT..AT + 36]).expect("a UUID")
 }
 
-impl Report {
-    fn text(&self) -> String {
-        let mut out = String::new();
-        for (what, latency) in &self.latency_us {
-            write_latency(&mut out, what, latency).expect("a String grows");
-        }
-        for (status, count) in &self.failed {
-            writeln!(out, "{count} queries failed with status {status}").expect("a String grows");
-        }
-        if self.wrong > 0 {
-            writeln!(out, "{} answers were not what is stored", self.wrong).expect("a String grows");
-        }
-        out
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn args() -> QueryArgs {
-        QueryArgs {
-            http: String::new(),
-            api_key: None,
-            stream: "clicks".to_owned(),
-            kind: Vec::new(),
-            clicks: (10, 20),
-            times: (1000, 2000),
-            rate: 1.0,
-            duration: Duration::ZERO,
-            connections: 1,
-            cores: Cores::Unpinned,
-            stalls: None,
-            output: Output::Text,
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: QueryArgs,
         }
+        let line = ["query", "--clicks", "10..20", "--times", "1000..2000"];
+        <Line as clap::Parser>::parse_from(line).args
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod access;
 mod background;
 pub mod buffer;
+pub mod calendar;
 pub mod config;
 pub mod dead_letters;
 pub mod dedup;

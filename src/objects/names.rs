@@ -7,11 +7,10 @@
 use std::{fmt, str::FromStr as _};
 
 use ttdust_shards::{
+    calendar::{civil_from_days, days_from_civil},
     ids::StreamId,
     parquet::{FileMeta, PartitionHour},
 };
-
-use crate::calendar::{civil_from_days, days_from_civil};
 
 /// The version of the files' layout, part of each key.
 pub const FORMAT_VERSION: u32 = 1;

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::process::DEADLINE;
+use crate::process::{DEADLINE, wait_for};
 
 /// Sends a request and returns status and body.
 pub fn call(address: &str, method: &str, path: &str, body: &str) -> (u16, Value) {
@@ -39,6 +39,35 @@ pub fn call_with(
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+}
+
+/// Waits until the rows of a stream up to this sequence number are in committed files.
+pub fn wait_for_flush(address: &str, stream: &str, through: i64) {
+    wait_for("a flush", || {
+        let (_, stream) = call(address, "GET", &format!("/api/v1/streams/{stream}"), "");
+        (stream["statistics"]["flushed_through"].as_i64() >= Some(through)).then_some(())
+    });
+}
+
+/// All records that a query over all times gives, page by page; `options`: more of the query, such as `limit=7&order=desc`.
+pub fn read_all(address: &str, stream: &str, options: &str) -> Vec<Value> {
+    let (mut records, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let all = "start=2020-01-01T00:00:00Z&end=2100-01-01T00:00:00Z";
+        let path = format!("/api/v1/streams/{stream}/records?{all}&{options}{cursor}");
+        let (status, page) = call(address, "GET", &path, "");
+        assert_eq!(status, 200, "{page}");
+        records.extend(page["records"].as_array().expect("records").iter().cloned());
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return records,
+        }
+    }
+}
+
+/// A record's sequence number and payload.
+pub fn numbered(record: &Value) -> (i64, Value) {
+    (record["sequence_number"].as_i64().expect("a number"), record["payload"].clone())
 }
 
 /// Creates a schema and a stream of this name; returns the stream's id.

@@ -1,11 +1,13 @@
 //! Times as texts and numbers: the forms that a step reads, and those that it writes.
 //!
-//! The conversion of days is Howard Hinnant's (proleptic Gregorian calendar). Years are 0000 to 9999. A second 60 is the first of
+//! Years are 0000 to 9999. A second 60 is the first of
 //! the next minute; hour 24 is the next day, where ISO 8601 has it.
 
 use std::fmt::Write as _;
 
 use jiff::{civil, tz::TimeZone};
+
+use crate::calendar::{civil_from_days, date_exists, days_from_civil, is_leap};
 
 const NANOS: i128 = 1_000_000_000;
 const DAY_SECONDS: i64 = 86_400;
@@ -192,44 +194,9 @@ impl Moment {
     }
 }
 
-fn civil_from_days(days: i64) -> (i64, u32, u32) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month as u32, day as u32)
-}
-
-fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let month = i64::from(month);
-    let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + i64::from(day) - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
-}
-
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-fn month_days(year: i64, month: u32) -> u32 {
-    match month {
-        2 if is_leap(year) => 29,
-        2 => 28,
-        4 | 6 | 9 | 11 => 30,
-        _ => 31,
-    }
-}
-
 /// A date that exists, as days since 1970-01-01.
 fn date(year: i64, month: u32, day: u32) -> Option<i64> {
-    let exists = (1..=12).contains(&month) && (1..=month_days(year, month)).contains(&day);
-    exists.then(|| days_from_civil(year, month, day))
+    date_exists(year, month, day).then(|| days_from_civil(year, month, day))
 }
 
 fn ordinal_date(year: i64, day: u32) -> Option<i64> {
