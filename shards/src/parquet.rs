@@ -41,11 +41,15 @@ use crate::{
     pipeline::{Pipelines, Runner, UnknownPipeline, Verdict, event_time::EventTime, rows::DeadLetter},
     record::{Parser, keys::KeyField},
     schema::CompiledSchema,
+    threads,
     transform::{columns, decode_metadata, rows, rows::RowBuilder},
     wal::batch::{BatchHeader, RowBatch, Rows},
 };
 use index::IndexBuilder;
 use sink::Sink;
+
+/// Rows that are encoded before others are offered the core: less than a millisecond's work.
+const PIECE_ROWS: usize = 512;
 
 /// An hour of a stream: where its files lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -346,6 +350,7 @@ impl<'j> Encoder<'j> {
         let path = &self.job.path;
         let rows = batch.rows().map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
         let metadata = metadata_json(&decode_metadata(&rows.metadata()));
+        threads::offer();
         if header.pipeline_version > 0 {
             return self.append_processed(batch, &rows, metadata.as_deref());
         }
@@ -474,7 +479,7 @@ impl<'j> Encoder<'j> {
         columns.push(Arc::new(self.payloads.finish()));
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("built by this very schema");
         let FileState::Open(writer) = &mut self.file else { unreachable!("opened above") };
-        writer.write(&batch).map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))
+        write_in_pieces(writer, &batch).map_err(|error| ParquetFileError::from_parquet(&self.job.path, error))
     }
 
     /// The file with its footer, not yet synced.
@@ -494,6 +499,15 @@ impl<'j> Encoder<'j> {
         }
         writer.into_inner().map_err(|error| ParquetFileError::from_parquet(path, error))
     }
+}
+
+/// Writes a batch, and offers the core to others between its pieces.
+fn write_in_pieces(writer: &mut ArrowWriter<Sink>, batch: &RecordBatch) -> Result<(), ParquetError> {
+    for from in (0..batch.num_rows()).step_by(PIECE_ROWS) {
+        writer.write(&batch.slice(from, PIECE_ROWS.min(batch.num_rows() - from)))?;
+        threads::offer();
+    }
+    Ok(())
 }
 
 /// Appends the id's text without an allocation.

@@ -2,12 +2,24 @@
 //!
 //! Invariant: a thread inherits all of this from the one that started it, so whoever starts a thread for heavy work sets it.
 
-use std::io;
+use std::{
+    cell::Cell,
+    io,
+    time::{Duration, Instant},
+};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The shortest slice that Linux's scheduler takes (kernel/sched/syscalls.c: 100 µs to 100 ms).
 const PROMPT_SLICE_NANOS: u64 = 100_000;
+
+/// How long a thread that gives way works before it offers its core to others.
+const WORK_MAX: Duration = Duration::from_micros(200);
+
+thread_local! {
+    /// When this thread last offered its core; `None`: it does not give way.
+    static OFFERED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
 
 /// How a thread takes its turns on a core that others want too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,13 +43,28 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Leaves the core to whoever else wants it: `nice` is from 0 to 19, added to nothing. At worst the thread runs as everyone
-/// does, which is logged.
+/// Leaves the core to whoever else wants it, and from now on at each [`offer`]: `nice` is from 0 to 19, added to nothing. At
+/// worst the thread runs as everyone does, which is logged.
 pub fn give_way(nice: i32) {
     take(Turns::Steady);
+    OFFERED.set(Some(Instant::now()));
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::warn!(nice, %error, "a background thread runs at the priority of all others");
     }
+}
+
+/// Between two small pieces of work: lets whoever waits for the core have it, if this thread gives way and has worked for a
+/// while. Returns whether it did.
+///
+/// Few kernels end a turn at the microsecond it is over (`HRTICK`); most do at the next tick, 1 to 10 ms away. Whoever gets a turn
+/// by fairness, however small its share, therefore has all of that time, while a thread that answers somebody stands ready.
+pub fn offer() -> bool {
+    let is_time = OFFERED.get().is_some_and(|last| last.elapsed() >= WORK_MAX);
+    if is_time {
+        std::thread::yield_now();
+        OFFERED.set(Some(Instant::now()));
+    }
+    is_time
 }
 
 /// Sets how the calling thread, and all threads that it starts later, take their turns. A thread's share of its core stays the
@@ -115,6 +142,23 @@ mod tests {
         let now = attributes().expect("attributes");
         assert_eq!(now.sched_nice, 7);
         assert_ne!(now.sched_runtime, PROMPT_SLICE_NANOS);
+    }
+
+    #[test]
+    fn only_who_gives_way_offers_its_core_and_not_too_often() {
+        std::thread::spawn(|| {
+            let begun = Instant::now();
+            while begun.elapsed() < 2 * WORK_MAX {
+                assert!(!offer(), "it gives way to nobody");
+            }
+            give_way(1);
+            let begun = Instant::now();
+            let offers =
+                std::iter::from_fn(|| (begun.elapsed() < 10 * WORK_MAX).then(offer)).filter(|&did| did).count();
+            assert!((1..=10).contains(&offers), "{offers} in ten turns");
+        })
+        .join()
+        .expect("joined");
     }
 
     #[test]

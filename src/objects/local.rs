@@ -1,8 +1,8 @@
 //! Objects as files under one directory. Blocking.
 //!
 //! An object appears whole or not at all: it is verified and synced where it is staged, renamed into place, and every directory
-//! that changed is synced. Staging and objects are on one file system. What begins with a dot is no object: small objects are
-//! made under `.new`.
+//! that changed is synced. What is staged on another file system is copied first. What begins with a dot is no object: small
+//! objects and copies are made under `.new`.
 
 mod listing;
 
@@ -54,15 +54,36 @@ impl LocalObjects {
             Some(_) => return Err(ObjectError::Different { key: key.to_owned() }),
             None => {}
         }
-        place(staged, &target, (bytes, checksum))
+        self.place(staged, &target, (bytes, checksum))
     }
 
     pub(super) fn replace(&self, staged: &Path, key: &str, bytes: u64, checksum: u32) -> Result<(), ObjectError> {
-        place(staged, &self.path(key), (bytes, checksum))
+        self.place(staged, &self.path(key), (bytes, checksum))
+    }
+
+    /// Moves a staged file to `target` if it holds what is wanted, from another file system too.
+    fn place(&self, staged: &Path, target: &Path, wanted: Content) -> Result<(), ObjectError> {
+        match place(staged, target, wanted) {
+            Err(ObjectError::Io { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {}
+            placed => return placed,
+        }
+        let copy = self.new_path();
+        let copied = fs::copy(staged, &copy).map_err(io_error("cannot copy the staged file to", &copy));
+        let placed = copied.and_then(|_| place(&copy, target, wanted));
+        if placed.is_err() {
+            // Best effort: what stays, the next start removes.
+            let _ = fs::remove_file(&copy);
+        }
+        placed.and_then(|()| remove_if_exists(staged))
+    }
+
+    /// Where something new can be made.
+    fn new_path(&self) -> PathBuf {
+        self.root.join(NEW).join(uuid::Uuid::new_v4().simple().to_string())
     }
 
     pub(super) fn put_bytes(&self, key: &str, content: &[u8]) -> Result<(), ObjectError> {
-        let made = self.root.join(NEW).join(uuid::Uuid::new_v4().simple().to_string());
+        let made = self.new_path();
         let written = File::create_new(&made).and_then(|mut file| file.write_all(content));
         let placed = match written {
             Ok(()) => place(&made, &self.path(key), (content.len() as u64, crc32c::crc32c(content))),
@@ -150,7 +171,7 @@ impl LocalObjects {
     }
 }
 
-/// Moves a staged file to `target` if it holds what is wanted.
+/// Moves a staged file to `target`, which is on the same file system, if it holds what is wanted.
 fn place(staged: &Path, target: &Path, wanted: Content) -> Result<(), ObjectError> {
     let lost = |reason: String| ObjectError::StagedLost { path: staged.to_owned(), reason };
     let found = content_if_exists(staged).map_err(io_error("cannot read the staged file", staged))?;
@@ -271,6 +292,27 @@ mod tests {
         objects.remove_prefix("one/2").expect("removed");
         assert!(!objects.path("one").exists() && objects.path("two/a").exists());
         objects.check().expect("writable");
+    }
+
+    #[test]
+    fn what_is_staged_on_another_file_system_is_put_too() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let elsewhere = tempfile::tempdir_in("/dev/shm").expect("shared memory is a file system of its own");
+        let device = |dir: &Path| fs::metadata(dir).expect("it is there").dev();
+        assert_ne!(device(dir.path()), device(elsewhere.path()), "the test needs two file systems");
+        let objects = LocalObjects::open(&dir.path().join("objects")).expect("opened");
+        let staged = elsewhere.path().join("staged");
+        let (bytes, checksum) = (4, crc32c::crc32c(b"rows"));
+        fs::write(&staged, b"rows").expect("written");
+        objects.put(&staged, "a/b", bytes, checksum).expect("put");
+        assert!(!staged.exists());
+        assert_eq!(fs::read(objects.path("a/b")).expect("the object"), b"rows");
+        fs::write(&staged, b"torn").expect("written");
+        let refused = objects.replace(&staged, "a/b", bytes, checksum);
+        assert!(matches!(refused, Err(ObjectError::StagedLost { .. })), "{refused:?}");
+        assert_eq!(fs::read(objects.path("a/b")).expect("the object"), b"rows");
+        assert_eq!(fs::read_dir(dir.path().join("objects").join(NEW)).expect("a listing").count(), 0);
     }
 
     #[test]

@@ -38,6 +38,7 @@ use super::{
         SCHEMA_VERSION, SEQ,
     },
     sink::Sink,
+    write_in_pieces,
 };
 use crate::{
     ids::{SchemaId, StreamId},
@@ -475,7 +476,7 @@ impl<'j> Writer<'j> {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
             .map_err(|error| input.damaged(&error.to_string()))?;
         let writer = self.file.as_mut().expect("made above");
-        writer.write(&batch).map_err(|error| ParquetFileError::from_parquet(path, error))
+        write_in_pieces(writer, &batch).map_err(|error| ParquetFileError::from_parquet(path, error))
     }
 
     fn finish(mut self, rows: u64) -> Result<Written, ParquetFileError> {

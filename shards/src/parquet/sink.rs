@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::threads;
+
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A file under construction. Dropped before [`Sink::finish`], it is removed.
@@ -56,6 +58,7 @@ impl Sink {
 
 impl Write for Sink {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        threads::offer();
         let written = self.file.write(buf)?;
         self.bytes += written as u64;
         self.checksum = crc32c::crc32c_append(self.checksum, &buf[..written]);
