@@ -88,8 +88,8 @@ struct Objects {
 /// The server cannot be reached, or refuses what is made first.
 pub fn run(args: &AdminArgs) -> Result<bool, Box<dyn std::error::Error>> {
     let objects = fill(args)?;
-    let (counts, stalls) = calls::run(&args.calls, |number| AdminCall::new(args.mix, number, &objects))?;
-    let report = Report::new(args, &counts, stalls);
+    let counts = calls::run(&args.calls, |number| AdminCall::new(args.mix, number, &objects))?;
+    let report = Report::new(args, counts);
     calls::print(args.calls.output, &report, || calls::text(&report.latency_us, &report.failed, 0))?;
     Ok(report.failed.is_empty())
 }
@@ -189,7 +189,7 @@ impl Call for AdminCall {
 }
 
 impl Report {
-    fn new(args: &AdminArgs, counts: &Counts, stalls: Option<Vec<CoreStalls>>) -> Self {
+    fn new(args: &AdminArgs, counts: Counts) -> Self {
         let reads = |latency: &BTreeMap<&'static str, Histogram<u64>>| {
             let mut reads = histogram();
             let only_reads = latency.iter().filter(|(what, _)| **what != CHANGE && **what != CREATION);
@@ -209,9 +209,9 @@ impl Report {
             streams: args.streams,
             latency_us: calls::latencies(&counts.latency),
             reads_us: reads(&counts.latency),
-            undisturbed_reads_us: stalls.is_some().then(|| reads(&counts.undisturbed)),
-            stalls,
-            failed: counts.failed.clone(),
+            undisturbed_reads_us: counts.stalls.is_some().then(|| reads(&counts.undisturbed)),
+            stalls: counts.stalls,
+            failed: counts.failed,
         }
     }
 }

@@ -85,6 +85,8 @@ pub struct Counts {
     pub failed: BTreeMap<u16, u64>,
     /// Successes that are not what they must be.
     pub wrong: u64,
+    /// Stalls of the machine; `None`: nobody watched.
+    pub stalls: Option<Vec<CoreStalls>>,
 }
 
 impl Counts {
@@ -107,15 +109,11 @@ impl Counts {
     }
 }
 
-/// Calls at the rate: `call` makes the call with this number, from 0 on. Returns what came of all, and which stalls the
-/// cores had if they were watched.
+/// Calls at the rate: `call` makes the call with this number, from 0 on. Returns what came of all.
 ///
 /// # Errors
 /// The rate is none, the server cannot be reached, a core cannot be pinned to or watched.
-pub fn run<C: Call>(
-    args: &CallArgs,
-    call: impl Fn(u64) -> C + Sync,
-) -> Result<(Counts, Option<Vec<CoreStalls>>), Box<dyn std::error::Error>> {
+pub fn run<C: Call>(args: &CallArgs, call: impl Fn(u64) -> C + Sync) -> Result<Counts, Box<dyn std::error::Error>> {
     if !(args.rate.is_finite() && args.rate > 0.0) {
         return Err("--rate wants calls per second, above 0".into());
     }
@@ -140,7 +138,8 @@ pub fn run<C: Call>(
     for share in shares {
         all.merge(share?);
     }
-    Ok((all, watch.map(Watch::stop)))
+    all.stalls = watch.map(Watch::stop);
+    Ok(all)
 }
 
 /// The calls of one connection: every `connections`-th of all, from the `index`-th on.

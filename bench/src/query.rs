@@ -91,7 +91,7 @@ struct Report {
 /// The server cannot be reached.
 pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
     let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
-    let (counts, stalls) = calls::run(&args.calls, |number| {
+    let counts = calls::run(&args.calls, |number| {
         let kind = kinds[(number % kinds.len() as u64) as usize];
         Question::new(args, kind, number)
     })?;
@@ -101,7 +101,7 @@ pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
         connections: args.calls.connections,
         latency_us: calls::latencies(&counts.latency),
         undisturbed_us: calls::latencies(&counts.undisturbed),
-        stalls,
+        stalls: counts.stalls,
         failed: counts.failed,
         wrong: counts.wrong,
     };

@@ -26,12 +26,15 @@ use crate::{
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     parquet::{self, Processed, WriteJob, Written},
-    threads::give_way,
+    threads::{Busy, give_way, give_way_to},
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
-/// How much nicer than its shard a thread is that works through something.
+/// How nice a thread is that works through something which its shard may soon wait for.
 const NICE: i32 = 5;
+/// And one whose work is for later: it has what its shard leaves of the core. A shard that leaves too little fills its log,
+/// and then refuses.
+const FLUSHER_NICE: i32 = 19;
 
 /// Rows to write, and how far they go.
 #[derive(Debug)]
@@ -88,12 +91,14 @@ pub fn start_flusher(
     mailbox: MailboxSender,
     to_control: mpsc::Sender<ToControl>,
     metrics: Arc<ShardMetrics>,
+    of_same_core: Option<Busy>,
 ) -> io::Result<Helper<FlushJob>> {
     let (sender, jobs) = bounded::<FlushJob>(1);
     let ending = Arc::new(AtomicBool::new(false));
     let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
-        give_way(NICE);
+        give_way(FLUSHER_NICE);
+        of_same_core.into_iter().for_each(give_way_to);
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
             match write(&job) {
