@@ -26,7 +26,7 @@ use crate::{
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     parquet::{self, Processed, WriteJob, Written},
-    threads::{Busy, give_way, give_way_to},
+    threads::give_way,
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
@@ -91,14 +91,12 @@ pub fn start_flusher(
     mailbox: MailboxSender,
     to_control: mpsc::Sender<ToControl>,
     metrics: Arc<ShardMetrics>,
-    of_same_core: Option<Busy>,
 ) -> io::Result<Helper<FlushJob>> {
     let (sender, jobs) = bounded::<FlushJob>(1);
     let ending = Arc::new(AtomicBool::new(false));
     let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
         give_way(FLUSHER_NICE);
-        of_same_core.into_iter().for_each(give_way_to);
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
             match write(&job) {

@@ -39,7 +39,7 @@ use crate::{
     reactor::Reactor,
     shard::Shard,
     snapshot::CatalogSnapshot,
-    threads::{self, Busy},
+    threads,
     wal::{
         Wal,
         batch::RowBatch,
@@ -504,10 +504,11 @@ fn spawn(start: ShardStart, ready: std::sync::mpsc::Sender<std::io::Result<()>>)
 /// A shard's thread, from start to end. What comes of it is told before anything is waited for: the helper threads may be at
 /// a sick disk.
 fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>, tell: &dyn Fn(Result<(), String>)) {
-    let busy = Busy::default();
+    // It keeps the system's turns: with shorter ones it would be over its turn at most of the scheduler's ticks, and whoever
+    // else wants the core would have it until the next.
     let built = threads::pin(start.config.shard_cores[start.id.index()].as_slice())
         .and_then(|()| uring::build_runtime(start.driver))
-        .and_then(|runtime| Ok((runtime, build(start, &busy)?)));
+        .and_then(|runtime| Ok((runtime, build(start)?)));
     let (runtime, parts) = match built {
         Ok(built) => built,
         Err(error) => {
@@ -517,7 +518,7 @@ fn run(start: ShardStart, ready: &std::sync::mpsc::Sender<std::io::Result<()>>, 
             return tell(Err(reason));
         }
     };
-    tell(uring::block_on(runtime, &busy, tasks::run(parts, ready)));
+    tell(runtime.block_on(tasks::run(parts, ready)));
 }
 
 /// What a shard's loops need.
@@ -546,7 +547,7 @@ struct Silent {
     silent: AtomicUsize,
 }
 
-fn build(start: ShardStart, busy: &Busy) -> std::io::Result<Parts> {
+fn build(start: ShardStart) -> std::io::Result<Parts> {
     let ShardStart { id, config, disk, keys, metrics, to_control, .. } = start;
     let mailbox = start.mailboxes[id.index()].clone();
     let dir = log_dir(&config.wal_dir, id);
@@ -561,10 +562,7 @@ fn build(start: ShardStart, busy: &Busy) -> std::io::Result<Parts> {
     let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);
     let key_reader = background::start_key_reader(id, mailbox.clone())?;
     let preparer = background::start_preparer(id, dir, Arc::clone(&disk), mailbox.clone())?;
-    // Without a core of its own the flusher may run beside its shard.
-    let of_same_core = config.shard_cores[id.index()].is_some().then(|| busy.clone());
-    let flusher =
-        background::start_flusher(id, mailbox.clone(), to_control.clone(), Arc::clone(&metrics), of_same_core)?;
+    let flusher = background::start_flusher(id, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     if id == ShardId(0) {
         metrics.dedup_damaged.add(keys.damaged);
     }

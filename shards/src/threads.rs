@@ -3,13 +3,8 @@
 //! Invariant: a thread inherits all of this from the one that started it, so whoever starts a thread for heavy work sets it.
 
 use std::{
-    cell::RefCell,
+    cell::Cell,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -20,31 +15,12 @@ const PROMPT_SLICE_NANOS: u64 = 100_000;
 /// And the longest.
 const LONG_SLICE_NANOS: u64 = 100_000_000;
 
-/// How long a thread works before it looks whether the one that it gives way to is busy.
-const WORK_MIN: Duration = Duration::from_micros(100);
-/// How long it rests at most, if that one is busy all the while: it is not to stand still for ever.
-const REST_MAX: Duration = Duration::from_millis(1);
-/// How often it looks meanwhile. With the kernel's slack it is twice as long.
-const REST: Duration = Duration::from_micros(50);
+/// How long a thread that gives way works before it offers its core to others.
+const WORK_MAX: Duration = Duration::from_micros(200);
 
 thread_local! {
-    /// Whom this thread gives way to, and since when it has worked.
-    static WAY: RefCell<Option<(Busy, Instant)>> = const { RefCell::new(None) };
-}
-
-/// Whether a thread has something to do, for those on its core that give way to it.
-#[derive(Debug, Clone, Default)]
-pub struct Busy(Arc<AtomicBool>);
-
-impl Busy {
-    /// It has something to do from now on, or nothing.
-    pub fn set(&self, busy: bool) {
-        self.0.store(busy, Relaxed);
-    }
-
-    fn get(&self) -> bool {
-        self.0.load(Relaxed)
-    }
+    /// When this thread last offered its core; `None`: it does not give way.
+    static OFFERED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// How a thread takes its turns on a core that others want too.
@@ -71,38 +47,28 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// Leaves the core to whoever else wants it: `nice` is from 0 to 19, added to nothing. At worst the thread runs as everyone
-/// does, which is logged.
+/// Leaves the core to whoever else wants it, and from now on at each [`offer`]: `nice` is from 0 to 19, added to nothing. At
+/// worst the thread runs as everyone does, which is logged.
 pub fn give_way(nice: i32) {
     take(Turns::Long);
+    OFFERED.set(Some(Instant::now()));
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::warn!(nice, %error, "a background thread runs at the priority of all others");
     }
 }
 
-/// From now on the calling thread rests at each [`offer`] while the other one, which runs on the same core, is busy.
-pub fn give_way_to(other: Busy) {
-    WAY.set(Some((other, Instant::now())));
-}
-
-/// Between two small pieces of work: leaves the core to the thread that this one gives way to, if that is busy. Returns whether
-/// it did.
+/// Between two small pieces of work: lets whoever waits for the core have it, if this thread gives way and has worked for a
+/// while. Returns whether it did.
 ///
-/// A thread that is busy while this one runs was put off for it. The scheduler does so however nice this one is, as soon as it
-/// has had less than its share, and few kernels end such a turn when it is over (`HRTICK`): most do at the next tick, 1 to 10 ms
-/// away. `sched_yield` does not help, for the other may still be the one that has had its share.
+/// Few kernels end a turn at the microsecond it is over (`HRTICK`); most do at the next tick, 1 to 10 ms away. Whoever gets a turn
+/// by fairness, however small its share, therefore has all of that time, while a thread that answers somebody stands ready.
 pub fn offer() -> bool {
-    WAY.with_borrow_mut(|way| {
-        let Some((busy, since)) = way.as_mut().filter(|(busy, since)| busy.get() && since.elapsed() >= WORK_MIN) else {
-            return false;
-        };
-        let begun = Instant::now();
-        while busy.get() && begun.elapsed() < REST_MAX {
-            thread::sleep(REST);
-        }
-        *since = Instant::now();
-        true
-    })
+    let is_time = OFFERED.get().is_some_and(|last| last.elapsed() >= WORK_MAX);
+    if is_time {
+        std::thread::yield_now();
+        OFFERED.set(Some(Instant::now()));
+    }
+    is_time
 }
 
 /// Sets how the calling thread, and all threads that it starts later, take their turns. A thread's share of its core stays the
@@ -187,22 +153,17 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_way_rests_while_the_other_is_busy_but_not_for_ever() {
+    fn only_who_gives_way_offers_its_core_and_not_too_often() {
         std::thread::spawn(|| {
-            let busy = Busy::default();
-            busy.set(true);
-            assert!(!offer(), "it gives way to nobody");
-            give_way_to(busy.clone());
             let begun = Instant::now();
-            while !offer() {
-                assert!(begun.elapsed() < Duration::from_secs(10), "it never rests");
+            while begun.elapsed() < 2 * WORK_MAX {
+                assert!(!offer(), "it gives way to nobody");
             }
-            assert!(begun.elapsed() >= WORK_MIN + REST_MAX, "it works first, and rests then");
-            busy.set(false);
+            give_way(1);
             let begun = Instant::now();
-            while begun.elapsed() < 2 * WORK_MIN {
-                assert!(!offer(), "nobody wants the core");
-            }
+            let offers =
+                std::iter::from_fn(|| (begun.elapsed() < 10 * WORK_MAX).then(offer)).filter(|&did| did).count();
+            assert!((1..=10).contains(&offers), "{offers} in ten turns");
         })
         .join()
         .expect("joined");

@@ -4,13 +4,11 @@
 //! epoll backend it runs on a helper thread, so that the reactor never blocks. Neither future may be dropped before it ends.
 
 use std::{
-    future, io,
+    future::{self, Future as _},
+    io,
     os::fd::{AsFd, BorrowedFd},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
-    pin::pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -20,7 +18,6 @@ use compio_runtime::{Runtime, RuntimeBuilder};
 
 use crate::{
     io::{BLOCK_BYTES, Disk, DiskFile},
-    threads::Busy,
     wal::WriteOp,
 };
 
@@ -50,37 +47,6 @@ pub fn build_runtime(driver: DriverType) -> io::Result<Runtime> {
         proactor.single_issuer(true).defer_taskrun(true).taskrun_flag(true);
     }
     RuntimeBuilder::new().with_proactor(proactor).sync_queue_size(WAKE_QUEUE).build()
-}
-
-/// Runs a shard's future and all that it spawns on the calling thread, to the future's end. `busy` is true whenever there is
-/// something to run.
-///
-/// # Panics
-/// If the future does, once the runtime and its tasks are gone.
-pub fn block_on<T>(runtime: Runtime, busy: &Busy, future: impl Future<Output = T>) -> T {
-    let ended = catch_unwind(AssertUnwindSafe(|| {
-        runtime.enter(|| {
-            let waker = runtime.waker();
-            let mut context = Context::from_waker(&waker);
-            let mut future = pin!(future);
-            loop {
-                busy.set(true);
-                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                    runtime.run();
-                    return output;
-                }
-                if runtime.run() {
-                    runtime.poll_with(Some(Duration::ZERO));
-                } else {
-                    busy.set(false);
-                    runtime.poll();
-                }
-            }
-        })
-    }));
-    // Tasks may not be dropped while a panic goes by.
-    drop(runtime);
-    ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// Writes a frame so that it is on stable storage when this returns `Ok`. A short write is a failure.
