@@ -2,10 +2,14 @@
 
 #[path = "deploy/files.rs"]
 mod files;
+#[path = "server/process.rs"]
+mod process;
 #[path = "deploy/promql.rs"]
 mod promql;
 #[path = "server/python.rs"]
 mod python;
+#[path = "server/rest.rs"]
+mod rest;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +20,7 @@ use std::{
 };
 
 use files::{below, is_there, list, root, run, string, text, with_ending, yaml, yaml_files};
+use process::{Server, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use ttdust::{
@@ -211,17 +216,51 @@ fn resolved(folder: &Path, path: &str) -> PathBuf {
     whole
 }
 
-#[test]
-fn seccomp_is_the_default_of_docker_and_io_uring() {
+/// The profile of `deploy/seccomp` without what it adds.
+fn profile_of_docker() -> String {
     const ADDED: &str = "\t\t{\n\t\t\t\"comment\": \"All that TTDust adds to the default profile of Docker.\",\n\t\t\t\"names\": \
                          [\n\t\t\t\t\"io_uring_enter\",\n\t\t\t\t\"io_uring_register\",\n\t\t\t\t\"io_uring_setup\"\n\t\t\t],\n\
                          \t\t\t\"action\": \"SCMP_ACT_ALLOW\"\n\t\t},\n";
-    let profile = text("deploy/seccomp/ttdust.json");
-    let default = profile.replacen(ADDED, "", 1);
+    text("deploy/seccomp/ttdust.json").replacen(ADDED, "", 1)
+}
+
+#[test]
+fn seccomp_is_the_default_of_docker_and_io_uring() {
+    let default = profile_of_docker();
     assert!(!default.contains("io_uring"));
     let digest: String = Sha256::digest(default.trim_end()).iter().map(|byte| format!("{byte:02x}")).collect();
     // Of the file that the generator names.
     assert!(text("deploy/seccomp/generate.py").contains(&format!("\"{digest}\"")), "{digest}");
+}
+
+#[test]
+fn under_the_seccomp_profile_the_server_does_its_work_on_io_uring() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (interpreter, script) = (python::interpreter(), python::script("under_seccomp.py"));
+    let settings = [("shards.io", "uring"), ("wal.quota_bytes", "256MiB"), ("buffer.flush_interval_ms", "50")];
+    let start_under = |profile: &Path| {
+        let wrapper = [interpreter.as_path(), &script, profile].map(|path| path.to_str().expect("UTF-8"));
+        Server::spawn_under(&wrapper, dir.path(), &settings)
+    };
+    let default = dir.path().join("default.json");
+    fs::write(&default, profile_of_docker()).expect("written");
+    let mut refused = start_under(&default);
+    assert!(!refused.wait().success());
+    assert!(refused.log().contains("io_uring_setup: Operation not permitted"), "{}", refused.log());
+
+    let mut server = start_under(&root().join("deploy/seccomp/ttdust.json"));
+    server.wait_until_ready();
+    let stream = rest::create_stream(&server.http, "events", &json!({"type": "object"}));
+    let path = format!("/api/v1/streams/{stream}");
+    let (status, answer) = rest::call(&server.http, "POST", &format!("{path}/records"), r#"[{"n": 1}, {"n": 2}]"#);
+    assert_eq!(status, 200, "{answer}");
+    wait_for("the flush", || {
+        let (_, body) = rest::call(&server.http, "GET", &path, "");
+        (body["statistics"]["flushed_through"] == 2).then_some(())
+    });
+    let (_, read) = rest::call(&server.http, "GET", &format!("{path}/records?limit=3"), "");
+    assert_eq!(list(&read["records"]).len(), 2, "{read}");
+    assert!(server.stop().success(), "a clean stop");
 }
 
 /// Folder and names of the secrets that `deploy/secrets.sh` draws.
