@@ -6,6 +6,7 @@
 //! the environment.
 
 mod client;
+mod manager;
 mod near;
 mod parse;
 mod reference;
@@ -16,6 +17,7 @@ mod settings;
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 pub use client::{API_KEY_VARIABLE, ClientEnvironment, ENDPOINT_VARIABLE, PROFILE_VARIABLE};
+pub use manager::ServiceManager;
 pub use reference::{reference, show};
 pub use resolve::{AuthMode, Config, PgOptions, S3Credentials, S3Options, TlsFiles, usable_cores};
 pub use secrets::RedisUrl;

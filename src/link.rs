@@ -26,6 +26,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// A shard that does not answer a snapshot for this long is stalled.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between looks whether a shard that does not answer has ended.
+const END_PAUSE: Duration = Duration::from_millis(100);
 
 /// The shard has ended: the message went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -144,13 +146,24 @@ impl ShardLink {
         if self.has_ended(shard) {
             return Err("it has ended".into());
         }
-        let (answer, wait) = oneshot::channel();
-        // No stream has a fresh id: whether the shard answers with nothing or lets go of the question, it is at work.
-        self.engine
-            .send(shard, ToShard::Snapshot(StreamId::generate(), answer))
-            .map_err(|_| "its queue is full".to_string())?;
-        time::timeout(within, wait).await.map(|_| ()).map_err(|_| format!("no answer in {} ms", within.as_millis()))
+        let (question, answer) = question();
+        self.engine.send(shard, question).map_err(|_| "its queue is full".to_string())?;
+        time::timeout(within, answer).await.map(|_| ()).map_err(|_| format!("no answer in {} ms", within.as_millis()))
     }
+
+    /// Waits until the shard has handled a message, however full its queue is and however long it takes, or has ended.
+    pub async fn heard(&self, shard: ShardId) {
+        let (question, mut answer) = question();
+        if self.deliver(shard, question).await.is_ok() {
+            while !self.has_ended(shard) && time::timeout(END_PAUSE, &mut answer).await.is_err() {}
+        }
+    }
+}
+
+/// No stream has a fresh id: whether a shard answers with nothing or lets go of the question, it is at work.
+fn question() -> (ToShard, oneshot::Receiver<BufferSnapshot>) {
+    let (answer, wait) = oneshot::channel();
+    (ToShard::Snapshot(StreamId::generate(), answer), wait)
 }
 
 /// Where each stream lives: where it is pinned by id or name, else by its hash.

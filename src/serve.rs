@@ -5,6 +5,7 @@
 //! drain that takes too long.
 
 mod inbox;
+mod manager;
 mod reload;
 mod stop;
 
@@ -34,7 +35,7 @@ use crate::{
     access::tokens::TokenKeyError,
     archive::{ArchiveError, ArchiveParts, ArchiveQueue, Archiver},
     catalog::{Catalog, CatalogError, CatalogPlace, Known},
-    config::{AuthMode, Config, UnknownStreamsPolicy},
+    config::{AuthMode, Config, ServiceManager, UnknownStreamsPolicy},
     control::{Control, ControlError, Parts},
     coordination::{Coordinator, redis::SharedLedger},
     data_dir::{DataDir, DataDirError},
@@ -58,6 +59,7 @@ use crate::{
     workers::Workers,
 };
 use inbox::{Inbox, ShardEnd};
+use manager::Manager;
 
 /// Messages of all shards that wait for control.
 const INBOX: usize = 4096;
@@ -341,6 +343,9 @@ impl Server {
 
     /// Serves until a signal, then drains.
     async fn run(mut self) -> Result<Arc<Engine>, ServeError> {
+        let manager = Manager::new(ServiceManager::of_process());
+        manager.ready().await;
+        tokio::spawn(manager.clone().keep_telling(self.link.clone()));
         tokio::select! {
             () = self.signals.next() => {}
             ended = self.ended.recv() => return Err(unasked_end(ended)),
@@ -349,6 +354,7 @@ impl Server {
         let timeout = self.config.settings().shutdown_timeout;
         tracing::info!(timeout_s = timeout.as_secs(), "draining; a second signal ends the process at once");
         self.control.start_draining();
+        manager.stopping().await;
         self.data.stop();
         let Self { engine, link, control, mut signals, mut ended, stop_http, http, .. } = self;
         tokio::select! {
