@@ -31,9 +31,7 @@ const TELLING: [u16; 4] = [1, 2, 3, 5];
 
 fn versions() -> Vec<(u16, Arc<str>)> {
     let formats = ["unix_us", "rfc3339"];
-    let told = |field: &str, target: &str| {
-        json!({"type": "timestamp", "fields": [field], "formats": formats, "target": target, "event_time": true})
-    };
+    let told = |field: &str, target: &str| json!({"type": "timestamp", "fields": [field], "formats": formats, "target": target, "event_time": true});
     let steps = [
         json!([told("t", "unix_us")]),
         json!([told("t", "rfc3339")]),
@@ -169,7 +167,7 @@ impl History {
             definition: DEFINITION.into(),
             pipeline: (version > 0).then(|| pipelines.get(version).expect("known")),
             key_fields: Arc::default(),
-            path: dir.join(format!("merged-{}.parquet", files[0].first_sequence)),
+            path: dir.join(format!("merged-{}.parquet", files[files.len() - 1].last_sequence)),
         });
         file_ref(&merged.expect("merged").file)
     }
