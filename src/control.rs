@@ -398,6 +398,7 @@ impl Control {
             QueryFailure::Memory(short) => ControlError::NoMemory(short),
             QueryFailure::Cancelled => ControlError::Internal("a query was cancelled, and its caller was not".into()),
             QueryFailure::Unavailable(reason) | QueryFailure::StoreAway(reason) => ControlError::Unavailable(reason),
+            QueryFailure::NoEventTime(detail) => ControlError::field("time_field", detail),
             QueryFailure::Internal(reason) => ControlError::Internal(reason),
         })
     }

@@ -3,6 +3,7 @@
 //! Label sets are bounded: shards, routes, status classes. Every name stands in [`METRICS`]; a test holds the two together.
 
 mod process;
+mod queries;
 mod rates;
 mod shards;
 mod tls;
@@ -15,7 +16,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
+use ttdust_shards::{memory::Pool, query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
 
 use crate::{catalog::PgFigures, link::ShardLink, objects::S3Figures};
 
@@ -55,6 +56,13 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_query_requests_total", "counter", "status", "time-range queries and lookups"),
     info("ttdust_query_latency_seconds", "histogram", "", "a query from its arrival to its answer"),
     info("ttdust_query_execution_duration_seconds", "histogram", "", "a query's time on a worker"),
+    info(
+        "ttdust_query_memory_bytes",
+        "gauge",
+        "",
+        "memory that queries hold now, with answers that their clients have not taken yet",
+    ),
+    info("ttdust_query_memory_limit_bytes", "gauge", "", "what all queries may hold: query.memory_total_bytes"),
     info("ttdust_query_records_returned", "histogram", "", "records in an answer"),
     info("ttdust_query_partitions_scanned", "histogram", "", "hours looked into for an answer"),
     info(
@@ -165,6 +173,7 @@ pub struct ControlMetrics {
     query_execution: Histogram,
     query_records: Histogram,
     query_partitions: Histogram,
+    query_memory: queries::QueryMemory,
     cache_hits: Family<Labels, Counter>,
     cache_misses: Family<Labels, Counter>,
     produced: Family<Labels, Counter>,
@@ -193,6 +202,7 @@ impl Default for ControlMetrics {
             query_execution: Histogram::new(SECONDS),
             query_records: Histogram::new(ROWS),
             query_partitions: Histogram::new(PARTITIONS),
+            query_memory: Default::default(),
             cache_hits: Family::default(),
             cache_misses: Family::default(),
             produced: Family::default(),
@@ -257,6 +267,12 @@ impl ControlMetrics {
     /// A worker was done with a query.
     pub fn query_executed(&self, duration: Duration) {
         self.query_execution.observe(duration.as_secs_f64());
+    }
+
+    /// Queries hold their memory in this pool.
+    pub fn query_memory_is(&self, pool: &Arc<Pool>) {
+        // There is one set of queries a server.
+        let _ = self.query_memory.set(Arc::clone(pool));
     }
 
     /// Files were committed.
@@ -444,6 +460,7 @@ impl Exposition {
         let metrics: Vec<_> = link.map_or_else(Vec::new, |link| {
             link.shards().map(|shard| Arc::clone(link.engine().metrics(shard))).collect()
         });
+        ours.register_collector(Box::new(queries::QueryMemoryCollector(Arc::clone(&control.query_memory))));
         ours.register_collector(Box::new(tls::TlsCollector {
             control: Arc::clone(&control.tls),
             shards: metrics.clone(),

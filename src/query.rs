@@ -18,7 +18,7 @@ use ttdust_shards::{
     parquet::cache::FileCache,
     query::{
         Bounds, BufferSnapshot, Cancel, FileRef, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, QueryContext,
-        QueryError, decode_cursor,
+        QueryError, TimeField, decode_cursor,
     },
     snapshot::{StreamEntry, StreamState},
 };
@@ -69,6 +69,21 @@ pub fn order(text: Option<&str>) -> Result<Order, QueryParameterError> {
         None | Some("asc") => Ok(Order::Ascending),
         Some("desc") => Ok(Order::Descending),
         Some(_) => Err(QueryParameterError { parameter: "order", message: "order is asc or desc".to_owned() }),
+    }
+}
+
+/// Which time a range is of.
+///
+/// # Errors
+/// It is none.
+pub fn time_field(text: Option<&str>) -> Result<TimeField, QueryParameterError> {
+    match text {
+        None | Some("ingest") => Ok(TimeField::Ingest),
+        Some("event") => Ok(TimeField::Event),
+        Some(_) => {
+            let message = "time_field is ingest or event".to_owned();
+            Err(QueryParameterError { parameter: "time_field", message })
+        }
     }
 }
 
@@ -133,6 +148,7 @@ impl Queries {
         let QueryParts { lists, link, workers, publisher, metrics } = parts;
         let cache = Arc::new(FileCache::new(limits.cache_bytes));
         let memory = Pool::new(limits.memory_total_bytes);
+        metrics.query_memory_is(&memory);
         Self { lists, link, workers, publisher, metrics, cache, memory, limits }
     }
 
@@ -166,7 +182,7 @@ impl Queries {
             Err(QueryFailure::TimedOut) => "timeout",
             Err(QueryFailure::Cancelled) => "cancelled",
             Err(QueryFailure::Unavailable(_) | QueryFailure::StoreAway(_)) => "unavailable",
-            Err(QueryFailure::Deleting) => "error",
+            Err(QueryFailure::Deleting | QueryFailure::NoEventTime(_)) => "error",
             Err(QueryFailure::Internal(reason)) => {
                 tracing::error!(%reason, "a query failed");
                 "error"
@@ -283,5 +299,8 @@ mod tests {
         assert_eq!(order(None), Ok(Order::Ascending));
         assert_eq!(order(Some("desc")), Ok(Order::Descending));
         assert!(order(Some("DESC")).is_err());
+        assert_eq!(time_field(None), Ok(TimeField::Ingest));
+        assert_eq!(time_field(Some("event")), Ok(TimeField::Event));
+        assert!(time_field(Some("")).is_err());
     }
 }

@@ -17,7 +17,7 @@ use ttdust_proto::ingestion::OnInvalid;
 use ttdust_shards::{
     ids::StreamId,
     pipeline::{Runner, Verdict},
-    query::{Cancel, Order, Query, RecordRow, TimeRangeQuery},
+    query::{Cancel, Order, Query, RecordRow, TimeField, TimeRangeQuery},
     snapshot::StreamEntry,
     transform::encode_metadata,
     validate::Validator,
@@ -248,6 +248,7 @@ impl Replays {
         loop {
             let query = Query::TimeRange(TimeRangeQuery {
                 stream: letters,
+                time_field: TimeField::Ingest,
                 start_unix_micros: filter.start.unwrap_or(i64::MIN),
                 end_unix_micros: end,
                 limit: PAGE,

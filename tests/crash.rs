@@ -143,6 +143,7 @@ async fn read(address: SocketAddr, after: i64) -> Vec<(i64, Bytes)> {
             limit: Some(5000),
             cursor: cursor.take(),
             order: None,
+            time_field: None,
         };
         let answer: TimeRangeQueryResponse = client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");
         rows.extend(answer.records.into_iter().map(|record| (record.sequence_number, record.payload)));

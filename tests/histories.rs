@@ -1,6 +1,6 @@
-//! Random histories of a stream against a plain model: records that come in, flushes, merges, changes of the schema, retention,
-//! deletion, clean stops and `kill -9`, with the files on disk, and in an S3 store that fails as it goes. After each step every
-//! kind of query is asked for what the model knows, while the server goes on with its upkeep.
+//! Random histories of a stream against a plain model: records that come in, flushes, merges, changes of the schema and of what
+//! tells when events were, retention, deletion, clean stops and `kill -9`, with the files on disk, and in an S3 store that fails
+//! as it goes. After each step every kind of query is asked for what the model knows, while the server goes on with its upkeep.
 //!
 //! A failure names its seed; `TTDUST_HISTORIES=n` runs n more of each kind.
 

@@ -293,6 +293,7 @@ async fn written(address: SocketAddr) -> BTreeMap<(String, u64), i64> {
             limit: Some(5000),
             cursor: cursor.take(),
             order: None,
+            time_field: None,
         };
         let answer: TimeRangeQueryResponse = client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");
         for record in answer.records {

@@ -1,5 +1,5 @@
 //! Queries against a whole server: key lookups and both orders, over REST and from Python, while rows move to files and over
-//! a restart; what ends a query early.
+//! a restart; what ends a query early, and a client that does not take its answer.
 
 #[path = "../shards/tests/engine/client.rs"]
 mod client;
@@ -12,7 +12,11 @@ mod python;
 #[path = "server/rest.rs"]
 mod rest;
 
-use std::path::Path;
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    path::Path,
+};
 
 use bytes::Bytes;
 use client::Client;
@@ -177,6 +181,8 @@ fn a_query_that_takes_too_long_is_told_so() {
     let stream = create_stream(&server, "s", &["n"]);
     block_on(async {
         let mut producer = Producer::connect(&server.grpc, "s").await;
+        // What is escaped may be anything.
+        let record = |row: i64| Bytes::from(json!({"n": row % 7, "text": format!("{row}\n")}).to_string());
         for batch in 0..100 {
             producer.append((0..500).map(|row| record(batch * 500 + row)).collect()).await.expect("taken");
         }
@@ -254,9 +260,10 @@ fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
             limit: Some(1000),
             ..TimeRangeQueryRequest::default()
         };
-        let mut held = Vec::new();
-        let (problem, head) = loop {
-            assert!(held.len() < 20, "20 answers are held, and there is memory for more");
+        let (mut held, mut by_rest, mut by_grpc) = (Vec::new(), None, None);
+        // Those that hold it are ended after a while, and then there is room again for a moment.
+        while by_rest.is_none() || by_grpc.is_none() {
+            assert!(held.len() < 50, "50 answers are held, and there is memory for more");
             let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
             let mut call = client.call(path::QUERY_TIME_RANGE).await;
             call.send(&request).await;
@@ -267,26 +274,90 @@ fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
             let (status, head, answer) = rest::call_with(&server.http, "GET", &path, &[], "");
             if status != 200 {
                 assert_eq!(status, 429, "{answer}");
-                break (answer, head);
+                by_rest = Some((answer, head));
             }
-        };
+            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+            by_grpc = client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await.err().or(by_grpc);
+        }
+        let (problem, head) = by_rest.expect("seen above");
         assert_eq!(problem["code"], "RESOURCE_EXHAUSTED", "{problem}");
         assert!(problem["detail"].as_str().is_some_and(|text| text.contains("query.memory_total_bytes")), "{problem}");
         assert!(head.contains("retry-after:"), "{head}");
-        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
-        let refused = client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await;
-        let ended = refused.expect_err("there is no memory");
+        let ended = by_grpc.expect("seen above");
         assert_eq!((ended.code, ended.reason.as_str()), (8, "QUERY_MEMORY_FULL"), "{ended:?}");
         assert!(ended.retry_after.is_some(), "{ended:?}");
         assert!(metric(&server, "ttdust_query_requests_total{status=\"memory\"}") >= 2.0);
-        // One that is taken makes room, and so does a client that goes away.
-        let (_client, mut call) = held.swap_remove(0);
-        let answer: TimeRangeQueryResponse = call.receive().await.expect("what was answered");
-        assert!(!answer.records.is_empty());
+        // Clients that go away make room.
         drop(held);
     });
     wait_for("room", || (get(&server, &stream, "limit=1").0 == 200).then_some(()));
+    wait_for("all memory back", || (metric(&server, "ttdust_query_memory_bytes ") == 0.0).then_some(()));
     check(&server);
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn clients_that_take_nothing_are_ended_for_those_who_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [
+        SMALL,
+        ("query.memory_bytes", "8MiB"),
+        ("query.memory_total_bytes", "20MiB"),
+        ("buffer.flush_interval_ms", "3600000"),
+    ];
+    let server = Server::start(dir.path(), &settings);
+    let stream = create_stream(&server, "s", &["id"]);
+    let memory = || metric(&server, "ttdust_query_memory_bytes ");
+    assert_eq!(metric(&server, "ttdust_query_memory_limit_bytes "), f64::from(20 << 20));
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        for row in 0..40 {
+            producer.append(vec![large(row, 600_000)]).await.expect("taken");
+        }
+        // One that asks by REST and does not read, and as many by gRPC as there is memory for.
+        let mut unread = TcpStream::connect(&server.http).expect("connected");
+        let path = format!("/api/v1/streams/{stream}/records?limit=1000");
+        unread.write_all(format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", server.http).as_bytes()).expect("sent");
+        wait_for("its answer", || (memory() > 4e6).then_some(()));
+        let request = TimeRangeQueryRequest {
+            stream_id: "s".into(),
+            end_time_unix_micros: i64::MAX,
+            limit: Some(1000),
+            ..TimeRangeQueryRequest::default()
+        };
+        let mut held = Vec::new();
+        loop {
+            assert!(held.len() < 20, "20 answers are held, and there is memory for more");
+            let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+            let mut call = client.call(path::QUERY_TIME_RANGE).await;
+            call.send(&request).await;
+            call.finish();
+            call.opened().await;
+            held.push((client, call));
+            if get(&server, &stream, "limit=1").0 == 429 {
+                break;
+            }
+        }
+        // Whoever asks again, as it was told to, is answered while the others are still there.
+        wait_for("an answer", || (get(&server, &stream, "limit=1").0 == 200).then_some(()));
+        wait_for("all memory back", || (memory() == 0.0).then_some(()));
+        let answer = producer.client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await;
+        assert!(answer.expect("an answer").records.len() > 2);
+        for (_client, mut call) in held {
+            let ended = call.receive_or_cut::<TimeRangeQueryResponse>().await;
+            assert!(ended.is_none(), "cut off, and not at its end: {ended:?}");
+        }
+        let mut answer = Vec::new();
+        // The connection may have been reset.
+        let _ = unread.read_to_end(&mut answer);
+        let head = String::from_utf8_lossy(&answer[..answer.len().min(1000)]).to_lowercase();
+        let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        assert!(
+            length.is_some_and(|length: usize| answer.len() < length),
+            "cut off: {} bytes of {length:?}",
+            answer.len()
+        );
+    });
     assert!(server.stop().success(), "a clean stop");
 }
 

@@ -2,10 +2,11 @@
 //!
 //! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
 //! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
-//! `rows` (the answer to many records), `status` (how it ends).
+//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends).
 
 pub mod access;
 pub mod admin;
+pub mod answer;
 pub mod append;
 pub mod exchange;
 pub mod framing;

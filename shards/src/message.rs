@@ -353,6 +353,8 @@ pub enum QueryFailure {
     StoreAway(String),
     /// There is no memory for it.
     Memory(MemoryShort),
+    /// It is by times of events, and nothing tells these of the stream's records; what to do.
+    NoEventTime(String),
     /// Files or log could not be read.
     Internal(String),
 }
@@ -363,6 +365,7 @@ impl From<QueryError> for QueryFailure {
             QueryError::TimedOut => Self::TimedOut,
             QueryError::Cancelled => Self::Cancelled,
             QueryError::Memory(short) => Self::Memory(short),
+            QueryError::NoEventTime => Self::NoEventTime(error.to_string()),
             error if error.is_of_a_store_that_is_away() => Self::StoreAway(error.to_string()),
             QueryError::File(_) | QueryError::Log(_) | QueryError::Pipeline(_) => Self::Internal(error.to_string()),
         }

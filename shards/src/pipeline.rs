@@ -136,6 +136,13 @@ impl Pipeline {
         Some(EventTime::new(&pointer_of(&path), *target))
     }
 
+    /// Whether this field of an output, where it is there, is the record's own as it was written: name and value.
+    #[must_use]
+    pub fn leaves(&self, field: &str) -> bool {
+        let path = path_of(field);
+        !self.steps.iter().any(|step| fit::may_change(step, &path))
+    }
+
     /// Whether a record may become a dead letter by a step's wish.
     #[must_use]
     pub fn has_dead_letters(&self) -> bool {

@@ -5,13 +5,14 @@
 
 mod bounds;
 pub mod cursor;
+mod events;
 mod lookup;
 mod range;
 
 pub use bounds::{Bounds, Cancel, CancelOnDrop};
 pub use cursor::{CursorError, Order, decode_cursor, encode_cursor};
 pub use lookup::{KeyLookup, LookupError, RECORD_ID_FIELD, Wanted, lookup};
-pub use range::{ANSWER_BYTES_MAX, TimeRangeQuery, time_range, time_range_within};
+pub use range::{ANSWER_BYTES_MAX, TimeField, TimeRangeQuery, time_range, time_range_within};
 
 use std::{ops::Range, sync::Arc};
 
@@ -187,6 +188,11 @@ pub enum QueryError {
     /// Rows are of a version of the pipeline that is not at hand.
     #[error(transparent)]
     Pipeline(#[from] UnknownPipeline),
+    /// It is by times of events, and nothing tells these.
+    #[error(
+        "the stream has no time of events: give its pipeline a timestamp step with \"event_time\": true, or ask by time of ingestion"
+    )]
+    NoEventTime,
     /// Its deadline passed.
     #[error("the query did not end within its time limit")]
     TimedOut,

@@ -63,6 +63,7 @@ async fn read_all(client: &mut Client) -> Vec<(i64, Bytes)> {
             limit: Some(700),
             cursor,
             order: None,
+            time_field: None,
         };
         let answer: TimeRangeQueryResponse = client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");
         rows.extend(answer.records.into_iter().map(|record| (record.sequence_number, record.payload)));

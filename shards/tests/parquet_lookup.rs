@@ -212,6 +212,7 @@ fn a_lookup_takes_few_round_trips_and_none_when_all_is_known() {
     elsewhere.counted.rounds.lock().unwrap().clear();
     let query = ttdust_shards::query::TimeRangeQuery {
         stream: elsewhere.buffer.stream,
+        time_field: ttdust_shards::query::TimeField::Ingest,
         start_unix_micros: i64::MIN,
         end_unix_micros: i64::MAX,
         limit: 1000,

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use history::{History, SCHEMA};
 use ttdust_shards::{
     parquet::{self, source::FileSource},
-    query::{ANSWER_BYTES_MAX, BufferSnapshot, FileRef, LIMIT_MAX, Order, RecordRow, TimeRangeQuery, time_range},
+    query::{
+        ANSWER_BYTES_MAX, BufferSnapshot, FileRef, LIMIT_MAX, Order, RecordRow, TimeField, TimeRangeQuery, time_range,
+    },
     transform::encode_metadata,
     wal::batch::RowBatch,
 };
@@ -26,6 +28,7 @@ impl History {
         let (start, end) = (time(random), time(random));
         TimeRangeQuery {
             stream: self.stream.id,
+            time_field: TimeField::Ingest,
             start_unix_micros: if random.chance(4) { i64::MIN } else { start },
             end_unix_micros: if random.chance(4) { i64::MAX } else { end },
             limit: if random.chance(3) { LIMIT_MAX } else { 1 + random.below(40) as usize },
@@ -120,6 +123,7 @@ fn rows_up_to_the_flush_come_from_files_and_later_ones_from_the_buffer() {
         let (start_unix_micros, end_unix_micros) = (0, 5);
         let query = TimeRangeQuery {
             stream,
+            time_field: TimeField::Ingest,
             start_unix_micros,
             end_unix_micros,
             limit: 100,
@@ -157,6 +161,7 @@ fn rows_are_found_across_pages_and_row_groups() {
             let bound = history.rows[row].timestamp_unix_micros + shift;
             let mut query = TimeRangeQuery {
                 stream: history.stream.id,
+                time_field: TimeField::Ingest,
                 start_unix_micros: bound,
                 end_unix_micros: bound + 10,
                 limit: 100,
@@ -178,6 +183,7 @@ fn only_what_is_needed_is_read() {
     let middle = &history.rows[history.rows.len() / 2];
     let query = TimeRangeQuery {
         stream: history.stream.id,
+        time_field: TimeField::Ingest,
         start_unix_micros: middle.timestamp_unix_micros,
         end_unix_micros: i64::MAX,
         limit: 10,
@@ -222,6 +228,7 @@ fn an_answer_of_large_records_ends_early() {
         };
         let mut query = TimeRangeQuery {
             stream: stream.id,
+            time_field: TimeField::Ingest,
             start_unix_micros: 0,
             end_unix_micros: 40,
             limit: 1000,
@@ -266,6 +273,7 @@ fn an_answer_of_much_metadata_ends_early_too() {
     };
     let query = TimeRangeQuery {
         stream: stream.id,
+        time_field: TimeField::Ingest,
         start_unix_micros: 0,
         end_unix_micros: 1,
         limit: LIMIT_MAX,

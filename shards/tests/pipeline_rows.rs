@@ -22,8 +22,8 @@ use ttdust_shards::{
     parquet::{self as files, merge},
     pipeline::Pipelines,
     query::{
-        BufferSnapshot, FileRef, KeyLookup, Order, RECORD_ID_FIELD, RecordRow, TimeRangeQuery, Wanted, lookup,
-        time_range,
+        BufferSnapshot, FileRef, KeyLookup, Order, RECORD_ID_FIELD, RecordRow, TimeField, TimeRangeQuery, Wanted,
+        lookup, time_range,
     },
     record::keys::KeyField,
     tail::page::{PageAsk, Position},
@@ -209,6 +209,7 @@ impl History {
         let (start_unix_micros, end_unix_micros) = (i64::MIN, i64::MAX);
         let mut query = TimeRangeQuery {
             stream: self.stream.id,
+            time_field: TimeField::Ingest,
             start_unix_micros,
             end_unix_micros,
             limit,
@@ -440,4 +441,59 @@ fn rows_of_an_unknown_version_fail_instead_of_being_shown_as_they_are() {
     let reading = Reading::new(0);
     let query = KeyLookup { stream: stream.id, wanted: Wanted::Sequence(1) };
     assert!(lookup(&query, &buffer, &[], &reading.context()).is_err());
+}
+
+#[test]
+fn a_key_is_found_in_what_the_pipeline_makes_of_it_and_nowhere_else() {
+    let steps = json!([
+        {"type": "coerce", "fields": ["n"], "to": "integer"},
+        {"type": "rename", "fields": {"/user/id": "key"}},
+        {"type": "exclude", "fields": ["name"]},
+    ]);
+    let pipelines = Arc::new(Pipelines::new(1, [(1, steps.to_string().into())]));
+    let pipeline = pipelines.get(1).expect("known");
+    for (field, is_left) in [
+        ("n", false),
+        ("/n", false),
+        ("/user/key", false),
+        ("/user/id", false),
+        ("/user/id/deeper", false),
+        ("/user/other", true),
+        ("/other/key", true),
+        ("key", true),
+        ("name", true),
+        ("id", true),
+    ] {
+        assert_eq!(pipeline.leaves(field), is_left, "{field}");
+    }
+    let mut stream = Stream::new();
+    stream.pipeline_version = 1;
+    let record =
+        |n: &str, id: u32| Bytes::from(format!(r#"{{"id":{id},"n":"{n}","user":{{"id":"u{id}"}},"name":"x"}}"#));
+    let batch = stream.batch(10 * MICROS_AN_HOUR, b"", &[record(" +7", 1), record("8", 20), record("7.0", 3)]);
+    let buffer = BufferSnapshot {
+        stream: stream.id,
+        batches: vec![batch],
+        flushed_through: 0,
+        last_sequence: 3,
+        next_sequence: 4,
+        pipelines,
+    };
+    let reading = Reading::new(0);
+    for (field, key, expected) in [
+        ("n", "7", Some(3)),
+        ("n", "8", Some(2)),
+        ("n", " +7", None),
+        ("/user/key", "u20", Some(2)),
+        ("/user/id", "u20", None),
+        ("name", "x", None),
+        ("id", "1", Some(1)),
+        ("id", "20", Some(2)),
+        ("id", "2", None),
+    ] {
+        let wanted = Wanted::Key { field: KeyField::new(field), key: key.to_owned() };
+        let answer =
+            lookup(&KeyLookup { stream: stream.id, wanted }, &buffer, &[], &reading.context()).expect("an answer");
+        assert_eq!(answer.records.first().map(|row| row.sequence), expected, "{field} {key}");
+    }
 }

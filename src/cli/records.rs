@@ -20,12 +20,15 @@ pub(super) const PAGE_MAX: u64 = 10_000;
 pub struct Query {
     /// The stream's name or id.
     stream: String,
-    /// Records ingested at or after this time: RFC 3339, Unix microseconds, or how long ago, such as 15m.
+    /// Records whose time is this one or a later one: RFC 3339, Unix microseconds, or how long ago, such as 15m.
     #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
     start: Option<i64>,
-    /// Records ingested before this time.
+    /// Records whose time is before this one.
     #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
     end: Option<i64>,
+    /// Which time: when a record was ingested, or when its event was, where the stream's pipeline tells.
+    #[arg(long, value_enum, default_value_t = Time::Ingest)]
+    time: Time,
     /// At most so many.
     #[arg(long, value_name = "N", default_value_t = 100, conflicts_with = "all")]
     limit: u64,
@@ -62,6 +65,15 @@ enum Order {
     Asc,
     /// Newest first.
     Desc,
+}
+
+/// A record's times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Time {
+    /// When it was ingested.
+    Ingest,
+    /// When its event was.
+    Event,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +153,9 @@ pub(super) async fn query(query: Query, session: &mut Session) -> Outcome {
         let mut asked = vec![("limit", left.min(PAGE_MAX).to_string()), ("order", order.to_owned())];
         asked.extend(query.start.map(|micros| ("start", micros.to_string())));
         asked.extend(query.end.map(|micros| ("end", micros.to_string())));
+        if query.time == Time::Event {
+            asked.push(("time_field", "event".to_owned()));
+        }
         asked.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let answer = api.get(&path, &asked).await?;
         let page: Page<'_> = serde_json::from_str(answer.text()?).map_err(|error| unreadable(&error))?;

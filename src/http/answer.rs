@@ -8,6 +8,7 @@ use axum::{
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Serialize;
+use ttdust_shards::memory::{Held, Patience, held_bytes};
 
 use super::{
     AsItIs,
@@ -151,12 +152,16 @@ impl<A: IntoResponse, B: IntoResponse> IntoResponse for Either<A, B> {
 #[derive(Debug)]
 pub(super) struct Written<T> {
     text: Bytes,
+    /// For the connection, which ends a client that does not take it.
+    patience: Patience,
     form: std::marker::PhantomData<T>,
 }
 
 impl<T> Written<T> {
-    pub(super) fn new(text: Bytes) -> Self {
-        Self { text, form: std::marker::PhantomData }
+    /// This text, which holds memory of queries until the client has taken it.
+    pub(super) fn new(text: Vec<u8>, held: Held) -> Self {
+        let patience = held.patience();
+        Self { text: held_bytes(text, held), patience, form: std::marker::PhantomData }
     }
 }
 
@@ -168,7 +173,9 @@ impl<T: JsonSchema> Answers for Written<T> {
 
 impl<T> IntoResponse for Written<T> {
     fn into_response(self) -> Response {
-        json(self.text)
+        let mut response = json(self.text);
+        response.extensions_mut().insert(self.patience);
+        response
     }
 }
 

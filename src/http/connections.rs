@@ -27,7 +27,7 @@ use ttdust_shards::{
     tls::{self, FIRST_BYTE, HANDSHAKE_TIMEOUT, HandshakeOutcome, LINGER_TIMEOUT, PeerIdentity},
 };
 
-use self::patience::Patient;
+use self::patience::{Patient, UnderWay};
 use super::extract::PeerAddress;
 use crate::metrics::ControlMetrics;
 
@@ -75,17 +75,18 @@ pub async fn serve(
                 let (router, mut stop, open) = (router.clone(), stop.clone(), metrics.http_connection());
                 let (tls, metrics) = (tls.as_ref().map(|tls| Arc::clone(&tls.borrow())), Arc::clone(&metrics));
                 tokio::spawn(async move {
+                    let answer = UnderWay::default();
                     match tls {
                         Some(config) => {
-                            let stream = Patient::new(stream, STALL_TIMEOUT);
+                            let stream = Patient::new(stream, STALL_TIMEOUT, answer.clone());
                             if let Some((stream, peer)) = secure(stream, config, &metrics, &mut stop).await {
-                                connection(stream, address, peer, router, stop).await;
+                                connection(stream, (address, peer), router, answer, stop).await;
                             }
                         }
                         None if speaks_tls(&stream, &metrics, &mut stop).await => {}
                         None => {
-                            let stream = Patient::new(stream, STALL_TIMEOUT);
-                            connection(stream, address, None, router, stop).await;
+                            let stream = Patient::new(stream, STALL_TIMEOUT, answer.clone());
+                            connection(stream, (address, None), router, answer, stop).await;
                         }
                     }
                     drop((slot, open));
@@ -171,9 +172,9 @@ async fn speaks_tls(stream: &TcpStream, metrics: &ControlMetrics, stop: &mut wat
 
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
-    address: IpAddr,
-    peer: Option<PeerIdentity>,
+    (address, peer): (IpAddr, Option<PeerIdentity>),
     router: Router,
+    answer: UnderWay,
     mut stop: watch::Receiver<bool>,
 ) {
     let router = TowerToHyperService::new(router);
@@ -182,7 +183,13 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        router.call(request)
+        let (answering, answer) = (router.call(request), answer.clone());
+        async move {
+            answering.await.map(|mut response| {
+                answer.set(response.extensions_mut().remove());
+                response
+            })
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -219,10 +226,11 @@ mod tests {
         let (mut client, server) = tokio::io::duplex(4096);
         let (_stop, stopped) = watch::channel(false);
         let address = IpAddr::from([127, 0, 0, 1]);
-        let server = Patient::new(server, Duration::from_millis(50));
+        let answer = UnderWay::default();
+        let server = Patient::new(server, Duration::from_millis(50), answer.clone());
         client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
         // It ends although the client is there and takes nothing: otherwise this waits for ever.
-        connection(server, address, None, router, stopped).await;
+        connection(server, (address, None), router, answer, stopped).await;
         drop(client);
     }
 }

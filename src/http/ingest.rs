@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use ttdust_proto::ingestion::{AppendResponse, IngestError, OnInvalid, Status as RecordStatus};
 use ttdust_shards::{
     access::{Action, Principal},
+    memory::Held,
     rows::takes_records,
     status::Status,
 };
@@ -169,7 +170,7 @@ async fn post(
         return Err(all_refused(&answer));
     }
     let text = serde_json::to_vec(&Appended::of(answer)).expect("plain members always serialise");
-    Ok(Written::new(text.into()))
+    Ok(Written::new(text, Held::default()))
 }
 
 fn on_invalid(text: Option<&str>) -> Result<OnInvalid, Problem> {

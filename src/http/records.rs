@@ -12,8 +12,7 @@ use serde_json::Value;
 use ttdust_shards::{
     access::Action,
     ids::{RecordId, StreamId},
-    memory::held_bytes,
-    query::{KeyLookup, LIMIT_MAX, Order, QueryAnswer, RecordRow, TimeRangeQuery, encode_cursor},
+    query::{KeyLookup, LIMIT_MAX, Order, QueryAnswer, RecordRow, TimeField, TimeRangeQuery, encode_cursor},
 };
 
 use super::{
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{
     calendar::{parse_time, rfc3339},
-    query::{after_cursor, limit, order},
+    query::{after_cursor, limit, order, time_field},
 };
 
 pub(super) fn routes() -> Vec<Route> {
@@ -34,7 +33,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get(
             path,
             "listRecords",
-            "Read records in the order of their times of ingestion, or the latest with a key",
+            "Read records in the order in which they were ingested, or the latest with a key",
             get,
         )
         .fails(&[StatusCode::CONFLICT, StatusCode::GATEWAY_TIMEOUT]),
@@ -44,10 +43,14 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReadRecords {
-    /// Records ingested at or after this time: RFC 3339, or Unix microseconds.
+    /// Records whose time is this one or a later one: RFC 3339, or Unix microseconds.
     start: Option<String>,
-    /// Records ingested before this time, which is after `start`.
+    /// Records whose time is before this one, which is after `start`.
     end: Option<String>,
+    /// Which time of a record `start` and `end` are of: when it was ingested, or when its event was, where the stream's pipeline
+    /// tells; ingest where it is missing. Records come in the order of ingestion all the same.
+    #[schemars(with = "Option<TimeFieldName>")]
+    time_field: Option<String>,
     /// At most this many records; 1000 where it is missing.
     #[schemars(with = "Option<u32>", range(min = 1, max = LIMIT_MAX))]
     limit: Option<String>,
@@ -70,6 +73,15 @@ struct ReadRecords {
 enum OrderName {
     Asc,
     Desc,
+}
+
+/// What `time_field` takes.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "the document is made from it")]
+enum TimeFieldName {
+    Ingest,
+    Event,
 }
 
 /// The form of the answer, which [`page_body`] and [`lookup_body`] write as text.
@@ -139,13 +151,13 @@ async fn get(
             KeyLookup::plan(&stream, field, value).map_err(|error| Problem::invalid(error.parameter, error.message))?;
         let answer = app.control.lookup(query).await?;
         let text = lookup_body(stream.id, &answer, start.elapsed());
-        return Ok(Written::new(held_bytes(text, answer.held)));
+        return Ok(Written::new(text, answer.held));
     }
     let query = time_range(stream.id, &asked)?;
     let order = query.order;
     let answer = app.control.records(query).await?;
     let text = page_body(stream.id, &answer, order, start.elapsed());
-    Ok(Written::new(held_bytes(text, answer.held)))
+    Ok(Written::new(text, answer.held))
 }
 
 /// The key to look up, if that is what was asked for.
@@ -159,6 +171,7 @@ fn key(asked: &ReadRecords) -> Result<Option<(&str, &str)>, Problem> {
     let others = [
         ("start", &asked.start),
         ("end", &asked.end),
+        ("time_field", &asked.time_field),
         ("limit", &asked.limit),
         ("cursor", &asked.cursor),
         ("order", &asked.order),
@@ -174,7 +187,10 @@ fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, P
         None => Ok(default),
         Some(text) => parse_time(text).map_err(no_time(parameter)),
     };
-    let start_unix_micros = bound("start", asked.start.as_ref(), 0)?;
+    let time_field = time_field(asked.time_field.as_deref())?;
+    // Events may well have been before 1970.
+    let earliest = if time_field == TimeField::Event { i64::MIN } else { 0 };
+    let start_unix_micros = bound("start", asked.start.as_ref(), earliest)?;
     let end_unix_micros = bound("end", asked.end.as_ref(), i64::MAX)?;
     if start_unix_micros >= end_unix_micros {
         return Err(Problem::invalid("end", "end must be after start"));
@@ -182,6 +198,7 @@ fn time_range(stream: StreamId, asked: &ReadRecords) -> Result<TimeRangeQuery, P
     let order = order(asked.order.as_deref())?;
     Ok(TimeRangeQuery {
         stream,
+        time_field,
         start_unix_micros,
         end_unix_micros,
         limit: limit(asked.limit.as_deref())?,
@@ -316,6 +333,7 @@ mod tests {
         let asked = |start: &str, end: &str| ReadRecords {
             start: Some(start.into()),
             end: Some(end.into()),
+            time_field: None,
             limit: None,
             cursor: None,
             order: None,
@@ -330,6 +348,12 @@ mod tests {
         assert!(time_range(stream, &ReadRecords { limit: Some("0".into()), ..asked("1", "2") }).is_err());
         assert!(time_range(stream, &ReadRecords { cursor: Some("x".into()), ..asked("1", "2") }).is_err());
         assert!(time_range(stream, &ReadRecords { order: Some("up".into()), ..asked("1", "2") }).is_err());
+        let of_events = |asked: ReadRecords| ReadRecords { time_field: Some("event".into()), ..asked };
+        let query = time_range(stream, &of_events(asked("-5", "2"))).expect("valid");
+        assert_eq!((query.time_field, query.start_unix_micros), (TimeField::Event, -5));
+        let from_the_first = ReadRecords { start: None, ..asked("", "2") };
+        assert_eq!(time_range(stream, &of_events(from_the_first)).expect("valid").start_unix_micros, i64::MIN);
+        assert!(time_range(stream, &ReadRecords { time_field: Some("_event_ts".into()), ..asked("1", "2") }).is_err());
     }
 
     #[test]
@@ -337,7 +361,16 @@ mod tests {
         let asked = |field: Option<&str>, value: Option<&str>, limit: Option<&str>| {
             let owned = |text: Option<&str>| text.map(str::to_owned);
             let (key_field, key_value, limit) = (owned(field), owned(value), owned(limit));
-            ReadRecords { start: None, end: None, cursor: None, order: None, limit, key_field, key_value }
+            ReadRecords {
+                start: None,
+                end: None,
+                time_field: None,
+                cursor: None,
+                order: None,
+                limit,
+                key_field,
+                key_value,
+            }
         };
         assert!(matches!(key(&asked(None, None, Some("1"))), Ok(None)));
         assert!(matches!(key(&asked(Some("id"), Some(""), None)), Ok(Some(("id", "")))));

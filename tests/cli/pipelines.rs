@@ -57,3 +57,34 @@ fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() 
     client.run(&["pipeline", "delete", "events", "--yes"]).ok();
     assert!(client.run(&["pipeline", "get", "events"]).fails(4).err.contains("ttdust pipeline create"));
 }
+
+#[test]
+fn records_are_asked_for_by_the_time_of_their_event() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &[]);
+    let client = Client::new(&server.http);
+    let definition = json!({"type": "object", "properties": {"id": {"type": "integer"}, "at": {"type": "string"}}});
+    client.with_input(&["schema", "create", "events", "-"], &definition.to_string()).ok();
+    client.run(&["stream", "create", "events", "--schema", "events"]).ok();
+    let refused = client.run(&["query", "events", "--time", "event"]).fails(1);
+    assert!(refused.err.contains("event_time") && refused.err.contains("time_field"), "{refused:?}");
+
+    let steps = json!([{"type": "timestamp", "fields": ["at"], "formats": ["%d/%m/%Y %H:%M"], "event_time": true}]);
+    let path = dir.path().join("steps.json");
+    fs::write(&path, steps.to_string()).expect("written");
+    client.run(&["pipeline", "create", "events", path.to_str().expect("UTF-8")]).ok();
+    let at = ["02/03/2026 08:00", "01/03/2026 08:00", "never", "03/03/1926 08:00", "02/03/2026 07:59"];
+    let lines: String = at.iter().zip(1..).map(|(at, id)| format!("{}\n", json!({"id": id, "at": at}))).collect();
+    client.with_input(&["produce", "events"], &lines).ok();
+
+    let asked = |more: &[&str]| -> Vec<i64> {
+        let records = client.run(&[&["query", "events", "--time", "event", "--payload"], more].concat()).json_lines();
+        records.iter().map(|record| record["id"].as_i64().expect("a number")).collect()
+    };
+    assert_eq!(asked(&[]), [1, 2, 4, 5], "in the order in which they came; one has no time");
+    assert_eq!(asked(&["--start", "2026-03-02T08:00:00Z"]), [1]);
+    assert_eq!(asked(&["--start", "2026-03-01T08:00:00Z", "--end", "2026-03-02T08:00:00Z"]), [2, 5]);
+    assert_eq!(asked(&["--end", "1970-01-01T00:00:00Z"]), [4]);
+    assert_eq!(asked(&["--order", "desc", "--limit", "2"]), [5, 4]);
+    assert_eq!(client.run(&["query", "events", "--time", "ingest", "--payload"]).json_lines().len(), 5);
+}

@@ -48,6 +48,12 @@ impl Row {
             _ => None,
         }
     }
+
+    /// When its event was, if this field tells.
+    pub fn event(&self, field: &str) -> Option<i64> {
+        let record: Value = serde_json::from_slice(&self.payload).expect("JSON");
+        record.get(field)?.as_i64()
+    }
 }
 
 /// A stream.
@@ -57,6 +63,8 @@ pub struct Model {
     pub rows: Vec<Row>,
     /// The last sequence number that was given; 0: none.
     pub last: i64,
+    /// The field that tells when events were, if one does.
+    pub event_field: Option<&'static str>,
 }
 
 impl Model {
@@ -83,6 +91,12 @@ impl Model {
     /// Records of a time range, oldest first.
     pub fn range(&self, start: i64, end: i64) -> Vec<Row> {
         self.rows.iter().filter(|row| (start..end).contains(&row.time)).cloned().collect()
+    }
+
+    /// Records whose event was in a time range, oldest first.
+    pub fn events(&self, field: &str, start: i64, end: i64) -> Vec<Row> {
+        let is_wanted = |row: &&Row| row.event(field).is_some_and(|time| (start..end).contains(&time));
+        self.rows.iter().filter(is_wanted).cloned().collect()
     }
 
     /// The latest record with a key.

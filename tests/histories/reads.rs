@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use ttdust_proto::{
     path,
     query::{
-        KeyLookupRequest, KeyLookupResponse, Order, Record, StreamingReadRequest, StreamingReadResponse,
+        KeyLookupRequest, KeyLookupResponse, Order, Record, StreamingReadRequest, StreamingReadResponse, TimeField,
         TimeRangeQueryRequest, TimeRangeQueryResponse,
     },
 };
@@ -15,6 +15,7 @@ use super::{
     client::{Call, Client, Ended},
     model::{Model, Random, Row},
     process::DEADLINE,
+    rest,
 };
 
 /// Fields that records are looked up by.
@@ -33,9 +34,23 @@ pub fn key_of(field: &str, number: usize) -> String {
     }
 }
 
+/// A time range.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    pub start: i64,
+    pub end: i64,
+    pub field: TimeField,
+}
+
+impl Times {
+    /// Of ingestion.
+    pub const ALL: Self = Self { start: 0, end: i64::MAX, field: TimeField::Ingest };
+}
+
 /// A reader of the stream.
 pub struct Reader {
     client: Client,
+    http: String,
     /// Whether the store may be away for a moment: then the same query is asked again.
     patient: bool,
 }
@@ -47,8 +62,9 @@ fn row_of(record: Record) -> (String, Row) {
 }
 
 impl Reader {
-    pub async fn connect(grpc: &str, patient: bool) -> Self {
-        Self { client: Client::connect(grpc.parse().expect("an address")).await, patient }
+    pub async fn connect(grpc: &str, http: &str, patient: bool) -> Self {
+        let client = Client::connect(grpc.parse().expect("an address")).await;
+        Self { client, http: http.to_owned(), patient }
     }
 
     /// Whether to ask again.
@@ -74,18 +90,19 @@ impl Reader {
     /// One page of a time range.
     pub async fn page(
         &mut self,
-        (start, end): (i64, i64),
+        times: Times,
         limit: usize,
         order: Order,
         cursor: Option<String>,
     ) -> (Vec<Row>, Option<String>) {
         let request = TimeRangeQueryRequest {
             stream_id: STREAM.to_owned(),
-            start_time_unix_micros: start,
-            end_time_unix_micros: end,
+            start_time_unix_micros: times.start,
+            end_time_unix_micros: times.end,
             limit: Some(limit as i32),
             cursor,
             order: Some(order.into()),
+            time_field: Some(times.field.into()),
         };
         let answer: TimeRangeQueryResponse = self.ask(path::QUERY_TIME_RANGE, &request).await;
         assert!(answer.records.len() <= limit, "{} records of {limit}", answer.records.len());
@@ -94,16 +111,10 @@ impl Reader {
     }
 
     /// The rest of a time range, page by page.
-    pub async fn pages(
-        &mut self,
-        range: (i64, i64),
-        limit: usize,
-        order: Order,
-        mut cursor: Option<String>,
-    ) -> Vec<Row> {
+    pub async fn pages(&mut self, times: Times, limit: usize, order: Order, mut cursor: Option<String>) -> Vec<Row> {
         let mut rows = Vec::new();
         loop {
-            let (page, next) = self.page(range, limit, order, cursor).await;
+            let (page, next) = self.page(times, limit, order, cursor).await;
             rows.extend(page);
             match next {
                 Some(next) => cursor = Some(next),
@@ -128,10 +139,70 @@ impl Reader {
         let (one, other) = (moment(0), moment(i64::MAX));
         let (start, end) = (one.min(other), one.max(other).max(one.min(other) + 1));
         let limit = [1, 7, 50, 1000][random.below(4)].max(model.rows.len() / 20);
+        let times = Times { start, end, field: TimeField::Ingest };
         let mut wanted = model.range(start, end);
-        assert_same(&self.pages((start, end), limit, Order::Asc, None).await, &wanted, "oldest first");
+        assert_same(&self.pages(times, limit, Order::Asc, None).await, &wanted, "oldest first");
         wanted.reverse();
-        assert_same(&self.pages((start, end), limit, Order::Desc, None).await, &wanted, "newest first");
+        assert_same(&self.pages(times, limit, Order::Desc, None).await, &wanted, "newest first");
+    }
+
+    /// A time range between two events, or about all, by gRPC and REST; where nothing tells when events were, none.
+    pub async fn check_events(&mut self, model: &Model, random: &mut Random) {
+        let Some(field) = model.event_field else { return self.check_no_events().await };
+        let mut moment = |otherwise: i64| {
+            let row = (!model.rows.is_empty() && !random.one_in(4)).then(|| random.pick(&model.rows));
+            row.and_then(|row| row.event(field)).map_or(otherwise, |time| time + random.below(3) as i64 - 1)
+        };
+        let (one, other) = (moment(i64::MIN), moment(i64::MAX));
+        let (start, end) = (one.min(other), one.max(other).max(one.min(other) + 1));
+        let limit = [1, 7, 50, 1000][random.below(4)].max(model.rows.len() / 20);
+        let times = Times { start, end, field: TimeField::Event };
+        let mut wanted = model.events(field, start, end);
+        let what = format!("events by {field} in {start}..{end}");
+        assert_same(&self.pages(times, limit, Order::Asc, None).await, &wanted, &what);
+        let sequences: Vec<i64> = wanted.iter().map(|row| row.sequence).collect();
+        assert_eq!(self.sequences_over_rest(times, limit), sequences, "{what}, over REST");
+        wanted.reverse();
+        assert_same(&self.pages(times, limit, Order::Desc, None).await, &wanted, &what);
+    }
+
+    async fn check_no_events(&mut self) {
+        let request = TimeRangeQueryRequest {
+            stream_id: STREAM.to_owned(),
+            end_time_unix_micros: i64::MAX,
+            time_field: Some(TimeField::Event.into()),
+            ..TimeRangeQueryRequest::default()
+        };
+        let since = Instant::now();
+        let ended = loop {
+            let refused = self.client.unary::<TimeRangeQueryResponse>(path::QUERY_TIME_RANGE, &request).await;
+            let ended = refused.expect_err("refused");
+            if !self.bears(&ended, since) {
+                break ended;
+            }
+        };
+        assert_eq!((ended.code, ended.reason.as_str()), (3, "NO_EVENT_TIME"), "{ended:?}");
+    }
+
+    /// The sequence numbers of all pages, oldest first.
+    fn sequences_over_rest(&self, times: Times, limit: usize) -> Vec<i64> {
+        let Times { start, end, .. } = times;
+        let (mut found, mut cursor, since) = (Vec::new(), String::new(), Instant::now());
+        loop {
+            let query = format!("time_field=event&start={start}&end={end}&limit={limit}{cursor}");
+            let path = format!("/api/v1/streams/{STREAM}/records?{query}");
+            let (status, page) = rest::call(&self.http, "GET", &path, "");
+            if status == 503 && self.patient && since.elapsed() < DEADLINE {
+                continue;
+            }
+            assert_eq!(status, 200, "{path}: {page}");
+            let records = page["records"].as_array().expect("records");
+            found.extend(records.iter().map(|record| record["sequence_number"].as_i64().expect("a number")));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return found,
+            }
+        }
     }
 
     /// A key that is there, or was, or never was.

@@ -25,7 +25,7 @@ use super::{
     client::Client,
     model::{Model, Random},
     process::{DEADLINE, Server, wait_for},
-    reads::{KEY_FIELDS, KEYS, Reader, assert_same, key_of, next_of},
+    reads::{KEY_FIELDS, KEYS, Reader, Times, assert_same, key_of, next_of},
     redis_server::Redis,
     rest,
     s3::{Fault, Store},
@@ -75,6 +75,8 @@ pub struct World {
     stream: String,
     schema: String,
     versions: usize,
+    /// The stream's pipeline, if it has one.
+    pipeline: Option<String>,
     model: Model,
     /// Ids that records have or had, and those of a stream that was deleted.
     ids: BTreeMap<i64, String>,
@@ -103,6 +105,7 @@ impl World {
             stream: String::new(),
             schema: String::new(),
             versions: 1,
+            pipeline: None,
             model: Model::default(),
             ids: BTreeMap::new(),
             gone: Vec::new(),
@@ -148,6 +151,7 @@ impl World {
         let mut properties = json!({
             "key": {"type": "string"}, "n": {"type": "integer"}, "flag": {"type": "boolean"},
             "deep": {"type": "object", "properties": {"id": {"type": "string"}}},
+            "at": {"type": "integer"}, "then": {"type": "integer"},
         });
         for version in 1..self.versions {
             properties[format!("x{version}")] = json!({"type": TYPES[version % TYPES.len()]});
@@ -169,6 +173,13 @@ impl World {
         if !random.one_in(6) {
             record["deep"] = json!({"id": key_of("/deep/id", random.below(KEYS))});
         }
+        if !random.one_in(5) {
+            record["at"] = json!(1_772_366_400_000_000 + random.below(1000) as i64);
+        }
+        if !random.one_in(5) {
+            // About the time zero.
+            record["then"] = json!(random.below(1000) as i64 - 500);
+        }
         for version in 1..self.versions {
             if random.one_in(3) {
                 let value = [json!(true), json!(version), json!("x"), json!(0.5)][version % TYPES.len()].clone();
@@ -181,7 +192,7 @@ impl World {
     /// Does something, and looks whether all is as it should be.
     pub async fn step(&mut self, step: usize) {
         self.disturb();
-        let what = match self.random.below(24) {
+        let what = match self.random.below(27) {
             0..9 => "ingest",
             9..12 => "flush",
             12..15 => "merge",
@@ -189,6 +200,7 @@ impl World {
             17..19 => "retention",
             19..21 => "kill",
             21..23 => "stop",
+            23..26 => "event time",
             _ => "deletion",
         };
         println!("step {step}: {what}, records {} to {}", self.model.first(), self.model.last);
@@ -197,6 +209,7 @@ impl World {
             "flush" => self.flush(),
             "merge" => self.merge(),
             "new version" => self.add_version(),
+            "event time" => self.change_event_time(),
             "retention" => self.retain().await,
             "deletion" => self.delete().await,
             "kill" => {
@@ -308,6 +321,28 @@ impl World {
         self.call("POST", &format!("/api/v1/schemas/{}/versions", self.schema), &version, 201);
     }
 
+    /// Another field tells when events were, or none does. Records stay as they are.
+    fn change_event_time(&mut self) {
+        let field = *self.random.pick(&[Some("at"), Some("then"), None]);
+        let steps = json!([{"type": "timestamp", "fields": [field], "formats": ["unix_us"], "target": "unix_us",
+                            "event_time": true}]);
+        let of_pipeline = |id: &str| format!("/api/v1/pipelines/{id}");
+        match (self.pipeline.take(), field) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                let pipeline = json!({"stream_id": STREAM, "steps": steps});
+                let created = self.call("POST", "/api/v1/pipelines", &pipeline, 201);
+                self.pipeline = Some(created["id"].as_str().expect("an id").to_owned());
+            }
+            (Some(id), Some(_)) => {
+                self.call("PATCH", &of_pipeline(&id), &json!({"steps": steps}), 200);
+                self.pipeline = Some(id);
+            }
+            (Some(id), None) => drop(self.call("DELETE", &of_pipeline(&id), &Value::Null, 204)),
+        }
+        self.model.event_field = field;
+    }
+
     /// By size, the older half goes.
     async fn retain(&mut self) {
         self.flush();
@@ -336,12 +371,12 @@ impl World {
         self.learn_ids().await;
         self.call("DELETE", &format!("/api/v1/streams/{}", self.stream), &Value::Null, 202);
         self.gone.extend(std::mem::take(&mut self.ids).into_values());
-        self.model = Model::default();
+        (self.model, self.pipeline) = (Model::default(), None);
         self.create();
     }
 
     async fn reader(&self) -> Reader {
-        Reader::connect(&self.server().grpc, self.store.is_some()).await
+        Reader::connect(&self.server().grpc, &self.server().http, self.store.is_some()).await
     }
 
     async fn learn_ids(&mut self) {
@@ -354,6 +389,7 @@ impl World {
         let mut reader = self.reader().await;
         for _ in 0..times {
             reader.check_range(&self.model, &mut self.random).await;
+            reader.check_events(&self.model, &mut self.random).await;
             reader.check_key(&self.model, &mut self.random).await;
             reader.check_key(&self.model, &mut self.random).await;
             reader.check_ids(&self.model, &self.ids, &mut self.random).await;
@@ -373,7 +409,7 @@ impl World {
 
     /// Between two pages, and while a tail waits, records come in.
     async fn check_what_comes_meanwhile(&mut self, reader: &mut Reader) {
-        let all = (0, i64::MAX);
+        let all = Times::ALL;
         let (first_up, up) = reader.page(all, 5, Order::Asc, None).await;
         let (first_down, down) = reader.page(all, 5, Order::Desc, None).await;
         let mut before = self.model.range(0, i64::MAX);

@@ -122,6 +122,7 @@ impl Producer {
                 limit: Some(1000),
                 cursor,
                 order: None,
+                time_field: None,
             };
             let answer: TimeRangeQueryResponse =
                 self.client.unary(path::QUERY_TIME_RANGE, &request).await.expect("an answer");

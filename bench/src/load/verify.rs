@@ -178,6 +178,7 @@ async fn read_back(
         limit: Some(PAGE_RECORDS),
         cursor: None,
         order: None,
+        time_field: None,
     };
     loop {
         let page: TimeRangeQueryResponse = unary(send, target, ttdust_proto::path::QUERY_TIME_RANGE, &request).await?;

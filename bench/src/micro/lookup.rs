@@ -22,7 +22,8 @@ use ttdust_shards::{
         write,
     },
     query::{
-        Bounds, BufferSnapshot, FileRef, KeyLookup, Order, Query, QueryAnswer, QueryContext, TimeRangeQuery, Wanted,
+        Bounds, BufferSnapshot, FileRef, KeyLookup, Order, Query, QueryAnswer, QueryContext, TimeField, TimeRangeQuery,
+        Wanted,
     },
     record::keys::KeyField,
     schema::CompiledSchema,
@@ -37,6 +38,8 @@ const FIELD: &str = "key";
 /// Files of a stream that was not merged: of 30 hours and more, say. And the rows of each.
 const FILES: usize = 3000;
 const ROWS_OF_MANY: usize = 5000;
+/// Lookups in rows that are not flushed, which look at all of them.
+const SCANS: usize = 11;
 
 /// Measures lookups and ranges in one file of `rows` records of about 320 bytes, for `duration` each.
 ///
@@ -87,6 +90,7 @@ pub fn run(rows: usize, duration: Duration) -> io::Result<()> {
         let (order, after) = range(Order::Ascending)(next());
         files.range(order, after)
     })?;
+    files.unflushed(&cache)?;
     many(dir.path(), duration)
 }
 
@@ -151,6 +155,8 @@ fn measure(
 struct Files {
     stream: StreamId,
     buffer: BufferSnapshot,
+    /// The same rows before they are in a file.
+    not_flushed: BufferSnapshot,
     local: [FileRef; 1],
     object: [FileRef; 1],
     counted: Arc<Counted>,
@@ -218,16 +224,18 @@ impl Files {
             ranges: Arc::clone(&counted) as Arc<dyn RangeRead>,
         };
         let last = meta.last_sequence;
+        let buffer = |batches, flushed_through| BufferSnapshot {
+            stream,
+            batches,
+            flushed_through,
+            last_sequence: last,
+            next_sequence: last + 1,
+            pipelines: Default::default(),
+        };
         Ok(Self {
             stream,
-            buffer: BufferSnapshot {
-                stream,
-                batches: Vec::new(),
-                flushed_through: last,
-                last_sequence: last,
-                next_sequence: last + 1,
-                pipelines: Default::default(),
-            },
+            buffer: buffer(Vec::new(), last),
+            not_flushed: buffer(job.batches, 0),
             local: [file(meta.path.clone().into())],
             object: [file(object)],
             counted,
@@ -241,12 +249,37 @@ impl Files {
     fn range(&self, order: Order, after: i64) -> Query {
         Query::TimeRange(TimeRangeQuery {
             stream: self.stream,
+            time_field: TimeField::Ingest,
             start_unix_micros: i64::MIN,
             end_unix_micros: i64::MAX,
             limit: RANGE_ROWS,
             order,
             after_sequence: Some(after),
         })
+    }
+
+    /// How long it takes to know that a key is in none of the rows, while they are not flushed.
+    fn unflushed(&self, cache: &FileCache) -> io::Result<()> {
+        println!("in rows that are not flushed, a key that none has:");
+        for (field, key) in [(FIELD, "none"), ("n", "4000000000")] {
+            let wanted = Wanted::Key { field: KeyField::new(field), key: key.to_owned() };
+            let query = Query::Lookup(KeyLookup { stream: self.stream, wanted });
+            let context = QueryContext { cache, bounds: &Bounds::default() };
+            let mut times = Vec::new();
+            for _ in 0..SCANS {
+                let start = Instant::now();
+                let answer = query.answer(&self.not_flushed, &[], &context).map_err(io::Error::other)?;
+                times.push(start.elapsed());
+                if !answer.records.is_empty() {
+                    return Err(io::Error::other(format!("{key} is there")));
+                }
+            }
+            times.sort_unstable();
+            let median = times[times.len() / 2].as_secs_f64();
+            let each = median / self.buffer.last_sequence as f64 * 1e9;
+            println!("{field:<28} p50 {:>8.1} ms  {each:>6.1} ns a row", median * 1e3);
+        }
+        Ok(())
     }
 
     /// Asks, and checks how many records come.

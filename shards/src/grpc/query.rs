@@ -5,8 +5,8 @@ use std::{rc::Rc, sync::Arc, time::Instant};
 use bytes::Bytes;
 use prost::Message as _;
 use ttdust_proto::query::{
-    KeyLookupRequest, KeyLookupResponse, Order as WireOrder, QueryMetadata, Record, TimeRangeQueryRequest,
-    TimeRangeQueryResponse,
+    KeyLookupRequest, KeyLookupResponse, Order as WireOrder, QueryMetadata, Record, TimeField as WireTimeField,
+    TimeRangeQueryRequest, TimeRangeQueryResponse,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use crate::{
     ids::{RecordId, StreamId},
     memory::Held,
     query::{
-        Cancel, KeyLookup, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, RecordRow, TimeRangeQuery,
+        Cancel, KeyLookup, LIMIT_DEFAULT, LIMIT_MAX, Order, Query, QueryAnswer, RecordRow, TimeField, TimeRangeQuery,
         decode_cursor, encode_cursor,
     },
     reactor::{Bell, Reactor, Reply},
@@ -118,9 +118,17 @@ fn plan(stream: StreamId, request: &TimeRangeQueryRequest) -> Result<TimeRangeQu
         Some(Ok(WireOrder::Desc)) => Order::Descending,
         Some(Err(unknown)) => return Err(invalid("BAD_ORDER", format!("order {unknown} is neither ASC nor DESC"))),
     };
+    let time_field = match request.time_field.map(WireTimeField::try_from) {
+        None | Some(Ok(WireTimeField::Unspecified | WireTimeField::Ingest)) => TimeField::Ingest,
+        Some(Ok(WireTimeField::Event)) => TimeField::Event,
+        Some(Err(unknown)) => {
+            return Err(invalid("BAD_TIME_FIELD", format!("time_field {unknown} is neither INGEST nor EVENT")));
+        }
+    };
     let after_sequence = match &request.cursor {
         None => None,
         Some(cursor) => Some(decode_cursor(cursor, order).map_err(|error| invalid("BAD_CURSOR", error.to_string()))?),
     };
-    Ok(TimeRangeQuery { stream, start_unix_micros: start, end_unix_micros: end, limit, order, after_sequence })
+    let (start_unix_micros, end_unix_micros) = (start, end);
+    Ok(TimeRangeQuery { stream, time_field, start_unix_micros, end_unix_micros, limit, order, after_sequence })
 }

@@ -17,6 +17,7 @@ use ttdust_proto::path;
 
 use super::{
     admin,
+    answer::Answer,
     append::Append,
     exchange::{Exchange, Method},
     framing::{Encoding, MessageReader, put_message},
@@ -32,7 +33,6 @@ use super::{
 use crate::{
     access::NotLetIn,
     io::{Clock as _, real::SystemClock},
-    memory::{Held, held_bytes},
     reactor::{Bell, PanicWatch, Reactor, yield_now},
     tls::PeerIdentity,
 };
@@ -343,14 +343,18 @@ async fn dispatch(
             let caller = caller()?;
             let message = only_message(reader).await?;
             let (answer, held) = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
-            respond_held(respond, &answer, held)
+            let answer = Answer::new(answer, held);
+            Box::pin(answer.send(respond_headers(respond)?)).await;
+            Ok(())
         }
         path::LOOKUP_BY_KEY => {
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
             let (answer, held) = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
-            respond_held(respond, &answer, held)
+            let answer = Answer::new(answer, held);
+            Box::pin(answer.send(respond_headers(respond)?)).await;
+            Ok(())
         }
         path::STREAMING_READ => {
             let _call = reactor.calls.enter(&bell);
@@ -455,16 +459,9 @@ fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Mess
     respond_bytes(respond, out.freeze())
 }
 
-/// The same with the answer to a query, whose memory is held until the client has taken it.
-fn respond_held(respond: &mut SendResponse<Bytes>, message: &impl prost::Message, held: Held) -> Result<(), Status> {
-    let mut out = BytesMut::new();
-    put_message(&mut out, message);
-    respond_bytes(respond, held_bytes(out.into(), held))
-}
-
 fn respond_bytes(respond: &mut SendResponse<Bytes>, message: Bytes) -> Result<(), Status> {
     let mut send = respond_headers(respond)?;
-    // h2 holds what the client's window does not take yet; an answer is bounded by the rows of a page.
+    // h2 holds what the client's window does not take yet: such answers are small.
     if send.send_data(message, false).is_ok() {
         let _ = send.send_trailers(Status::ok().to_trailers());
     }

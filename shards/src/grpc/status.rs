@@ -136,6 +136,7 @@ impl Status {
             }
             QueryFailure::Memory(short) => Self::new(Code::ResourceExhausted, "QUERY_TOO_LARGE", short.to_string()),
             QueryFailure::StoreAway(message) => again(Self::new(Code::Unavailable, "OBJECTS_UNAVAILABLE", message)),
+            QueryFailure::NoEventTime(message) => Self::new(Code::InvalidArgument, "NO_EVENT_TIME", message),
             QueryFailure::Internal(message) => Self::new(Code::Internal, "QUERY_FAILED", message),
         }
     }

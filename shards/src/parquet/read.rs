@@ -26,7 +26,7 @@ use super::{
     ParquetFileError,
     cache::{FileCache, Part, Value},
     index::{Head, hash_of},
-    layout::{INGEST_TS, METADATA, PAYLOAD, SEQ},
+    layout::{EVENT_TS, INGEST_TS, METADATA, PAYLOAD, SEQ},
     source::{FileSource, OpenSource},
 };
 use crate::{memory::Meter, record::keys::KeySearch};
@@ -297,6 +297,45 @@ impl<'s> FileReader<'s> {
             Ok(())
         })?;
         Ok(page.rows.start + before)
+    }
+
+    /// The version of the stream's pipeline by which its records' times of events were told; `None`: it has none.
+    #[must_use]
+    pub fn event_times_by(&self) -> Option<u16> {
+        self.facts.event_pages.as_ref().map(|_| self.facts.pipeline_version)
+    }
+
+    /// The first part of `rows`, or the last if `backward`, in which there may be a row whose event was in `times` (Unix µs): a
+    /// page of their column. `None`: there is none.
+    #[must_use]
+    pub fn next_events(&self, rows: &Range<usize>, times: &Range<i64>, backward: bool) -> Option<Range<usize>> {
+        let pages = self.facts.event_pages.as_deref()?;
+        let from = pages.partition_point(|page| page.rows.end <= rows.start);
+        let to = pages.partition_point(|page| page.rows.start < rows.end);
+        let mut pages = pages.get(from..to)?.iter().filter(|page| page.min < times.end && page.max >= times.start);
+        let page = if backward { pages.next_back() } else { pages.next() }?;
+        Some(page.rows.start.max(rows.start)..page.rows.end.min(rows.end))
+    }
+
+    /// Those of `rows`, which are within one row group, whose event was in `times`, in order.
+    ///
+    /// # Errors
+    /// [`ParquetFileError`].
+    ///
+    /// # Panics
+    /// They are not within one row group.
+    pub fn events(&mut self, rows: Range<usize>, times: &Range<i64>) -> Result<Vec<usize>, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        let (mut found, mut start) = (Vec::new(), rows.start);
+        self.decode(rows, &facts.event_column, |fetcher, batch| {
+            let events = column(fetcher, batch, EVENT_TS)?.as_primitive_opt::<TimestampMicrosecondType>();
+            let events = events.ok_or_else(|| fetcher.damaged(format!("{EVENT_TS} is of another type")))?;
+            let is_wanted = |time: Option<i64>| time.is_some_and(|time| times.contains(&time));
+            found.extend((start..).zip(events.iter()).filter(|(_, time)| is_wanted(*time)).map(|(row, _)| row));
+            start += batch.num_rows();
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// The part of `rows` to read in one go, at its end if `backward`: within one row group, and a few MB of payload, if

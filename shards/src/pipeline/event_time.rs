@@ -6,7 +6,7 @@ use super::times::{self, Target};
 use crate::record::keys::KeyField;
 
 /// The field of a pipeline's output that tells when a record's event was.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventTime {
     field: KeyField,
     target: Target,

@@ -197,6 +197,25 @@ pub(super) fn renamed(step: &Step, path: &mut [String]) {
     }
 }
 
+/// Whether after the step there may be another value at `path`, or the same under another name. To be gone is neither.
+pub(super) fn may_change(step: &Step, path: &[String]) -> bool {
+    let leads_there = |field: &Field, name: &str| {
+        let Some((_, object)) = field.path.split_last() else { return false };
+        let depth = object.len();
+        let are_same = object.iter().zip(path).all(|(name, given)| *name.text == **given);
+        are_same && path.get(depth).is_some_and(|given| given == name)
+    };
+    let by_its_name = |field: &Field| field.path.last().is_some_and(|name| leads_there(field, &name.text));
+    match &step.action {
+        Action::Select(_) | Action::Exclude | Action::Reorder(_) => false,
+        Action::Convert { .. } => step.fields.iter().any(by_its_name),
+        Action::Rename(_) => {
+            let mut names = step.fields.iter().zip(&step.new_names);
+            step.fields.iter().any(by_its_name) || names.any(|(field, name)| leads_there(field, name))
+        }
+    }
+}
+
 fn absent(columns: &[Column], field: &Field) -> String {
     let names: Vec<_> = columns.iter().map(|column| column.key.as_str()).take(20).collect();
     format!(

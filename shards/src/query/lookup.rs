@@ -167,6 +167,7 @@ fn in_buffer(
 ) -> Result<Option<RecordRow>, QueryError> {
     answer.partitions_scanned += u64::from(!buffer.batches.is_empty());
     let mut reader = RowReader::new(&buffer.pipelines);
+    let mut left: Option<(u16, bool)> = None;
     for batch in buffer.batches.iter().rev() {
         context.bounds.check()?;
         let header = batch.header();
@@ -176,8 +177,19 @@ fn in_buffer(
         let rows = batch.rows().map_err(QueryError::Log)?;
         answer.rows_scanned += rows.count() as u64;
         if header.pipeline_version > 0 {
-            // What is looked for may stand in what the pipeline makes of a record, and there alone.
+            // What is looked for may stand in what the pipeline makes of a record, and there alone, unless it leaves it as it was.
+            if left.is_none_or(|(version, _)| version != header.pipeline_version) {
+                let pipeline = buffer.pipelines.get(header.pipeline_version)?;
+                left = Some((header.pipeline_version, pipeline.leaves(search.field().name())));
+            }
+            let is_left = left.is_some_and(|(_, is_left)| is_left);
+            if is_left && !search.may_be_in(rows.payloads()) {
+                continue;
+            }
             for index in (0..rows.count()).rev() {
+                if is_left && !search.may_be_in(rows.payload_bytes(index)) {
+                    continue;
+                }
                 let seen = reader.read(header.pipeline_version, rows.payload(index))?;
                 if let Some(payload) = seen.filter(|payload| search.may_be_in(payload) && search.matches(payload)) {
                     return Ok(Some(record_in(batch, &rows, index, payload)));

@@ -1,23 +1,50 @@
-//! Records of a time range, in either order, a page at a time.
+//! Records of a time range, in either order, a page at a time. The time is that of ingestion, which grows with the sequence
+//! number, or that of the event, which may be in any order: then each file's pages, and the rows of those that may do, are
+//! looked at.
 
 use std::{collections::BTreeSet, ops::Range};
 
 use super::{
-    BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, open, read_step, record_of,
+    BufferSnapshot, FileRef, Order, QueryAnswer, QueryContext, QueryError, RecordRow, events::Events, open, read_step,
+    record_of,
 };
 use crate::{
-    ids::StreamId, memory::Taken, parquet::PartitionHour, pipeline::rows::RowReader, transform::decode_metadata,
+    ids::StreamId,
+    memory::Taken,
+    parquet::{
+        PartitionHour,
+        read::{FileReader, FileRow},
+    },
+    pipeline::rows::RowReader,
+    transform::decode_metadata,
     wal::batch::RowBatch,
 };
 
 /// An answer to a client ends early when its records take this many bytes of memory.
 pub const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Records of one stream ingested in [`start`, `end`).
+/// Rows that are read at once at least, where only their payloads tell which of them are wanted.
+const LOOK_ROWS: usize = 1024;
+/// Wanted rows that are no further from each other are read together, with those between them.
+const GAP_ROWS: usize = 64;
+
+/// Which of a record's times a range is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TimeField {
+    /// When it was ingested.
+    #[default]
+    Ingest,
+    /// When its event was, as the stream's pipeline tells it; a record of which it does not is in no range.
+    Event,
+}
+
+/// Records of one stream whose time is in [`start`, `end`), in the order of their sequence numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeRangeQuery {
     /// The stream.
     pub stream: StreamId,
+    /// Which time.
+    pub time_field: TimeField,
     /// Unix µs, inclusive.
     pub start_unix_micros: i64,
     /// Unix µs, exclusive.
@@ -62,7 +89,7 @@ pub fn time_range_within(
 ) -> Result<QueryAnswer, QueryError> {
     assert!(query.limit > 0, "a query wants at least one record");
     assert_eq!(query.stream, buffer.stream, "the buffer of another stream");
-    let mut page = Page::new(query, bytes_max, buffer, context);
+    let mut page = Page::new(query, bytes_max, buffer, context)?;
     page.answer.first_there = first_there(page.rest.start, buffer, files);
     match page.fill(buffer, files) {
         // What there is room for is an answer; the rest is another page's.
@@ -88,6 +115,8 @@ struct Page<'q> {
     flushed_through: i64,
     /// Shows rows of the buffer as they are to be seen.
     reader: RowReader,
+    /// `None`: the range is of times of ingestion.
+    events: Option<Events>,
     /// Sequence numbers that are still wanted. Shrinks from the side where the answer begins.
     rest: Range<i64>,
     answer: QueryAnswer,
@@ -102,7 +131,11 @@ impl<'q> Page<'q> {
         bytes_max: usize,
         buffer: &BufferSnapshot,
         context: &'q QueryContext<'q>,
-    ) -> Self {
+    ) -> Result<Self, QueryError> {
+        let events = match query.time_field {
+            TimeField::Ingest => None,
+            TimeField::Event => Some(Events::new(buffer, query.start_unix_micros..query.end_unix_micros)?),
+        };
         let rest = match (query.order, query.after_sequence) {
             (_, None) => 1..i64::MAX,
             (Order::Ascending, Some(after)) => after.saturating_add(1)..i64::MAX,
@@ -111,7 +144,19 @@ impl<'q> Page<'q> {
         let (flushed_through, reader) = (buffer.flushed_through, RowReader::new(&buffer.pipelines));
         let answer = QueryAnswer::default();
         let taken = context.bounds.meter.nothing();
-        Self { query, bytes_max, context, flushed_through, reader, rest, answer, bytes: 0, taken, more: false }
+        Ok(Self {
+            query,
+            bytes_max,
+            context,
+            flushed_through,
+            reader,
+            events,
+            rest,
+            answer,
+            bytes: 0,
+            taken,
+            more: false,
+        })
     }
 
     fn backward(&self) -> bool {
@@ -152,8 +197,9 @@ impl<'q> Page<'q> {
         file.first_sequence <= self.flushed_through
             && file.first_sequence < self.rest.end
             && file.last_sequence >= self.rest.start
-            && file.max_timestamp >= self.query.start_unix_micros
-            && file.min_timestamp < self.query.end_unix_micros
+            && (self.events.is_some()
+                || file.max_timestamp >= self.query.start_unix_micros
+                    && file.min_timestamp < self.query.end_unix_micros)
     }
 
     fn take_from_files(&mut self, files: &[FileRef]) -> Result<(), QueryError> {
@@ -184,12 +230,27 @@ impl<'q> Page<'q> {
         let mut reader = open(file, self.context)?;
         let end = self.rest.end.min(self.flushed_through.saturating_add(1));
         let mut rows = reader.row_at(self.rest.start)?..reader.row_at(end)?;
-        if file.min_timestamp < self.query.start_unix_micros {
-            rows.start = rows.start.max(reader.first_row_at(self.query.start_unix_micros)?);
+        if let Some(events) = &self.events {
+            if reader.event_times_by().is_some_and(|version| events.are_told_by(version)) {
+                self.take_events(&mut reader, rows)?;
+            } else {
+                self.take_rows(&mut reader, rows)?;
+            }
+        } else {
+            if file.min_timestamp < self.query.start_unix_micros {
+                rows.start = rows.start.max(reader.first_row_at(self.query.start_unix_micros)?);
+            }
+            if file.max_timestamp >= self.query.end_unix_micros {
+                rows.end = rows.end.min(reader.first_row_at(self.query.end_unix_micros)?);
+            }
+            self.take_rows(&mut reader, rows)?;
         }
-        if file.max_timestamp >= self.query.end_unix_micros {
-            rows.end = rows.end.min(reader.first_row_at(self.query.end_unix_micros)?);
-        }
+        self.answer.count(reader.counts());
+        Ok(())
+    }
+
+    /// Takes these rows; of a range of events, those whose payloads say that they are of one.
+    fn take_rows(&mut self, reader: &mut FileReader<'_>, mut rows: Range<usize>) -> Result<(), QueryError> {
         while !rows.is_empty() {
             if self.is_full() {
                 self.more = true;
@@ -197,41 +258,107 @@ impl<'q> Page<'q> {
             }
             self.context.bounds.check()?;
             let room = self.query.limit - self.answer.records.len();
-            let backward = self.backward();
-            let wanted = if backward {
-                rows.start.max(rows.end.saturating_sub(room))..rows.end
-            } else {
-                rows.start..rows.end.min(rows.start + room)
-            };
-            let step = reader.step(&wanted, backward);
-            let (step, mut read) = read_step(&mut reader, step, backward)?;
-            if backward {
-                read.reverse();
+            let most = if self.events.is_some() { room.max(LOOK_ROWS) } else { room };
+            for (_, row) in self.next_rows(reader, &mut rows, most)? {
+                if self.is_full() {
+                    self.more = true;
+                    break;
+                }
+                if self.is_wanted(&row.payload) {
+                    self.push(record_of(row))?;
+                }
             }
-            for row in read {
+        }
+        Ok(())
+    }
+
+    /// Takes those of these rows whose event was in the time range, of a file that knows when events were.
+    fn take_events(&mut self, reader: &mut FileReader<'_>, mut rows: Range<usize>) -> Result<(), QueryError> {
+        let times = self.query.start_unix_micros..self.query.end_unix_micros;
+        let backward = self.backward();
+        while let Some(page) = reader.next_events(&rows, &times, backward) {
+            if self.is_full() {
+                self.more = true;
+                break;
+            }
+            self.context.bounds.check()?;
+            rows = if backward { rows.start..page.start } else { page.end..rows.end };
+            let mut found = reader.events(page, &times)?;
+            if backward {
+                found.reverse();
+            }
+            let room = self.query.limit - self.answer.records.len();
+            self.more |= found.len() > room;
+            found.truncate(room);
+            for near in found.chunk_by(|row, next| row.abs_diff(*next) <= GAP_ROWS) {
+                self.take_found(reader, near)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes these rows, which are in the order of the answer.
+    fn take_found(&mut self, reader: &mut FileReader<'_>, found: &[usize]) -> Result<(), QueryError> {
+        let [first, ..] = found else { return Ok(()) };
+        let last = found.last().unwrap_or(first);
+        let mut rows = *first.min(last)..*first.max(last) + 1;
+        let mut found = found.iter().peekable();
+        while !rows.is_empty() {
+            if self.is_full() {
+                self.more = true;
+                break;
+            }
+            self.context.bounds.check()?;
+            for (number, row) in self.next_rows(reader, &mut rows, usize::MAX)? {
+                if found.next_if(|found| **found == number).is_none() {
+                    continue;
+                }
                 if self.is_full() {
                     self.more = true;
                     break;
                 }
                 self.push(record_of(row))?;
             }
-            if backward {
-                rows.end = step.start;
-            } else {
-                rows.start = step.end;
-            }
         }
-        self.answer.count(reader.counts());
         Ok(())
+    }
+
+    /// The next of `rows`, at most `most`, in the order of the answer and with their numbers. They are taken away from `rows`.
+    fn next_rows(
+        &self,
+        reader: &mut FileReader<'_>,
+        rows: &mut Range<usize>,
+        most: usize,
+    ) -> Result<Vec<(usize, FileRow)>, QueryError> {
+        let backward = self.backward();
+        let wanted = if backward {
+            rows.start.max(rows.end.saturating_sub(most))..rows.end
+        } else {
+            rows.start..rows.end.min(rows.start.saturating_add(most))
+        };
+        let step = reader.step(&wanted, backward);
+        let (step, read) = read_step(reader, step, backward)?;
+        *rows = if backward { rows.start..step.start } else { step.end..rows.end };
+        let numbered = step.zip(read);
+        Ok(if backward { numbered.rev().collect() } else { numbered.collect() })
+    }
+
+    /// Whether a record, as readers see it, is in the time range, if that is of events.
+    fn is_wanted(&mut self, payload: &[u8]) -> bool {
+        self.events.as_mut().is_none_or(|events| events.has(payload))
     }
 
     fn take_from_buffer(&mut self, buffer: &BufferSnapshot) -> Result<(), QueryError> {
         let wanted = self.rest.start.max(self.flushed_through.saturating_add(1))..self.rest.end;
         let batches = &buffer.batches;
         let time = |batch: &RowBatch| batch.header().timestamp_unix_micros;
-        let start = batches.partition_point(|batch| time(batch) < self.query.start_unix_micros);
-        let end = batches.partition_point(|batch| time(batch) < self.query.end_unix_micros);
-        let in_range = batches.get(start..end).unwrap_or_default();
+        let in_range = if self.events.is_some() {
+            batches.as_slice()
+        } else {
+            let start = batches.partition_point(|batch| time(batch) < self.query.start_unix_micros);
+            let end = batches.partition_point(|batch| time(batch) < self.query.end_unix_micros);
+            batches.get(start..end).unwrap_or_default()
+        };
         let start = in_range.partition_point(|batch| batch.header().last_sequence() < wanted.start);
         let end = in_range.partition_point(|batch| batch.header().first_sequence < wanted.end);
         let in_range = in_range.get(start..end).unwrap_or_default();
@@ -266,6 +393,9 @@ impl<'q> Page<'q> {
             let index = if self.backward() { indexes.end - 1 - at } else { indexes.start + at };
             self.answer.rows_scanned += 1;
             let Some(payload) = self.reader.read(header.pipeline_version, rows.payload(index))? else { continue };
+            if !self.is_wanted(&payload) {
+                continue;
+            }
             self.push(RecordRow {
                 sequence: first + index as i64,
                 timestamp_unix_micros: header.timestamp_unix_micros,

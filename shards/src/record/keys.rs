@@ -56,6 +56,11 @@ impl KeyField {
         Some(digits)
     }
 
+    /// The name that a member has whose value is the key; `None`: it may be an element of an array.
+    fn member(&self) -> Option<&str> {
+        self.steps.last().map(|step| &**step).filter(|step| !is_index(step))
+    }
+
     /// The value of the field in a record that is laid out as `nodes`.
     pub(crate) fn node<'n, 'k>(&self, nodes: &'n [Node<'k>]) -> Option<&'n Node<'k>> {
         self.find(nodes).map(|at| &nodes[at])
@@ -83,8 +88,7 @@ fn member(nodes: &[Node<'_>], object: usize, len: usize, name: &str) -> Option<u
 }
 
 fn element(nodes: &[Node<'_>], array: usize, len: usize, index: &str) -> Option<usize> {
-    let canonical = index == "0" || (index.bytes().all(|byte| byte.is_ascii_digit()) && !index.starts_with('0'));
-    let index: usize = index.parse().ok().filter(|index| canonical && *index < len)?;
+    let index: usize = index.parse().ok().filter(|number| is_index(index) && *number < len)?;
     let mut at = array + 1;
     for _ in 0..index {
         at += span(&nodes[at]);
@@ -92,13 +96,17 @@ fn element(nodes: &[Node<'_>], array: usize, len: usize, index: &str) -> Option<
     Some(at)
 }
 
+/// Whether a step of a pointer can name an element.
+fn is_index(step: &str) -> bool {
+    step == "0" || (!step.is_empty() && step.bytes().all(|byte| byte.is_ascii_digit()) && !step.starts_with('0'))
+}
+
 /// Looks for one key in many records.
 #[derive(Debug)]
 pub struct KeySearch {
     field: KeyField,
     key: Box<str>,
-    /// Finds the key's bytes; `None`: a record with this key may not hold them.
-    bytes: Option<Finder<'static>>,
+    needle: Needle,
     parser: Parser,
     digits: String,
 }
@@ -107,10 +115,13 @@ impl KeySearch {
     /// A search for records whose key in `field` is `key`.
     #[must_use]
     pub fn new(field: KeyField, key: &str) -> Self {
-        // A number may be written in other digits, an escaped string in other bytes: that is looked at record by record.
         let literal = !key.is_empty() && !key.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-        let bytes = literal.then(|| Finder::new(key.as_bytes()).into_owned());
-        Self { field, key: key.into(), bytes, parser: Parser::default(), digits: String::new() }
+        let needle = match field.member() {
+            _ if literal => Needle::Key(Finder::new(key.as_bytes()).into_owned()),
+            Some(name) => Needle::Member(Finder::new(format!("\"{name}\"").as_bytes()).into_owned()),
+            None => Needle::Nothing,
+        };
+        Self { field, key: key.into(), needle, parser: Parser::default(), digits: String::new() }
     }
 
     /// The field.
@@ -128,10 +139,12 @@ impl KeySearch {
     /// Whether one of the records that `text` holds may have the key: `false` is certain, and found at the speed of memory.
     #[must_use]
     pub fn may_be_in(&self, text: &[u8]) -> bool {
-        match &self.bytes {
-            Some(finder) => finder.find(text).is_some() || memchr(b'\\', text).is_some(),
-            None => true,
-        }
+        let found = match &self.needle {
+            Needle::Key(key) => key.find(text).is_some(),
+            Needle::Member(name) => has_member(name, text, self.key.as_bytes()),
+            Needle::Nothing => true,
+        };
+        found || memchr(b'\\', text).is_some()
     }
 
     /// Whether the record has the key.
@@ -150,6 +163,52 @@ impl KeySearch {
             self.may_be_in(payload) && self.matches(payload)
         })
     }
+}
+
+/// What a record with the key holds, if nothing in it is escaped.
+#[derive(Debug)]
+enum Needle {
+    /// The key itself: it is no number, which may be written in other digits.
+    Key(Finder<'static>),
+    /// The member's name, with its quotes; what comes after it may be the key.
+    Member(Finder<'static>),
+    /// Anything.
+    Nothing,
+}
+
+/// Whether `text` has a member of this name whose value may be `key`, which is of digits or empty.
+fn has_member(name: &Finder<'_>, text: &[u8], key: &[u8]) -> bool {
+    let mut rest = text;
+    while let Some(at) = name.find(rest) {
+        if may_begin_with(&rest[at + name.needle().len()..], key) {
+            return true;
+        }
+        // The quote that ends one text may begin another that is the name.
+        rest = &rest[at + 1..];
+    }
+    false
+}
+
+/// Whether what comes after a text, which then is the name of a member, is a value that may be `key`.
+fn may_begin_with(text: &[u8], key: &[u8]) -> bool {
+    /// Digits that a number is known by for sure: past them it may be a rounded one.
+    const EXACT: usize = 18;
+    let Some(value) = without_blanks(text).strip_prefix(b":") else { return false };
+    let value = without_blanks(value);
+    match value.first() {
+        Some(b'"') => value[1..].strip_prefix(key).is_some_and(|rest| rest.first() == Some(&b'"')),
+        Some(b'-' | b'0'..=b'9') => {
+            let digits = value.iter().skip(1).take_while(|byte| byte.is_ascii_digit()).count() + 1;
+            let is_plain = digits <= EXACT && !matches!(value.get(digits), Some(b'.' | b'e' | b'E'));
+            !is_plain || value[..digits] == *key || value[..digits] == *b"-0"
+        }
+        _ => false,
+    }
+}
+
+fn without_blanks(text: &[u8]) -> &[u8] {
+    let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+    &text[blanks..]
 }
 
 #[cfg(test)]
@@ -242,5 +301,69 @@ mod tests {
             let expected = payloads.iter().rposition(|payload| key("k", payload).as_deref() == Some(wanted));
             assert_eq!(found, expected, "{wanted}");
         }
+    }
+
+    /// Every way in which a record may come to a key of digits, and many that come near: what is passed over never has it.
+    #[test]
+    fn what_a_search_passes_over_has_not_the_key() {
+        let values = [
+            "7",
+            "-7",
+            "0",
+            "-0",
+            "-0.0",
+            "70e-1",
+            "0.7E1",
+            "7.0",
+            "6.9999999999999999999999",
+            "77",
+            "\"7\"",
+            "\"\"",
+            "\" 7\"",
+            "\"\\u0037\"",
+            "9223372036854775807",
+            "-9223372036854775809",
+            "9007199254740993.0",
+            "18446744073709551615",
+            "1e18",
+            "true",
+            "null",
+            "[7]",
+            "{\"k\":7}",
+        ];
+        let wanted = ["7", "-7", "0", "", "9223372036854775807", "-9223372036854775808", "9007199254740992"];
+        let wanted = [&wanted[..], &["18446744073709551615", "1000000000000000000", "-"]].concat();
+        let (mut passed, mut kept) = (0, 0);
+        for (field, name) in
+            [("k", "k"), ("/a/k", "k"), (",", ","), ("{", "{"), ("", ""), ("q\"", "q\\\""), ("/a/0", "0")]
+        {
+            for (blank, value) in ["", " ", "\t\r\n"].iter().flat_map(|blank| values.map(|value| (blank, value))) {
+                let member = format!("\"{name}\"{blank}:{blank}{value}");
+                let payloads = [
+                    format!("{{{member}}}"),
+                    format!("{{\"x\":\"y\",{member},\"{name}x\":7}}"),
+                    format!("{{\"x\":\"{}\",{member}}}", if name.contains('\\') { "" } else { name }),
+                    format!("{{\"a\":{{{member}}}}}"),
+                    format!("{{\"a\":[{value},1]}}"),
+                    format!("{{{member},\"{name}\":1}}"),
+                    format!("{{\"other\":{value}}}"),
+                ];
+                for wanted in &wanted {
+                    let mut search = KeySearch::new(KeyField::new(field), wanted);
+                    for payload in &payloads {
+                        let has = key(field, payload).as_deref() == Some(*wanted);
+                        assert_eq!(search.matches(payload.as_bytes()), has, "{field} {wanted} in {payload}");
+                        let may = search.may_be_in(payload.as_bytes());
+                        assert!(may || !has, "{field} {wanted} in {payload}");
+                        if may { kept += 1 } else { passed += 1 }
+                    }
+                    let all = payloads.concat();
+                    let found = search.last_match(all.as_bytes(), payloads.len(), |index| payloads[index].as_bytes());
+                    let last = payloads.iter().rposition(|payload| key(field, payload).as_deref() == Some(*wanted));
+                    assert_eq!(found, last, "{field} {wanted}");
+                }
+            }
+        }
+        assert!(passed > 10_000, "{passed} are passed over, {kept} looked at");
     }
 }

@@ -6,7 +6,7 @@ use super::piece::{Piece, PieceWriter};
 use crate::{
     ids::StreamId,
     memory::{Charge, Pool},
-    query::{BufferSnapshot, Order, QueryAnswer, TimeRangeQuery},
+    query::{BufferSnapshot, Order, QueryAnswer, TimeField, TimeRangeQuery},
 };
 
 /// What a row takes in a page beside its payload and metadata, at least: a page's bytes bound its rows too.
@@ -53,6 +53,7 @@ impl PageAsk {
     pub fn query(&self) -> TimeRangeQuery {
         TimeRangeQuery {
             stream: self.stream,
+            time_field: TimeField::Ingest,
             start_unix_micros: self.from.not_before.unwrap_or(i64::MIN),
             end_unix_micros: i64::MAX,
             limit: (self.bytes / ROW_BYTES).max(1),

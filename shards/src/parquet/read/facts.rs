@@ -9,10 +9,13 @@ use parquet::{
 
 use crate::parquet::{
     index::{self, Footer},
-    layout::{FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, METADATA, PAYLOAD, SEQ},
+    layout::{
+        EVENT_TS, FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, KEY_PIPELINE_VERSION,
+        METADATA, PAYLOAD, SEQ,
+    },
 };
 
-/// A page of `_ingest_ts` or `_seq`.
+/// A page of `_ingest_ts`, `_seq` or `_event_ts`. One without any value has a least that is more than its most.
 #[derive(Debug, Clone)]
 pub(in crate::parquet) struct Page {
     pub(super) rows: Range<usize>,
@@ -29,13 +32,18 @@ pub(in crate::parquet) struct Facts {
     pub(super) last_sequence: i64,
     /// As many, or fewer where the pipeline left some out.
     pub(super) rows: usize,
+    /// The version of the stream's pipeline that its columns follow; 0: none.
+    pub(super) pipeline_version: u16,
     pub(super) index: Option<Footer>,
     pub(super) time_pages: Vec<Page>,
     /// Of a file that is not dense.
     pub(super) sequence_pages: Vec<Page>,
+    /// `None`: it has no `_event_ts`, or none of ours.
+    pub(super) event_pages: Option<Vec<Page>>,
     pub(super) row_columns: ProjectionMask,
     pub(super) time_column: ProjectionMask,
     pub(super) sequence_column: ProjectionMask,
+    pub(super) event_column: ProjectionMask,
     pub(super) payload_column: ProjectionMask,
     /// The first row of each row group, and the end.
     group_starts: Vec<usize>,
@@ -78,12 +86,17 @@ impl Facts {
             first_sequence,
             last_sequence: last,
             rows: group_starts[group_starts.len() - 1],
+            pipeline_version: footer_value(&metadata, KEY_PIPELINE_VERSION)
+                .map_or(Some(0), |text| text.parse().ok())
+                .ok_or("its footer's version of the pipeline is no number")?,
             index: footer_value(&metadata, index::FOOTER_KEY).and_then(Footer::parse),
             time_pages: pages(INGEST_TS)?,
             sequence_pages: if range == Some(rows) { Vec::new() } else { pages(SEQ)? },
+            event_pages: page_ranges(&metadata, &group_starts, EVENT_TS),
             row_columns: columns(&[SEQ, INGEST_TS, METADATA, PAYLOAD]),
             time_column: columns(&[INGEST_TS]),
             sequence_column: columns(&[SEQ]),
+            event_column: columns(&[EVENT_TS]),
             payload_column: columns(&[PAYLOAD]),
             group_starts,
             metadata,
@@ -98,10 +111,11 @@ impl Facts {
     pub(in crate::parquet) fn memory_bytes(&self) -> usize {
         // The Arrow schema of a file is as large as its Parquet schema, about: a few hundred bytes a column.
         let schema = 512 * self.metadata.parquet_schema().columns().len();
+        let events = self.event_pages.as_ref().map_or(0, Vec::len);
         size_of::<Self>()
             + self.metadata.metadata().memory_size()
             + schema
-            + (self.time_pages.len() + self.sequence_pages.len()) * size_of::<Page>()
+            + (self.time_pages.len() + self.sequence_pages.len() + events) * size_of::<Page>()
             + self.group_starts.len() * size_of::<usize>()
     }
 
@@ -148,6 +162,7 @@ fn page_ranges(metadata: &ArrowReaderMetadata, group_starts: &[usize], column: &
                 last.rows.end = start;
             }
             let (min, max) = (*values.min_values().get(page)?, *values.max_values().get(page)?);
+            let (min, max) = if values.is_null_page(page) { (i64::MAX, i64::MIN) } else { (min, max) };
             pages.push(Page { rows: start..rows[1], min, max });
         }
     }
