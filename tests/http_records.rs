@@ -130,6 +130,60 @@ fn bad_records_are_told_one_by_one_and_reject_all_or_are_left_out() {
 }
 
 #[test]
+fn bad_records_become_dead_letters_where_it_is_asked_for_one_each() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &[]);
+    rest::create_stream(&server.http, "s", &definition());
+    let body = b"{\"n\":1}\n{\"n\":\"x\"}\nno \xff\n{\"n\":2}\n";
+    let key = "idempotency-key: k";
+    let send = |server: &Server, more: &[&str]| post(server, "?on_invalid=dlq", LINES, more, body);
+    let (status, _, problem) = send(&server, &[key]);
+    assert_eq!((status, problem["code"].as_str()), (409, Some("DLQ_MISSING")), "{problem}");
+    assert_eq!(numbers(&server), [0; 0], "nothing was taken");
+    let (status, stream) = rest::call(&server.http, "PATCH", "/api/v1/streams/s", r#"{"dlq": {}}"#);
+    assert_eq!(status, 200, "{stream}");
+    let metadata = "x-metadata: {\"source\": \"shop\"}";
+    let counts =
+        |answer: &Value| ["accepted", "duplicates", "rejected", "dead_lettered"].map(|name| answer[name].as_u64());
+    let (status, _, answer) = send(&server, &[key, metadata]);
+    assert_eq!((status, answer["status"].as_str()), (200, Some("OK")), "{answer}");
+    assert_eq!(counts(&answer), [2, 0, 0, 2].map(Some), "{answer}");
+    let rows: Vec<_> =
+        answer["row_errors"].as_array().expect("a list").iter().map(|row| row["index"].clone()).collect();
+    assert_eq!(rows, [1, 2], "{answer}");
+    server.kill();
+    let server = start(dir.path(), &[]);
+    let (_, _, again) = send(&server, &[key, metadata]);
+    assert_eq!(counts(&again), [0, 2, 0, 2].map(Some), "{again}");
+    let letters = |server: &Server| {
+        let (status, page) = rest::call(&server.http, "GET", "/api/v1/streams/s.dlq/records", "");
+        assert_eq!(status, 200, "{page}");
+        let records = page["records"].as_array().expect("a list");
+        records.iter().map(|record| record["payload"].clone()).collect::<Vec<_>>()
+    };
+    let found = letters(&server);
+    assert_eq!(found.len(), 2, "one each: {found:?}");
+    assert_eq!((&found[0]["reason"], &found[0]["payload"]), (&json!("SCHEMA_VIOLATION"), &json!("{\"n\":\"x\"}")));
+    assert_eq!((&found[0]["pointers"], &found[0]["metadata"]), (&json!(["/n"]), &json!({"source": "shop"})));
+    assert_eq!((&found[1]["reason"], &found[1]["payload_base64"]), (&json!("NOT_JSON"), &json!("bm8g/w==")));
+    // Without a key, and none of them good.
+    let (status, _, all_bad) = post(&server, "?on_invalid=dlq", LINES, &[], b"1\n2\n3\n");
+    assert_eq!((status, all_bad["status"].as_str()), (200, Some("OK")), "{all_bad}");
+    assert_eq!(counts(&all_bad), [0, 0, 0, 3].map(Some), "{all_bad}");
+    assert_eq!(letters(&server).len(), 5);
+    // Records of more bytes than are checked where they come in, and letters of more than one submission.
+    let long = format!("{{\"n\":\"{}\"}}\n", "x".repeat(100_000)).repeat(15);
+    let (status, _, many) = post(&server, "?on_invalid=dlq", LINES, &["idempotency-key: long"], long.as_bytes());
+    assert_eq!((status, counts(&many)), (200, [0, 0, 0, 15].map(Some)), "{many}");
+    assert_eq!(letters(&server).len(), 20);
+    assert_eq!(numbers(&server), [1, 2]);
+    let (status, _, own) =
+        curl(&server, "/api/v1/streams/s.dlq/records?on_invalid=dlq", &[&format!("content-type: {LINES}")], body);
+    assert_eq!((status, own["code"].as_str()), (409, Some("DEAD_LETTERS_STREAM")), "{own}");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn the_same_body_with_the_same_key_is_taken_once_over_a_crash_too() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[]);
@@ -183,7 +237,7 @@ fn what_cannot_be_taken_is_refused_with_a_reason_and_nothing_of_it_is() {
         ("", JSON, vec![], b"[{\"n\":1},", 400, "no JSON array"),
         ("", JSON, vec![], b"[{\"n\":1},]", 400, "no JSON array"),
         ("", LINES, vec![], &long, 422, "are bad"),
-        ("?on_invalid=maybe", LINES, vec![], b"{\"n\":1}", 400, "atomic or skip"),
+        ("?on_invalid=maybe", LINES, vec![], b"{\"n\":1}", 400, "atomic, skip or dlq"),
         ("?dry_run=true", LINES, vec![], b"{\"n\":1}", 400, "dry_run"),
         ("", LINES, vec![&key], b"{\"n\":1}", 400, "256"),
         ("", LINES, vec!["x-metadata: [1]"], b"{\"n\":1}", 400, "x-metadata"),

@@ -54,7 +54,7 @@ pub(super) const FAILURES: &[Failure] = &[
     failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
     failure_of(409, "Conflict",
         &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA", "STREAM_PAUSED", "STREAM_DELETING",
-            "DEAD_LETTERS_STREAM"], &[],
+            "DEAD_LETTERS_STREAM", "DLQ_MISSING"], &[],
         "It is not possible as things stand."),
     failure_of(412, "PreconditionFailed", &["VERSION_MISMATCH"], &[], "The object is not at the version of If-Match."),
     failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes; or of records, over limits.message_bytes or limits.records_per_request."),

@@ -197,7 +197,7 @@ impl Run {
             numbers: (!payloads.is_empty()).then(|| Numbers { writer: self.writer.clone(), epoch: way.epoch, first }),
             ..Records::default()
         };
-        Ok(self.producer.send(Checked::of(&stream, self.producer.limits(), records)))
+        Ok(self.producer.send(Checked::of(&stream, None, self.producer.limits(), records)))
     }
 
     /// The stream, once it takes records.
