@@ -485,3 +485,84 @@ fn a_tail_that_nobody_reads_holds_up_nobody_and_is_whole_when_it_is_read_again()
     drop((slow, other));
     assert!(server.stop().success(), "a clean stop");
 }
+
+/// Records of which a pipeline leaves out those that three divides, a filler in each.
+fn every_third_bad(numbers: impl Iterator<Item = i64>, filler: &str) -> String {
+    let value = |n: i64| if n % 3 == 0 { format!("\"no {n}\"") } else { n.to_string() };
+    numbers.map(|n| format!("{{\"n\":{},\"filler\":\"{filler}\"}}\n", value(n))).collect()
+}
+
+#[test]
+fn a_tail_passes_by_what_a_pipeline_leaves_out_and_ends_where_records_are_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [
+        ("tail.memory_bytes", "1MiB"),
+        ("buffer.flush_interval_ms", "50"),
+        ("upkeep.interval_ms", "10"),
+        ("retention.interval_ms", "10"),
+    ];
+    let server = start(dir.path(), &settings);
+    rest::create_stream(&server.http, "s", &json!({"properties": {"n": {"type": ["integer", "string"]}}}));
+    let call = |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, answer) = rest::call(&server.http, method, path, &body);
+        assert!((200..300).contains(&status), "{answer}");
+        answer
+    };
+    let send = |body: &str| {
+        let (status, _, answer) = post(&server, "", LINES, &[], body.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+    };
+    let good = |numbers: std::ops::RangeInclusive<i64>| numbers.filter(|n| n % 3 != 0).collect::<Vec<_>>();
+    call("PATCH", "/api/v1/streams/s", json!({"dlq": {}}));
+    let steps = |on_error: &str| json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": on_error}]);
+    let pipeline = call("POST", "/api/v1/pipelines", json!({"stream_id": "s", "steps": steps("dlq")}));
+    let mut live = Tail::open(&server, "", &[]);
+    send(&every_third_bad(1..=300, ""));
+    // Nothing is left of these.
+    (301..=350).for_each(|n| send(&format!("{{\"n\":\"no {n}\"}}")));
+    send(&every_third_bad(351..=600, ""));
+    let of_pipeline = format!("/api/v1/pipelines/{}", pipeline["id"].as_str().expect("an id"));
+    call("PATCH", &of_pipeline, json!({"steps": steps("drop")}));
+    send(&every_third_bad(601..=900, ""));
+    let expected = [good(1..=300), good(351..=900)].concat();
+    assert_eq!(live.numbers(expected.len()), expected, "as they came");
+    let flushed =
+        |through: i64| call("GET", "/api/v1/streams/s", Value::Null)["statistics"]["flushed_through"] == through;
+    wait_for("a flush", || flushed(900).then_some(()));
+    let mut all = Tail::open(&server, "?start_sequence=1", &[]);
+    assert_eq!(all.numbers(expected.len()), expected, "from files");
+    for left_out in [3, 320, 348] {
+        let mut tail = Tail::open(&server, &format!("?start_sequence={left_out}"), &[]);
+        let first = expected.iter().copied().find(|n| *n > left_out);
+        assert_eq!(tail.numbers(1)[0], first.expect("there is more"), "one that begins with what is left out");
+    }
+
+    // A reader that takes nothing, while far more comes than sockets and the memory for tails hold, and goes.
+    let mut slow = all;
+    call("PATCH", "/api/v1/streams/s", json!({"retention_policy": {"type": "size", "max_bytes": 1}}));
+    let filler = "x".repeat(1000);
+    for batch in 0..32 {
+        send(&every_third_bad(901 + 1000 * batch..=1900 + 1000 * batch, &filler));
+    }
+    let first_there = || {
+        let page = call("GET", "/api/v1/streams/s/records?start=2020-01-01T00:00:00Z&limit=1", Value::Null);
+        page["records"][0]["sequence_number"].as_i64()
+    };
+    wait_for("records to go", || first_there().filter(|first| *first > 25_000));
+    let mut next = good(901..=32_900).into_iter();
+    let end = loop {
+        let (name, data) = slow.event().expect("an event");
+        if name == "error" {
+            break data;
+        }
+        assert_eq!(data["payload"]["n"].as_i64(), next.next(), "without a gap until then");
+    };
+    assert_eq!(end["code"], "RECORDS_EXPIRED", "{end}");
+    let lost = next.next().expect("not all was read");
+    let message = end["message"].as_str().expect("a message");
+    let go_on = message.rsplit(" = ").next().and_then(|text| text.parse::<i64>().ok()).expect("where to go on");
+    assert!(go_on > lost && message.contains(&format!("to {} are gone", go_on - 1)), "{lost}: {message}");
+    assert!(slow.event().is_none(), "nothing comes after it");
+    assert!(server.stop().success(), "a clean stop");
+}
