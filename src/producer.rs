@@ -3,7 +3,7 @@
 //!
 //! Records are checked on the thread that has them ([`Checked::of`]), sent to their stream's home ([`Producer::send`]), and what
 //! became of them is waited for ([`Sent`]). What is refused for now comes back with a time to try again: whether to wait for it
-//! ([`Producer::append_patiently`]) or to tell a client is the caller's choice.
+//! ([`pause`]) or to tell a client is the caller's choice.
 
 use std::{
     cell::RefCell,
@@ -381,25 +381,6 @@ impl Producer {
         self.count(source, count, &answer);
         self.metrics.produced_in(source.name(), started.elapsed());
         answer
-    }
-
-    /// As [`Producer::append`] for the stream as it then is, but waits and tries again while the server has no room.
-    ///
-    /// # Errors
-    /// As there, for all that does not pass by itself.
-    pub async fn append_patiently(
-        &self,
-        source: Source,
-        stream: StreamId,
-        records: Records,
-    ) -> Result<AppendResponse, Status> {
-        loop {
-            let answer = self.append(source, &self.stream(stream)?, records.clone()).await;
-            match answer.as_ref().err().and_then(pause) {
-                Some(pause) => time::sleep(pause).await,
-                None => return answer,
-            }
-        }
     }
 
     /// Counts what became of so many records.

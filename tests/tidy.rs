@@ -77,7 +77,6 @@ const SERVER_FLOORS: &[&str] = &[
     "query",
     "tails",
     "imports",
-    "replay",
     "control",
     "http",
     "serve",
