@@ -29,7 +29,7 @@ use std::{collections::HashSet, path::PathBuf};
 use ttdust_shards::ids::{SchemaId, StreamId};
 
 pub use fingerprint::canonical_fingerprint;
-pub use jobs::{Job, JobChange, JobFilter, JobStatus};
+pub use jobs::{Job, JobChange, JobFilter, JobKind, JobStatus};
 pub use model::{
     ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, ManifestDebt, Page, PipelineVersion,
     RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,

@@ -61,7 +61,8 @@ pub use health::{Component, Readiness};
 pub use jobs::{JobPage, JobsAsked};
 pub use keys::{CreatedKey, NewKey};
 pub use pipelines::{
-    NewPipeline, PipelineChange, PipelineTest, PipelineTested, SAMPLES_MAX, Sample, SampleEnd, WholePipeline,
+    NewPipeline, PipelineChange, PipelineFault, PipelineTest, PipelineTested, SAMPLES_MAX, Sample, SampleEnd,
+    WholePipeline,
 };
 pub use schemas::{AddedVersion, NewSchema, NewVersion, policy_name, policy_of};
 pub use streams::{NewStream, StreamPage, StreamStatistics};
@@ -112,6 +113,9 @@ pub enum ControlError {
         /// Why.
         violations: Vec<Violation>,
     },
+    /// A definition that steps of pipelines do not fit.
+    #[error("{}", first_fault(.0))]
+    BreaksPipelines(Vec<PipelineFault>),
     /// The object was changed since the caller read it.
     #[error("it was changed meanwhile and is now at version {0}: read it again")]
     Stale(i64),
@@ -153,6 +157,7 @@ impl ControlError {
             Self::AlreadyExists(_) => "ALREADY_EXISTS",
             Self::Invalid { .. } => "INVALID_ARGUMENT",
             Self::Incompatible { .. } => "INCOMPATIBLE_SCHEMA",
+            Self::BreaksPipelines(_) => "BREAKS_PIPELINE",
             Self::Stale(_) => "VERSION_MISMATCH",
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
@@ -234,6 +239,11 @@ fn not_everywhere() -> ControlError {
 
 fn first_reason(violations: &[Violation]) -> &str {
     violations.first().map_or("", |violation| &violation.reason)
+}
+
+fn first_fault(faults: &[PipelineFault]) -> String {
+    let fault = faults.first().map(PipelineFault::to_string).unwrap_or_default();
+    format!("the definition breaks a pipeline, which is to be changed first: {fault}")
 }
 
 /// Who does a change, for the audit log.

@@ -36,7 +36,6 @@ use crate::{
     control::{Control, ControlError},
     metrics::{ControlMetrics, Exposition},
     producer::Producer,
-    replay::Replays,
     tails::Tails,
 };
 use operation::Route;
@@ -72,8 +71,6 @@ pub struct App {
     pub batches: Batches,
     /// Readers that follow streams.
     pub tails: Arc<Tails>,
-    /// Puts dead letters back.
-    pub replays: Arc<Replays>,
 }
 
 /// The id of a request, for what is done in it.
@@ -106,7 +103,7 @@ fn routes() -> Vec<Group> {
             "Writing records, reading them, and following them.",
             [ingest::routes(), records::routes(), tail::routes()].into_iter().flatten().collect(),
         ),
-        group("jobs", "Imports of objects into streams.", jobs::routes()),
+        group("jobs", "Imports of objects into streams, and replays of dead letters.", jobs::routes()),
         group("api-keys", "Credentials of programs.", keys::routes()),
         group("audit-log", "Who changed what.", audit::routes()),
         group("config", "What is in force.", system::routes_of_config()),

@@ -4,6 +4,8 @@
 //! again; what it knows of itself is a few numbers in the catalog. It runs on a thread of its own at low priority, holds a bounded
 //! part of an object in memory, and gives way where others write to the same shard. What an object holds can fail its job, and
 //! nothing else.
+//!
+//! Replays of dead letters (`replay`) are jobs too: they are kept, begun, called off and gone on with in the same way.
 
 mod columnar;
 mod delimited;
@@ -14,6 +16,7 @@ mod lines;
 mod listing;
 mod pace;
 mod progress;
+mod replay;
 mod run;
 mod spec;
 mod thrift;
@@ -29,6 +32,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
     time,
@@ -37,10 +41,11 @@ use ttdust_shards::ids::StreamId;
 
 use crate::{
     calendar::now_unix_micros,
-    catalog::{AuditEntry, Catalog, CatalogError, Job, JobChange, JobFilter, JobStatus, Page},
+    catalog::{AuditEntry, Catalog, CatalogError, Job, JobChange, JobFilter, JobKind, JobStatus, Page},
     config::{ImportRoot, S3Options},
     objects::{ForeignObjects, ObjectError},
     producer::Producer,
+    query::Queries,
     workers::{WorkerError, Workers},
 };
 use input::Broken;
@@ -48,6 +53,7 @@ use run::{End, Run};
 use spec::Place;
 
 pub use progress::{Progress, RowFault};
+pub use replay::{ReplayCounts, ReplayFilter, ReplayProgress, ReplaySpec};
 pub use spec::{Format, Spec, SpecError};
 
 /// Between two times that a job's progress is kept.
@@ -56,6 +62,8 @@ const SAVE_PAUSE: Duration = Duration::from_secs(1);
 const CATALOG_PAUSE: Duration = Duration::from_secs(2);
 /// How long a cancellation waits for its job to stop.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+/// How many replays run at a time.
+const REPLAYS_AT_ONCE: usize = 4;
 /// How long ended jobs are remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -78,6 +86,11 @@ struct BadRow {
     field: String,
 }
 
+/// What this program has written cannot be read.
+fn corrupt(what: &str) -> End {
+    End::Failed(format!("the catalog holds {what} of the job that cannot be read"))
+}
+
 impl Row {
     fn bad(line: u64, message: String, field: &str) -> Self {
         Self { line, payload: Err(Box::new(BadRow { message, field: field.to_owned() })) }
@@ -97,9 +110,13 @@ pub struct ImportParts {
     pub catalog: Catalog,
     /// Takes the records.
     pub producer: Arc<Producer>,
+    /// Finds dead letters.
+    pub queries: Arc<Queries>,
     /// The threads that they run on, one each.
     pub threads: Workers,
-    /// How many run at a time.
+    /// Those that look through dead letters, a page at a time.
+    pub sorters: Workers,
+    /// How many imports run at a time.
     pub at_once: usize,
     /// What may be read.
     pub roots: Vec<ImportRoot>,
@@ -120,6 +137,7 @@ pub struct Imports {
 /// A job at work.
 #[derive(Debug)]
 struct Running {
+    kind: JobKind,
     progress: Mutex<Progress>,
     /// It was called off, and by whom.
     cancelled: Mutex<Option<AuditEntry>>,
@@ -132,6 +150,11 @@ struct Running {
 impl Running {
     fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it is to stop where it is.
+    fn is_over(&self) -> bool {
+        self.is_cancelled.load(Relaxed) || self.is_stopped.load(Relaxed)
     }
 }
 
@@ -156,13 +179,24 @@ impl Imports {
     /// # Errors
     /// See [`CatalogError`].
     pub async fn create(&self, stream: StreamId, spec: &Spec, audit: AuditEntry) -> Result<Job, CatalogError> {
+        let spec = serde_json::to_value(spec).expect("texts always serialise");
+        self.create_job(stream, spec, &Progress::default(), audit).await
+    }
+
+    async fn create_job(
+        &self,
+        stream: StreamId,
+        spec: Value,
+        progress: &Progress,
+        audit: AuditEntry,
+    ) -> Result<Job, CatalogError> {
         let job = Job {
             id: audit.object_id.clone(),
             stream,
             status: JobStatus::Pending,
-            spec: serde_json::to_value(spec).expect("texts always serialise"),
-            objects: serde_json::Value::Null,
-            progress: Progress::default().to_value(),
+            spec,
+            objects: Value::Null,
+            progress: progress.to_value(),
             created_at: now_unix_micros(),
             completed_at: None,
         };
@@ -234,7 +268,7 @@ impl Imports {
             match self.begin_due().await {
                 Ok(()) => self.news.notified().await,
                 Err(error) => {
-                    tracing::warn!(%error, "which imports there are is not known yet");
+                    tracing::warn!(%error, "which jobs there are is not known yet");
                     time::sleep(CATALOG_PAUSE).await;
                 }
             }
@@ -248,13 +282,20 @@ impl Imports {
         for job in self.parts.catalog.unfinished_jobs().await? {
             let running = {
                 let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-                if all.len() >= self.parts.at_once || self.stopping.load(Relaxed) {
+                if self.stopping.load(Relaxed) {
                     break;
                 }
-                if all.contains_key(&job.id) {
+                let kind = job.kind();
+                let limit = match kind {
+                    JobKind::Import => self.parts.at_once,
+                    JobKind::Replay => REPLAYS_AT_ONCE,
+                };
+                let is_full = all.values().filter(|running| running.kind == kind).count() >= limit;
+                if is_full || all.contains_key(&job.id) {
                     continue;
                 }
                 let running = Arc::new(Running {
+                    kind,
                     progress: Mutex::new(Progress::of_value(&job.progress)),
                     cancelled: Mutex::default(),
                     is_cancelled: AtomicBool::new(false),
@@ -286,8 +327,8 @@ impl Imports {
             progress.waits_for = None;
         }
         match &reason {
-            Some(reason) => tracing::warn!(job = %id, %reason, "an import failed"),
-            None => tracing::info!(job = %id, status = status.name(), "an import ended"),
+            Some(reason) => tracing::warn!(job = %id, %reason, "a job failed"),
+            None => tracing::info!(job = %id, status = status.name(), "a job ended"),
         }
         let completed_at = status.is_final().then(now_unix_micros);
         let audit = running.cancelled.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -297,7 +338,7 @@ impl Imports {
         while let Err(error @ CatalogError::Unavailable(_)) =
             self.parts.catalog.change_job(change.clone(), audit.clone()).await
         {
-            tracing::warn!(job = %id, %error, "how an import ended is not kept yet");
+            tracing::warn!(job = %id, %error, "how a job ended is not kept yet");
             time::sleep(CATALOG_PAUSE).await;
             if self.stopping.load(Relaxed) {
                 break;
@@ -312,9 +353,15 @@ impl Imports {
         self.news.notify_one();
     }
 
-    /// Runs a job to the end of this run, and keeps how far it came meanwhile.
+    /// Runs a job to the end of this run.
     async fn work(&self, job: Job, running: &Arc<Running>) -> End {
-        let id = job.id.clone();
+        match running.kind {
+            JobKind::Import => self.import(job, running).await,
+            JobKind::Replay => self.replay(&job, running).await,
+        }
+    }
+
+    async fn import(&self, job: Job, running: &Arc<Running>) -> End {
         let (spec, objects) = match self.begin(&job, running).await {
             Ok(begun) => begun,
             Err(end) => return end,
@@ -324,24 +371,25 @@ impl Imports {
             Err(error) => return End::Failed(error.to_string()),
         };
         let working = Arc::clone(running);
-        let is_over = {
-            let running = Arc::clone(running);
-            move || running.is_cancelled.load(Relaxed) || running.is_stopped.load(Relaxed)
-        };
-        let task = self.parts.threads.run(move || run.to_the_end(&working.progress, &is_over));
+        let task = self.parts.threads.run(move || run.to_the_end(&working.progress, &|| working.is_over()));
+        match self.watched(&job.id, running, task).await {
+            Ok(end) => end,
+            // What half-read objects leave behind belongs to this run alone.
+            Err(WorkerError::Panicked) => {
+                End::Failed("an object of it has a form that the server cannot read; the log says where".to_owned())
+            }
+            Err(WorkerError::Overloaded) => End::Later,
+        }
+    }
+
+    /// Waits for the end of what a job does, and keeps how far it came meanwhile.
+    async fn watched<T>(&self, id: &str, running: &Running, task: impl Future<Output = T>) -> T {
         let mut task = std::pin::pin!(task);
         loop {
             let pause = time::sleep(SAVE_PAUSE);
             tokio::select! {
-                ended = &mut task => return match ended {
-                    Ok(end) => end,
-                    // What half-read objects leave behind belongs to this run alone.
-                    Err(WorkerError::Panicked) => {
-                        End::Failed("an object of it has a form that the server cannot read; the log says where".to_owned())
-                    }
-                    Err(WorkerError::Overloaded) => End::Later,
-                },
-                () = pause => self.save(&id, running).await,
+                ended = &mut task => return ended,
+                () = pause => self.save(id, running).await,
             }
             if self.stopping.load(Relaxed) {
                 running.is_stopped.store(true, Relaxed);
@@ -351,7 +399,6 @@ impl Imports {
 
     /// The objects of a job, listed if it is its first run. From here on it is another incarnation of its writer.
     async fn begin(&self, job: &Job, running: &Running) -> Result<(Spec, Listed), End> {
-        let corrupt = |what: &str| End::Failed(format!("the catalog holds {what} of the job that cannot be read"));
         let spec: Spec = serde_json::from_value(job.spec.clone()).map_err(|_| corrupt("a request"))?;
         let place = spec.place(&self.parts.roots).map_err(|error| End::Failed(error.to_string()))?;
         let known: Option<Vec<listing::Object>> =
@@ -361,16 +408,22 @@ impl Imports {
         let objects =
             job.objects.is_null().then(|| serde_json::to_value(&listed).expect("texts and numbers serialise"));
         // What is sent must be of an incarnation that the catalog knows: so the next one is surely another.
+        self.keep_begun(&job.id, objects, running).await?;
+        Ok((spec, (listed, bucket)))
+    }
+
+    /// Keeps that a job has begun, with the objects that it reads if they are known by now.
+    async fn keep_begun(&self, id: &str, objects: Option<Value>, running: &Running) -> Result<(), End> {
         loop {
             let change = JobChange {
-                id: job.id.clone(),
+                id: id.to_owned(),
                 status: JobStatus::Running,
                 objects: objects.clone(),
                 progress: running.progress().to_value(),
                 completed_at: None,
             };
             match self.parts.catalog.change_job(change, None).await {
-                Ok(_) => return Ok((spec, (listed, bucket))),
+                Ok(_) => return Ok(()),
                 Err(CatalogError::Unavailable(_)) if !self.stopping.load(Relaxed) => time::sleep(CATALOG_PAUSE).await,
                 Err(_) => return Err(End::Later),
             }

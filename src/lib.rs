@@ -27,7 +27,6 @@ pub mod publish;
 pub mod query;
 pub mod rebuild;
 pub mod redis_link;
-pub mod replay;
 pub mod retention;
 pub mod serve;
 pub mod shared_cache;

@@ -3,7 +3,7 @@
 //!
 //! Records are checked on the thread that has them ([`Checked::of`]), sent to their stream's home ([`Producer::send`]), and what
 //! became of them is waited for ([`Sent`]). What is refused for now comes back with a time to try again: whether to wait for it
-//! ([`Producer::append_patiently`]) or to tell a client is the caller's choice.
+//! ([`pause`]) or to tell a client is the caller's choice.
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,7 @@ use ttdust_shards::{
     config::Limits,
     ids::{ShardId, StreamId},
     message::{Committed, Outcome, OutcomeTo, QUEUE_RETRY, Refusal, Submission, ToShard, WriterRows},
-    rows::{Checker, Rows, takes_records},
+    rows::{Checker, KnownBy, Letters, Rows, takes_records},
     snapshot::StreamEntry,
     status::{Code, Status},
     validate::Validator,
@@ -99,57 +99,103 @@ pub struct Numbers {
     pub first: u64,
 }
 
-/// Records that were checked, the bad ones sorted out.
+/// A submission that is ready to be sent, and where its outcome comes in.
 #[derive(Debug)]
-pub struct Checked {
+struct Parcel {
     home: ShardId,
-    rows: Rows,
-    /// `None`: there is nothing to submit.
-    good: Option<Submission>,
+    submission: Submission,
     waiter: oneshot::Receiver<Outcome>,
 }
 
+impl Parcel {
+    fn new(
+        to: &StreamEntry,
+        payloads: Vec<Bytes>,
+        keys: Vec<Bytes>,
+        metadata: Bytes,
+        writer: Option<Box<WriterRows>>,
+    ) -> Self {
+        let (tell, waiter) = oneshot::channel();
+        let submission = Submission {
+            stream: to.id,
+            schema_version: to.schema.version,
+            payloads,
+            keys,
+            metadata,
+            writer,
+            reply: OutcomeTo::Waiter(tell),
+        };
+        Self { home: to.home, submission, waiter }
+    }
+}
+
+/// Records that were checked, the bad ones sorted out.
+#[derive(Debug)]
+pub struct Checked {
+    rows: Rows,
+    /// `None`: there is nothing to submit.
+    good: Option<Parcel>,
+    /// Of the bad ones, if they are to be dead letters.
+    letters: Vec<Parcel>,
+}
+
 impl Checked {
-    /// Checks records, on the calling thread.
+    /// Checks records, on the calling thread. Bad ones become dead letters of the stream `letters`, if the records ask for it.
+    ///
+    /// # Panics
+    /// They do, and there is no such stream.
     #[must_use]
-    pub fn of(stream: &StreamEntry, limits: &Limits, records: Records) -> Self {
+    pub fn of(stream: &StreamEntry, letters: Option<&StreamEntry>, limits: &Limits, records: Records) -> Self {
         let Records { mut payloads, mut keys, metadata, on_invalid, numbers } = records;
+        assert!(on_invalid != OnInvalid::Dlq || letters.is_some(), "dead letters need a stream");
         let mut rows = Rows::new(stream, payloads.len(), numbers.is_some());
+        // Of what is not taken, the keys are wanted too.
+        let sent_keys = if on_invalid == OnInvalid::Dlq { keys.clone() } else { Vec::new() };
         VALIDATOR.with_borrow_mut(|validator| {
             let mut checker = Checker { validator, schema: &stream.schema, record_bytes: limits.record_bytes };
             rows.sort_out(on_invalid, &mut payloads, &mut keys, &mut checker);
         });
-        let (tell, waiter) = oneshot::channel();
-        let is_empty = payloads.is_empty() && numbers.is_none();
-        let good = (!is_empty && !rows.are_refused(on_invalid)).then(|| Submission {
-            stream: stream.id,
-            schema_version: stream.schema.version,
-            payloads,
-            keys,
-            metadata,
-            writer: numbers.map(|numbers| {
-                Box::new(WriterRows {
-                    id: numbers.writer,
-                    epoch: numbers.epoch,
-                    first: numbers.first,
-                    sent: rows.records(),
-                    taken: rows.taken(),
-                })
-            }),
-            reply: OutcomeTo::Waiter(tell),
+        let known_by = match &numbers {
+            Some(numbers) => KnownBy::Numbers(&numbers.writer, numbers.first),
+            None => KnownBy::Keys(&sent_keys),
+        };
+        let parcel = |to, Letters { payloads, keys }| Parcel::new(to, payloads, keys, Bytes::new(), None);
+        let letters = letters.map_or_else(Vec::new, |to| {
+            rows.letters(stream, known_by, &metadata).into_iter().map(|letters| parcel(to, letters)).collect()
         });
-        Self { home: stream.home, rows, good, waiter }
+        let is_empty = payloads.is_empty() && numbers.is_none();
+        let writer = numbers.map(|numbers| {
+            Box::new(WriterRows {
+                id: numbers.writer,
+                epoch: numbers.epoch,
+                first: numbers.first,
+                sent: rows.records(),
+                taken: rows.taken(),
+            })
+        });
+        let is_sent = !is_empty && !rows.are_refused(on_invalid);
+        let good = is_sent.then(|| Parcel::new(stream, payloads, keys, metadata, writer));
+        Self { rows, good, letters }
     }
+}
+
+/// A submission that was sent.
+#[derive(Debug)]
+struct Posted {
+    home: ShardId,
+    /// There already: it did not get there.
+    known: Option<Outcome>,
+    waiter: oneshot::Receiver<Outcome>,
 }
 
 /// Records on their way.
 #[derive(Debug)]
 pub struct Sent {
-    home: ShardId,
     rows: Rows,
-    /// There already: they were not even sent.
-    known: Option<Outcome>,
-    waiter: oneshot::Receiver<Outcome>,
+    /// `None`: there was nothing to submit.
+    good: Option<Posted>,
+    /// They follow once the good records are taken.
+    letters: Vec<Parcel>,
 }
 
 impl Sent {
@@ -157,18 +203,39 @@ impl Sent {
     ///
     /// # Errors
     /// Nothing was admitted, or nobody knows: the status says which. See [`pause`].
-    pub fn wait(mut self) -> Result<AppendResponse, Status> {
-        let outcome = self.known.take();
-        let outcome = outcome.unwrap_or_else(|| self.waiter.blocking_recv().unwrap_or(Outcome::Unknown));
-        answer(self.rows, outcome)
+    ///
+    /// # Panics
+    /// Dead letters are to follow: for these there is [`Producer::answer`].
+    pub fn wait(self) -> Result<AppendResponse, Status> {
+        assert!(self.letters.is_empty(), "nobody sends dead letters here");
+        let outcome = match self.good {
+            None => Outcome::Committed(Committed::nothing()),
+            Some(Posted { known: Some(known), .. }) => known,
+            Some(Posted { waiter, .. }) => waiter.blocking_recv().unwrap_or(Outcome::Unknown),
+        };
+        answer(self.rows, outcome, Vec::new())
     }
 }
 
-fn answer(mut rows: Rows, outcome: Outcome) -> Result<AppendResponse, Status> {
-    match outcome {
-        Outcome::Refused(refusal) => Err(Status::refused(refusal)),
-        outcome => rows.answer(outcome),
+/// What is told of records and of the dead letters among them. An error that says that nothing was admitted is true of both.
+fn answer(mut rows: Rows, good: Outcome, letters: Vec<Outcome>) -> Result<AppendResponse, Status> {
+    if let Outcome::Refused(refusal) = good {
+        return Err(Status::refused(refusal));
     }
+    let refused = letters.iter().find_map(|outcome| match outcome {
+        Outcome::Refused(refusal) => Some(*refusal),
+        Outcome::Committed(_) | Outcome::Unknown => None,
+    });
+    if let Some(refusal) = refused {
+        let is_taken = |outcome: &Outcome| matches!(outcome, Outcome::Committed(taken) if taken.accepted > 0);
+        if !letters.iter().chain([&good]).any(is_taken) {
+            return Err(Status::refused(refusal));
+        }
+        let message = "some of the records were taken, and some of the dead letters not yet: send all again with the same \
+            idempotency keys";
+        return Err(Status { message: message.to_owned(), ..Status::outcome_unknown() });
+    }
+    rows.answer_with_letters(good, letters)
 }
 
 /// Submits records.
@@ -226,34 +293,50 @@ impl Producer {
     /// Sends checked records to their home. They are there in the order in which they were sent from here.
     #[must_use]
     pub fn send(&self, checked: Checked) -> Sent {
-        let Checked { home, rows, good, waiter } = checked;
-        let known = match good {
-            None => Some(Outcome::Committed(Committed::nothing())),
-            Some(_) if self.link.has_ended(home) => Some(Outcome::Refused(Refusal::Draining)),
-            Some(submission) => {
-                let sent = self.link.engine().send(home, ToShard::Submit(submission));
-                sent.is_err().then_some(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY)))
-            }
+        let Checked { rows, good, letters } = checked;
+        Sent { rows, good: good.map(|parcel| self.post(parcel)), letters }
+    }
+
+    fn post(&self, parcel: Parcel) -> Posted {
+        let Parcel { home, submission, waiter } = parcel;
+        let known = if self.link.has_ended(home) {
+            Some(Outcome::Refused(Refusal::Draining))
+        } else {
+            let sent = self.link.engine().send(home, ToShard::Submit(submission));
+            sent.is_err().then_some(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY)))
         };
-        Sent { home, rows, known, waiter }
+        Posted { home, known, waiter }
     }
 
     /// What became of records that were sent.
     ///
     /// # Errors
     /// Nothing was admitted, or nobody knows: the status says which. See [`pause`].
-    pub async fn answer(&self, mut sent: Sent) -> Result<AppendResponse, Status> {
-        let outcome = match sent.known.take() {
-            Some(outcome) => outcome,
-            None => self.outcome(sent.home, &mut sent.waiter).await,
+    pub async fn answer(&self, sent: Sent) -> Result<AppendResponse, Status> {
+        let Sent { rows, good, letters: unsent } = sent;
+        let good = match good {
+            Some(posted) => self.outcome(posted).await,
+            None => Outcome::Committed(Committed::nothing()),
         };
-        answer(sent.rows, outcome)
+        let mut letters = Vec::new();
+        // What is sent again whole would make second ones, where it has no keys.
+        if matches!(good, Outcome::Committed(_)) {
+            let posted: Vec<Posted> = unsent.into_iter().map(|parcel| self.post(parcel)).collect();
+            for posted in posted {
+                letters.push(self.outcome(posted).await);
+            }
+        }
+        answer(rows, good, letters)
     }
 
-    async fn outcome(&self, home: ShardId, waiter: &mut oneshot::Receiver<Outcome>) -> Outcome {
+    async fn outcome(&self, posted: Posted) -> Outcome {
+        let Posted { home, known, mut waiter } = posted;
+        if let Some(known) = known {
+            return known;
+        }
         loop {
             tokio::select! {
-                outcome = &mut *waiter => return outcome.unwrap_or(Outcome::Unknown),
+                outcome = &mut waiter => return outcome.unwrap_or(Outcome::Unknown),
                 () = time::sleep(LOOK_PAUSE) => {}
             }
             // What lies in the queue of a shard that is gone is never looked at.
@@ -263,10 +346,16 @@ impl Producer {
         }
     }
 
+    /// The stream of the dead letters of `stream`.
+    fn letters_of(&self, stream: &StreamEntry) -> Result<Arc<StreamEntry>, Status> {
+        let letters = stream.dead_letters.and_then(|id| self.publisher.current().stream(id).cloned());
+        letters.ok_or_else(Status::dlq_missing)
+    }
+
     /// Checks and submits records, and waits for what becomes of them.
     ///
     /// # Errors
-    /// The stream takes no records; or see [`Producer::answer`].
+    /// The stream takes no records, or has no dead letters and they ask for such; or see [`Producer::answer`].
     pub async fn append(
         &self,
         source: Source,
@@ -275,16 +364,17 @@ impl Producer {
     ) -> Result<AppendResponse, Status> {
         let started = Instant::now();
         takes_records(stream)?;
+        let letters = (records.on_invalid == OnInvalid::Dlq).then(|| self.letters_of(stream)).transpose()?;
         if source == Source::Http {
             self.of_clients.fetch_add(records.payloads.len() as u64, Relaxed);
         }
         let count = records.payloads.len() as u32;
         let bytes: usize = records.payloads.iter().map(Bytes::len).sum();
         let checked = if bytes <= INLINE_BYTES_MAX {
-            Checked::of(stream, &self.limits, records)
+            Checked::of(stream, letters.as_deref(), &self.limits, records)
         } else {
             let (stream, limits) = (Arc::clone(stream), self.limits);
-            let check = move || Checked::of(&stream, &limits, records);
+            let check = move || Checked::of(&stream, letters.as_deref(), &limits, records);
             self.checkers.run(check).await.map_err(not_checked)?
         };
         let answer = self.answer(self.send(checked)).await;
@@ -293,31 +383,15 @@ impl Producer {
         answer
     }
 
-    /// As [`Producer::append`] for the stream as it then is, but waits and tries again while the server has no room.
-    ///
-    /// # Errors
-    /// As there, for all that does not pass by itself.
-    pub async fn append_patiently(
-        &self,
-        source: Source,
-        stream: StreamId,
-        records: Records,
-    ) -> Result<AppendResponse, Status> {
-        loop {
-            let answer = self.append(source, &self.stream(stream)?, records.clone()).await;
-            match answer.as_ref().err().and_then(pause) {
-                Some(pause) => time::sleep(pause).await,
-                None => return answer,
-            }
-        }
-    }
-
     /// Counts what became of so many records.
     pub fn count(&self, source: Source, records: u32, answer: &Result<AppendResponse, Status>) {
         let counts = match answer {
-            Ok(answer) => {
-                vec![("accepted", answer.accepted), ("duplicate", answer.duplicates), ("rejected", answer.rejected)]
-            }
+            Ok(answer) => vec![
+                ("accepted", answer.accepted),
+                ("duplicate", answer.duplicates),
+                ("rejected", answer.rejected),
+                ("dead_letter", answer.dead_lettered),
+            ],
             Err(_) => vec![("refused", records)],
         };
         counts.into_iter().for_each(|(outcome, count)| self.metrics.produced(source.name(), outcome, count));
@@ -353,8 +427,9 @@ mod tests {
 
     #[test]
     fn only_what_passes_by_itself_is_waited_for() {
-        let after =
-            |outcome| pause(&answer(Rows::new(&stream(), 1, false), outcome).expect_err("nothing was admitted"));
+        let after = |outcome| {
+            pause(&answer(Rows::new(&stream(), 1, false), outcome, Vec::new()).expect_err("nothing was admitted"))
+        };
         let second = Duration::from_secs(1);
         assert_eq!(after(Outcome::Refused(Refusal::Backpressure(second))), Some(second));
         assert_eq!(after(Outcome::Refused(Refusal::QueueFull(Duration::ZERO))), Some(PATIENCE.0));
@@ -375,13 +450,42 @@ mod tests {
             numbers,
             ..Records::default()
         };
-        let of = |numbers, on_invalid| Checked::of(&stream, &Limits::default(), records(numbers, on_invalid)).good;
+        let of = |numbers, on_invalid| {
+            let checked = Checked::of(&stream, None, &Limits::default(), records(numbers, on_invalid));
+            checked.good.map(|parcel| parcel.submission)
+        };
         assert!(of(None, OnInvalid::Atomic).is_none());
         assert_eq!(of(None, OnInvalid::Skip).expect("one is good").payloads, ["{}"]);
         let numbers = Numbers { writer: Bytes::from_static(b"w"), epoch: 1, first: 5 };
         assert!(of(Some(numbers.clone()), OnInvalid::Atomic).is_none(), "what is refused whole takes no numbers");
         let rows = of(Some(numbers), OnInvalid::Skip).expect("sent").writer.expect("a writer's");
         assert_eq!((rows.first, rows.sent, rows.taken.as_slice()), (5, 2, &[0][..]));
+    }
+
+    #[test]
+    fn what_is_refused_goes_to_the_dead_letters_and_nothing_is_said_to_be_untouched_that_is_not() {
+        let (stream, letters) = (stream(), stream());
+        let payloads = vec![Bytes::from_static(b"{}"), Bytes::from_static(b"[")];
+        let checked = || {
+            let (payloads, keys) = (payloads.clone(), vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+            let records = Records { payloads, keys, on_invalid: OnInvalid::Dlq, ..Records::default() };
+            Checked::of(&stream, Some(&letters), &Limits::default(), records)
+        };
+        let Checked { good, letters: dead, .. } = checked();
+        let (good, dead) = (good.expect("one is good"), &dead[0].submission);
+        assert_eq!((good.submission.stream, good.submission.keys), (stream.id, vec![Bytes::from_static(b"a")]));
+        assert_eq!((dead.stream, dead.payloads.len()), (letters.id, 1));
+        assert_eq!(dead.keys, [format!("key/{}/b", stream.id)]);
+        let of = |good, letters| answer(checked().rows, good, vec![letters]);
+        let taken = |accepted| Outcome::Committed(Committed { first_sequence: 1, accepted, ..Committed::nothing() });
+        let answer = of(taken(1), taken(1)).expect("an answer");
+        assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected), (1, 1, 0));
+        let full = || Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY));
+        let reason = |good, letters| of(good, letters).expect_err("not all of it").reason;
+        assert_eq!(reason(taken(1), full()), "OUTCOME_UNKNOWN", "the good one is taken");
+        assert_eq!(reason(taken(0), full()), "BACKPRESSURE", "nothing is");
+        assert_eq!(reason(full(), taken(0)), "BACKPRESSURE");
+        assert_eq!(reason(taken(1), Outcome::Unknown), "OUTCOME_UNKNOWN");
     }
 
     fn stream() -> StreamEntry {

@@ -50,7 +50,6 @@ use crate::{
     producer::Producer,
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryLimits, QueryParts},
-    replay::Replays,
     shared_cache::SharedCache,
     tails::Tails,
     telemetry::Level,
@@ -380,7 +379,6 @@ struct DataPaths {
     producer: Arc<Producer>,
     tails: Arc<Tails>,
     imports: Arc<Imports>,
-    replays: Arc<Replays>,
 }
 
 impl DataPaths {
@@ -406,14 +404,14 @@ fn data_paths(config: &Config, base: &Base, link: &ShardLink, queries: &Arc<Quer
     let imports = Arc::new(Imports::new(ImportParts {
         catalog: base.catalog.clone(),
         producer: Arc::clone(&producer),
+        queries: Arc::clone(queries),
         threads,
+        sorters: base.workers.clone(),
         at_once: settings.import_jobs,
         roots: settings.import_roots.clone(),
         s3: config.s3.clone(),
     }));
-    let (publisher, workers) = (Arc::clone(&base.publisher), base.workers.clone());
-    let replays = Arc::new(Replays::new(Arc::clone(queries), Arc::clone(&producer), publisher, workers));
-    Ok(DataPaths { producer, tails: Arc::new(tails), imports, replays })
+    Ok(DataPaths { producer, tails: Arc::new(tails), imports })
 }
 
 fn takeover(known: &Known) -> (Takeover, Option<TakeoverPending>) {
@@ -533,7 +531,6 @@ fn start_http(
         producer: Arc::clone(&data.producer),
         batches: http::Batches::default(),
         tails: Arc::clone(&data.tails),
-        replays: Arc::clone(&data.replays),
     };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits {

@@ -167,15 +167,41 @@ fn what_the_schema_refuses_is_a_letter_where_it_is_asked_for_and_one_alone() {
     assert!(server.stop().success(), "a clean stop");
 }
 
-fn replay(server: &Server, body: &Value) -> Value {
+/// Begins a replay; its id.
+fn begin(server: &Server, body: &Value) -> String {
     let (status, job) = call(server, "POST", "/api/v1/streams/events/dlq/replay", body);
-    assert_eq!(status, 202, "{job}");
-    let path = format!("/api/v1/streams/events/dlq/replay?job_id={}", job["id"].as_str().expect("an id"));
+    assert_eq!((status, &job["status"]), (202, &json!("pending")), "{job}");
+    job["id"].as_str().expect("an id").to_owned()
+}
+
+/// How it stands.
+fn stands(server: &Server, id: &str) -> Value {
+    let (status, job) = call(server, "GET", &format!("/api/v1/jobs/{id}"), &Value::Null);
+    assert_eq!((status, &job["kind"]), (200, &json!("replay")), "{job}");
+    job
+}
+
+fn is_over(job: &Value) -> bool {
+    !["pending", "running"].contains(&job["status"].as_str().expect("a status"))
+}
+
+/// What came of it at its end.
+fn ended(server: &Server, id: &str) -> Value {
+    let path = format!("/api/v1/streams/events/dlq/replay?job_id={id}");
     wait_for("the replay", || {
         let (status, job) = call(server, "GET", &path, &Value::Null);
         assert_eq!(status, 200, "{job}");
-        (job["status"] != "running").then_some(job)
+        is_over(&job).then_some(job)
     })
+}
+
+fn replay(server: &Server, body: &Value) -> Value {
+    ended(server, &begin(server, body))
+}
+
+fn set_status(server: &Server, status: &str) {
+    let (answered, stream) = call(server, "PATCH", "/api/v1/streams/events", &json!({"status": status}));
+    assert_eq!(answered, 200, "{stream}");
 }
 
 #[test]
@@ -206,18 +232,49 @@ fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_midd
     assert_eq!(replay(&server, &json!({"reason": "OTHER"}))["matched"], 0);
     assert_eq!(replay(&server, &json!({"field": "/id"}))["matched"], 0);
     assert_eq!(replay(&server, &json!({"end": "2020-01-01T00:00:00Z"}))["scanned"], 0);
-    let before = read(&server, "events").len();
-    // Cut short somewhere: some are back, most are not.
-    let (status, job) = call(&server, "POST", "/api/v1/streams/events/dlq/replay", &json!({}));
-    assert_eq!(status, 202, "{job}");
-    wait_for("the first to be back", || (read(&server, "events").len() > before).then_some(()));
+    // One that is called off while it waits; what was put back of it stays, and that is nothing.
+    set_status(&server, "paused");
+    let waits = |server: &Server, id: &str| {
+        wait_for("the replay to wait", || stands(server, id)["waits_for"].is_string().then_some(()));
+    };
+    let off = begin(&server, &json!({}));
+    waits(&server, &off);
+    let (status, cancelled) = call(&server, "POST", &format!("/api/v1/jobs/{off}/cancel"), &json!({}));
+    assert_eq!((status, &cancelled["status"]), (200, &json!("cancelled")), "{cancelled}");
+    // One goes on by itself over crashes: while it waits, and while it puts back.
+    let id = begin(&server, &json!({}));
+    waits(&server, &id);
     server.kill();
     server = Server::start(dir.path(), &SETTINGS);
-    let rest = replay(&server, &json!({}));
+    waits(&server, &id);
+    let mut back = read(&server, "events").len();
+    assert_eq!(back as i64, RECORDS - bad, "nothing yet");
+    set_status(&server, "active");
+    for _ in 0..3 {
+        wait_for("more to be back", || {
+            let now = read(&server, "events").len();
+            (now > back || is_over(&stands(&server, &id))).then(|| back = now)
+        });
+        server.kill();
+        server = Server::start(dir.path(), &SETTINGS);
+    }
+    let rest = ended(&server, &id);
     assert_eq!(rest["status"], "completed", "{rest}");
     let count = |name: &str| rest[name].as_i64().expect("a number");
-    assert_eq!(count("replayed") + count("duplicates"), bad);
-    assert!(count("duplicates") > 0, "{rest}");
+    assert_eq!((count("scanned"), count("replayed") + count("duplicates")), (bad, bad), "{rest}");
+    let job = stands(&server, &id);
+    assert_eq!(
+        (&job["records_processed"], &job["records_succeeded"], &job["records_failed"], &job["source_uri"]),
+        (&json!(bad), &json!(bad), &json!(0), &Value::Null),
+        "{job}"
+    );
+    let listed = |query: &str| {
+        let (status, page) = call(&server, "GET", &format!("/api/v1/jobs?stream_id=events{query}"), &Value::Null);
+        assert_eq!(status, 200, "{page}");
+        page["jobs"].as_array().expect("a list").iter().map(|job| job["id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("&kind=replay&status=cancelled"), [json!(off)]);
+    assert_eq!((listed("&kind=replay").len(), listed("&kind=import").len()), (listed("").len(), 0));
     let again = replay(&server, &json!({}));
     assert_eq!((&again["duplicates"], &again["replayed"]), (&json!(bad), &json!(0)), "{again}");
     let mut ids: Vec<i64> = read(&server, "events").iter().map(|(_, row)| row["id"].as_i64().expect("an id")).collect();

@@ -130,6 +130,60 @@ fn bad_records_are_told_one_by_one_and_reject_all_or_are_left_out() {
 }
 
 #[test]
+fn bad_records_become_dead_letters_where_it_is_asked_for_one_each() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path(), &[]);
+    rest::create_stream(&server.http, "s", &definition());
+    let body = b"{\"n\":1}\n{\"n\":\"x\"}\nno \xff\n{\"n\":2}\n";
+    let key = "idempotency-key: k";
+    let send = |server: &Server, more: &[&str]| post(server, "?on_invalid=dlq", LINES, more, body);
+    let (status, _, problem) = send(&server, &[key]);
+    assert_eq!((status, problem["code"].as_str()), (409, Some("DLQ_MISSING")), "{problem}");
+    assert_eq!(numbers(&server), [0; 0], "nothing was taken");
+    let (status, stream) = rest::call(&server.http, "PATCH", "/api/v1/streams/s", r#"{"dlq": {}}"#);
+    assert_eq!(status, 200, "{stream}");
+    let metadata = "x-metadata: {\"source\": \"shop\"}";
+    let counts =
+        |answer: &Value| ["accepted", "duplicates", "rejected", "dead_lettered"].map(|name| answer[name].as_u64());
+    let (status, _, answer) = send(&server, &[key, metadata]);
+    assert_eq!((status, answer["status"].as_str()), (200, Some("OK")), "{answer}");
+    assert_eq!(counts(&answer), [2, 0, 0, 2].map(Some), "{answer}");
+    let rows: Vec<_> =
+        answer["row_errors"].as_array().expect("a list").iter().map(|row| row["index"].clone()).collect();
+    assert_eq!(rows, [1, 2], "{answer}");
+    server.kill();
+    let server = start(dir.path(), &[]);
+    let (_, _, again) = send(&server, &[key, metadata]);
+    assert_eq!(counts(&again), [0, 2, 0, 2].map(Some), "{again}");
+    let letters = |server: &Server| {
+        let (status, page) = rest::call(&server.http, "GET", "/api/v1/streams/s.dlq/records", "");
+        assert_eq!(status, 200, "{page}");
+        let records = page["records"].as_array().expect("a list");
+        records.iter().map(|record| record["payload"].clone()).collect::<Vec<_>>()
+    };
+    let found = letters(&server);
+    assert_eq!(found.len(), 2, "one each: {found:?}");
+    assert_eq!((&found[0]["reason"], &found[0]["payload"]), (&json!("SCHEMA_VIOLATION"), &json!("{\"n\":\"x\"}")));
+    assert_eq!((&found[0]["pointers"], &found[0]["metadata"]), (&json!(["/n"]), &json!({"source": "shop"})));
+    assert_eq!((&found[1]["reason"], &found[1]["payload_base64"]), (&json!("NOT_JSON"), &json!("bm8g/w==")));
+    // Without a key, and none of them good.
+    let (status, _, all_bad) = post(&server, "?on_invalid=dlq", LINES, &[], b"1\n2\n3\n");
+    assert_eq!((status, all_bad["status"].as_str()), (200, Some("OK")), "{all_bad}");
+    assert_eq!(counts(&all_bad), [0, 0, 0, 3].map(Some), "{all_bad}");
+    assert_eq!(letters(&server).len(), 5);
+    // Records of more bytes than are checked where they come in, and letters of more than one submission.
+    let long = format!("{{\"n\":\"{}\"}}\n", "x".repeat(100_000)).repeat(15);
+    let (status, _, many) = post(&server, "?on_invalid=dlq", LINES, &["idempotency-key: long"], long.as_bytes());
+    assert_eq!((status, counts(&many)), (200, [0, 0, 0, 15].map(Some)), "{many}");
+    assert_eq!(letters(&server).len(), 20);
+    assert_eq!(numbers(&server), [1, 2]);
+    let (status, _, own) =
+        curl(&server, "/api/v1/streams/s.dlq/records?on_invalid=dlq", &[&format!("content-type: {LINES}")], body);
+    assert_eq!((status, own["code"].as_str()), (409, Some("DEAD_LETTERS_STREAM")), "{own}");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn the_same_body_with_the_same_key_is_taken_once_over_a_crash_too() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[]);
@@ -183,7 +237,7 @@ fn what_cannot_be_taken_is_refused_with_a_reason_and_nothing_of_it_is() {
         ("", JSON, vec![], b"[{\"n\":1},", 400, "no JSON array"),
         ("", JSON, vec![], b"[{\"n\":1},]", 400, "no JSON array"),
         ("", LINES, vec![], &long, 422, "are bad"),
-        ("?on_invalid=maybe", LINES, vec![], b"{\"n\":1}", 400, "atomic or skip"),
+        ("?on_invalid=maybe", LINES, vec![], b"{\"n\":1}", 400, "atomic, skip or dlq"),
         ("?dry_run=true", LINES, vec![], b"{\"n\":1}", 400, "dry_run"),
         ("", LINES, vec![&key], b"{\"n\":1}", 400, "256"),
         ("", LINES, vec!["x-metadata: [1]"], b"{\"n\":1}", 400, "x-metadata"),
@@ -429,5 +483,86 @@ fn a_tail_that_nobody_reads_holds_up_nobody_and_is_whole_when_it_is_read_again()
         assert_eq!(slow.numbers(1000), (1..=1000).collect::<Vec<_>>(), "round {round}");
     }
     drop((slow, other));
+    assert!(server.stop().success(), "a clean stop");
+}
+
+/// Records of which a pipeline leaves out those that three divides, a filler in each.
+fn every_third_bad(numbers: impl Iterator<Item = i64>, filler: &str) -> String {
+    let value = |n: i64| if n % 3 == 0 { format!("\"no {n}\"") } else { n.to_string() };
+    numbers.map(|n| format!("{{\"n\":{},\"filler\":\"{filler}\"}}\n", value(n))).collect()
+}
+
+#[test]
+fn a_tail_passes_by_what_a_pipeline_leaves_out_and_ends_where_records_are_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [
+        ("tail.memory_bytes", "1MiB"),
+        ("buffer.flush_interval_ms", "50"),
+        ("upkeep.interval_ms", "10"),
+        ("retention.interval_ms", "10"),
+    ];
+    let server = start(dir.path(), &settings);
+    rest::create_stream(&server.http, "s", &json!({"properties": {"n": {"type": ["integer", "string"]}}}));
+    let call = |method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, answer) = rest::call(&server.http, method, path, &body);
+        assert!((200..300).contains(&status), "{answer}");
+        answer
+    };
+    let send = |body: &str| {
+        let (status, _, answer) = post(&server, "", LINES, &[], body.as_bytes());
+        assert_eq!(status, 200, "{answer}");
+    };
+    let good = |numbers: std::ops::RangeInclusive<i64>| numbers.filter(|n| n % 3 != 0).collect::<Vec<_>>();
+    call("PATCH", "/api/v1/streams/s", json!({"dlq": {}}));
+    let steps = |on_error: &str| json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": on_error}]);
+    let pipeline = call("POST", "/api/v1/pipelines", json!({"stream_id": "s", "steps": steps("dlq")}));
+    let mut live = Tail::open(&server, "", &[]);
+    send(&every_third_bad(1..=300, ""));
+    // Nothing is left of these.
+    (301..=350).for_each(|n| send(&format!("{{\"n\":\"no {n}\"}}")));
+    send(&every_third_bad(351..=600, ""));
+    let of_pipeline = format!("/api/v1/pipelines/{}", pipeline["id"].as_str().expect("an id"));
+    call("PATCH", &of_pipeline, json!({"steps": steps("drop")}));
+    send(&every_third_bad(601..=900, ""));
+    let expected = [good(1..=300), good(351..=900)].concat();
+    assert_eq!(live.numbers(expected.len()), expected, "as they came");
+    let flushed =
+        |through: i64| call("GET", "/api/v1/streams/s", Value::Null)["statistics"]["flushed_through"] == through;
+    wait_for("a flush", || flushed(900).then_some(()));
+    let mut all = Tail::open(&server, "?start_sequence=1", &[]);
+    assert_eq!(all.numbers(expected.len()), expected, "from files");
+    for left_out in [3, 320, 348] {
+        let mut tail = Tail::open(&server, &format!("?start_sequence={left_out}"), &[]);
+        let first = expected.iter().copied().find(|n| *n > left_out);
+        assert_eq!(tail.numbers(1)[0], first.expect("there is more"), "one that begins with what is left out");
+    }
+
+    // A reader that takes nothing, while far more comes than sockets and the memory for tails hold, and goes.
+    let mut slow = all;
+    call("PATCH", "/api/v1/streams/s", json!({"retention_policy": {"type": "size", "max_bytes": 1}}));
+    let filler = "x".repeat(1000);
+    for batch in 0..32 {
+        send(&every_third_bad(901 + 1000 * batch..=1900 + 1000 * batch, &filler));
+    }
+    let first_there = || {
+        let page = call("GET", "/api/v1/streams/s/records?start=2020-01-01T00:00:00Z&limit=1", Value::Null);
+        page["records"][0]["sequence_number"].as_i64()
+    };
+    wait_for("records to go", || first_there().filter(|first| *first > 25_000));
+    let mut next = good(901..=32_900).into_iter();
+    let end = loop {
+        let (name, data) = slow.event().expect("an event");
+        if name == "error" {
+            break data;
+        }
+        assert_eq!(data["payload"]["n"].as_i64(), next.next(), "without a gap until then");
+    };
+    assert_eq!(end["code"], "RECORDS_EXPIRED", "{end}");
+    let lost = next.next().expect("not all was read");
+    let message = end["message"].as_str().expect("a message");
+    let go_on = message.rsplit(" = ").next().and_then(|text| text.parse::<i64>().ok()).expect("where to go on");
+    assert!(go_on > lost && message.contains(&format!("to {} are gone", go_on - 1)), "{lost}: {message}");
+    assert!(slow.event().is_none(), "nothing comes after it");
     assert!(server.stop().success(), "a clean stop");
 }

@@ -215,6 +215,10 @@ fn parquet_of_other_programs_becomes_records() {
     assert_eq!(import(&server, &payload)["status"], "completed");
     let job = import(&server, &setup.ask("duck.parquet", "parquet", json!({})));
     assert_eq!((job["status"].as_str(), counts(&job)), (Some("completed"), [ROWS as u64, ROWS as u64, 0]), "{job}");
+    for name in ["default.parquet", "gzip.parquet"] {
+        let job = import(&server, &setup.ask(name, "parquet", json!({})));
+        assert_eq!((job["status"].as_str(), counts(&job)), (Some("completed"), [ROWS as u64, ROWS as u64, 0]), "{job}");
+    }
     let records = stored(&server);
     for n in 0..ROWS {
         let (record, at) = (&records[n as usize], n as usize);
@@ -232,10 +236,15 @@ fn parquet_of_other_programs_becomes_records() {
         assert_eq!(records[ROWS as usize + at], json!({"n": n, "raw": true}));
         let duck = &records[2 * ROWS as usize + at];
         assert_eq!((&duck["n"], &duck["s"], &duck["o"]), (&record["n"], &record["s"], &record["o"]));
+        assert_eq!([&records[3 * ROWS as usize + at], &records[4 * ROWS as usize + at]], [record; 2]);
     }
-    for (name, reason) in
-        [("torn.parquet", "cut short"), ("claims.parquet", "footer claims"), ("snappy.parquet", "zstd or none")]
-    {
+    for (name, reason) in [
+        ("torn.parquet", "cut short"),
+        ("claims.parquet", "footer claims"),
+        ("brotli.parquet", "write it with snappy, gzip, zstd or none"),
+        ("page.parquet", "at most 67108864 are taken"),
+        ("snappy.parquet", "claims 268435455 bytes in its data"),
+    ] {
         let job = import(&server, &setup.ask(name, "parquet", json!({})));
         assert_eq!(job["status"], "failed", "{name}: {job}");
         assert!(job["reason"].as_str().is_some_and(|text| text.contains(reason)), "{name}: {job}");

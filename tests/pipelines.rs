@@ -241,6 +241,57 @@ fn check_files(paths: &[PathBuf], expected: &[(i64, Value)]) {
 }
 
 #[test]
+fn a_version_that_a_pipeline_does_not_fit_is_refused_with_the_step() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &KEEP);
+    let closed = |names: &[&str]| {
+        let members: serde_json::Map<_, _> =
+            names.iter().map(|&name| (name.into(), json!({"type": "string"}))).collect();
+        json!({"type": "object", "properties": members, "additionalProperties": false})
+    };
+    let stream = rest::create_stream(&server.http, "events", &closed(&["a", "b", "c"]));
+    let (_, whole) = call(&server, "GET", "/api/v1/streams/events", &Value::Null);
+    let versions = format!("/api/v1/schemas/{}/versions", whole["schema_id"].as_str().expect("an id"));
+    let add = |query: &str, definition: &Value| {
+        call(&server, "POST", &format!("{versions}{query}"), &json!({"definition": definition}))
+    };
+    let steps =
+        |last: &str| json!([{"type": "rename", "fields": {"a": "x"}}, {"type": "exclude", "fields": ["b", last]}]);
+    let pipeline = create(&server, &steps("c"));
+    let id = pipeline["id"].as_str().expect("an id");
+    let without_c = closed(&["a", "b", "d"]);
+    let (status, verdict) = add("?dry_run=true", &without_c);
+    assert_eq!((status, &verdict["compatible"], &verdict["violations"]), (200, &json!(false), &json!([])), "{verdict}");
+    let fault = &verdict["pipeline_faults"][0];
+    assert_eq!((&fault["pipeline_id"], &fault["stream_id"]), (&json!(id), &json!(stream)), "{verdict}");
+    assert_eq!((&fault["step"], &fault["pointer"]), (&json!(1), &json!("/steps/1/fields/1")), "{verdict}");
+    let (status, refused) = add("", &without_c);
+    assert_eq!((status, &refused["code"]), (409, &json!("BREAKS_PIPELINE")), "{refused}");
+    for text in [&refused["detail"], &refused["errors"][0]["detail"]] {
+        let text = text.as_str().expect("a text");
+        assert!([id, "events", "step 1", "/steps/1/fields/1"].iter().all(|part| text.contains(part)), "{text}");
+    }
+    assert_eq!(call(&server, "GET", &versions, &Value::Null).1["versions"].as_array().map(Vec::len), Some(1));
+    // One that fits is taken; so is the other, once the pipeline does without the field, or is gone.
+    let (status, added) = add("", &closed(&["a", "b", "c", "e"]));
+    assert_eq!((status, &added["version"]), (201, &json!(2)), "{added}");
+    let path = format!("/api/v1/pipelines/{id}");
+    assert_eq!(call(&server, "PATCH", &path, &json!({"steps": steps("a")})).0, 400, "it has another name by then");
+    assert_eq!(call(&server, "PATCH", &path, &json!({"steps": steps("x")})).0, 200);
+    let (status, verdict) = add("?dry_run=true", &without_c);
+    assert_eq!(
+        (status, &verdict["compatible"], &verdict["pipeline_faults"]),
+        (200, &json!(true), &json!([])),
+        "{verdict}"
+    );
+    assert_eq!(add("", &without_c).0, 201);
+    assert_eq!(add("", &closed(&["d"])).0, 409);
+    assert_eq!(call(&server, "DELETE", &path, &Value::Null).0, 204);
+    assert_eq!(add("", &closed(&["d"])).0, 201);
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn pipelines_are_checked_listed_changed_and_tried_over_rest() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Server::start(dir.path(), &KEEP);

@@ -402,3 +402,56 @@ fn a_server_that_allows_fewer_connections_than_the_pool_is_not_down() {
         database.execute(&format!("DROP ROLE {role}")).await.expect("gone");
     });
 }
+
+#[test]
+fn a_replay_goes_on_over_a_crash_and_a_version_that_breaks_a_pipeline_is_refused_here_too() {
+    let site = Site::new();
+    let server = site.start();
+    let definition = |names: &[&str]| {
+        let members: serde_json::Map<_, _> =
+            names.iter().map(|&name| (name.into(), json!({"type": "string"}))).collect();
+        json!({"type": "object", "properties": members, "additionalProperties": false})
+    };
+    rest::create_stream(&server.http, "events", &definition(&["n"]));
+    let call = |server: &Server, method: &str, path: &str, body: Value| {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        rest::call(&server.http, method, path, &body)
+    };
+    let done = |server: &Server, method: &str, path: &str, body: Value| {
+        let (status, answer) = call(server, method, path, body);
+        assert!((200..300).contains(&status), "{answer}");
+        answer
+    };
+    let stream = done(&server, "PATCH", "/api/v1/streams/events", json!({"dlq": {}}));
+    let steps = |on_error: &str| json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": on_error}]);
+    let new = json!({"stream_id": "events", "steps": steps("dlq")});
+    let pipeline = done(&server, "POST", "/api/v1/pipelines", new);
+    let of_pipeline = format!("/api/v1/pipelines/{}", pipeline["id"].as_str().expect("an id"));
+    let versions = format!("/api/v1/schemas/{}/versions", stream["schema_id"].as_str().expect("an id"));
+    let (status, refused) = call(&server, "POST", &versions, json!({"definition": definition(&["m"])}));
+    assert_eq!((status, &refused["code"]), (409, &json!("BREAKS_PIPELINE")), "{refused}");
+    let records: Vec<Value> = ["1", "x", "3", "y"].map(|n| json!({"n": n})).into();
+    done(&server, "POST", "/api/v1/streams/events/records", json!(records));
+    let rows = |server: &Server, stream: &str| {
+        let page = done(server, "GET", &format!("/api/v1/streams/{stream}/records"), Value::Null);
+        page["records"].as_array().expect("a list").len()
+    };
+    wait_for("dead letters", || (rows(&server, "events.dlq") == 2).then_some(()));
+    done(&server, "PATCH", &of_pipeline, json!({"steps": steps("null")}));
+    done(&server, "PATCH", "/api/v1/streams/events", json!({"status": "paused"}));
+    let job = done(&server, "POST", "/api/v1/streams/events/dlq/replay", json!({}));
+    let of_job = format!("/api/v1/jobs/{}", job["id"].as_str().expect("an id"));
+    let waits = |server: &Server| done(server, "GET", &of_job, Value::Null)["waits_for"].is_string();
+    wait_for("the replay to wait", || waits(&server).then_some(()));
+    server.kill();
+    let server = site.start();
+    wait_for("the replay to wait again", || waits(&server).then_some(()));
+    done(&server, "PATCH", "/api/v1/streams/events", json!({"status": "active"}));
+    let ended = wait_for("the end of the replay", || {
+        let job = done(&server, "GET", &of_job, Value::Null);
+        (job["status"] == "completed").then_some(job)
+    });
+    assert_eq!((&ended["replay"]["replayed"], &ended["replay"]["duplicates"]), (&json!(2), &json!(0)), "{ended}");
+    assert_eq!(rows(&server, "events"), 4);
+    assert!(server.stop().success(), "a clean stop");
+}

@@ -263,7 +263,7 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
         ("POST", "/api/v1/jobs", json!({"stream_id": "clicks", "source_uri": "", "format": ""}), "A--W-"),
         ("GET", "/api/v1/jobs", Value::Null, "AOSWR"),
         ("GET", "/api/v1/jobs/job_x", Value::Null, "AOSWR"),
-        ("POST", "/api/v1/jobs/job_x/cancel", Value::Null, "A--W-"),
+        ("POST", "/api/v1/jobs/job_x/cancel", Value::Null, "AO-W-"),
         ("POST", "/api/v1/pipelines", json!({"stream_id": "x", "steps": []}), "A-S--"),
         ("GET", "/api/v1/pipelines", Value::Null, "AOS--"),
         ("GET", "/api/v1/pipelines/pip_x", Value::Null, "AOS--"),

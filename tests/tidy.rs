@@ -78,7 +78,6 @@ const SERVER_FLOORS: &[&str] = &[
     "query",
     "tails",
     "imports",
-    "replay",
     "control",
     "http",
     "serve",

@@ -1,4 +1,4 @@
-//! Jobs, as plain values. What is imported and how far it came are texts of JSON here: their form is the importer's own.
+//! Jobs, as plain values. What is to be done and how far it came are texts of JSON here: their form is the importer's own.
 
 use serde_json::Value;
 use ttdust_shards::ids::StreamId;
@@ -47,6 +47,42 @@ impl JobStatus {
     }
 }
 
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    /// It reads objects into a stream.
+    Import,
+    /// It puts dead letters back into their stream.
+    Replay,
+}
+
+impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Import, Self::Replay];
+    /// The member of a job's spec that holds it. Where it is missing, the job is an import.
+    const MEMBER: &str = "kind";
+
+    /// Its name in the catalog and in REST.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Import => "import",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Says in the spec of a job, an object, that it is of this kind.
+    pub fn mark(self, spec: &mut Value) {
+        spec[Self::MEMBER] = self.name().into();
+    }
+}
+
 /// A job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
@@ -69,6 +105,13 @@ pub struct Job {
 }
 
 impl Job {
+    /// What it does.
+    #[must_use]
+    pub fn kind(&self) -> JobKind {
+        let name = self.spec.get(JobKind::MEMBER).and_then(Value::as_str);
+        name.and_then(JobKind::of_name).unwrap_or(JobKind::Import)
+    }
+
     /// What the audit log shows of it.
     pub(super) fn audited(&self) -> Value {
         serde_json::json!({"stream_id": self.stream.to_string(), "spec": self.spec})

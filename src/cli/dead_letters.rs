@@ -151,7 +151,7 @@ async fn replay(asked: &Replay, session: &mut Session) -> Outcome {
     let is_shown = io::stderr().is_terminal();
     let mut answer = api.post(&path, &[], &asked.body()).await?;
     let mut job: Job = answer.parse()?;
-    while job.status == "running" {
+    while ["pending", "running"].contains(&job.status.as_str()) {
         if is_shown {
             let _ = write!(io::stderr(), "\r\u{1b}[K{} read, {} put back", count(job.scanned), count(job.replayed));
         }

@@ -146,7 +146,7 @@ pub(super) async fn run(command: ImportCommand, session: &mut Session) -> Outcom
             wait(&job.id, session).await
         }
         ImportCommand::List { stream, status, limit } => {
-            let filters = [("stream_id", stream), ("status", status)];
+            let filters = [("stream_id", stream), ("status", status), ("kind", Some("import".to_owned()))];
             let query: Vec<_> = filters.into_iter().filter_map(|(key, value)| Some((key, value?))).collect();
             output.list(&api.list(JOBS, &query, "jobs", limit).await?, LIST)
         }

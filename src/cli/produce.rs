@@ -40,8 +40,8 @@ pub struct Produce {
     stream: String,
     /// Files with a JSON record a line, plain, gzip or zstd; -, or none: standard input.
     files: Vec<PathBuf>,
-    /// What becomes of the good records of a batch with bad ones: skip (they are taken, and the bad ones told of), or atomic (none
-    /// is taken, and it ends there).
+    /// What becomes of the good records of a batch with bad ones: skip (they are taken, and the bad ones told of), dlq (the same,
+    /// and the bad ones become dead letters of the stream), or atomic (none is taken, and it ends there).
     #[arg(long, value_enum, default_value_t = OnInvalid::Skip, hide_possible_values = true)]
     on_invalid: OnInvalid,
     /// Write the records that were refused to this file, each with its place and the reasons, as JSON lines.
@@ -78,6 +78,8 @@ pub struct Produce {
 enum OnInvalid {
     /// They are taken.
     Skip,
+    /// They are taken, and the bad ones are dead letters.
+    Dlq,
     /// None is.
     Atomic,
 }
@@ -220,7 +222,7 @@ impl Run<'_> {
         let delivered = delivered?;
         self.totals.add(&delivered);
         self.progress.sent(self.totals.records());
-        if delivered.rejected > 0 {
+        if delivered.bad() > 0 {
             let rows = if self.rejects.are_kept() {
                 self.delivery.all_errors(batch, delivered).await
             } else {

@@ -236,6 +236,11 @@ async fn add(schema: &str, file: &Path, dry_run: bool, session: &mut Session) ->
             let (pointer, why) = (cell(&reason["pointer"]), cell(&reason["reason"]));
             output.line(format!("  {pointer}: {why} (against version {})", cell(&reason["against_version"])))?;
         }
+        for fault in verdict["pipeline_faults"].as_array().into_iter().flatten() {
+            let [stream, pipeline, pointer, why] =
+                ["stream_name", "pipeline_id", "pointer", "reason"].map(|name| cell(&fault[name]));
+            output.line(format!("  the pipeline of {stream} ({pipeline}), {pointer}: {why}"))?;
+        }
     }
     output.flush()?;
     if verdict["compatible"] == true { Ok(()) } else { Err(Failure::Partly) }

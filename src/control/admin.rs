@@ -165,7 +165,10 @@ fn failed(error: ControlError) -> AdminFailure {
         ControlError::NotFound(_) => FailureKind::NotFound,
         ControlError::AlreadyExists(_) => FailureKind::AlreadyExists,
         ControlError::Invalid { .. } => FailureKind::Invalid,
-        ControlError::Stale(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => FailureKind::Conflict,
+        ControlError::Stale(_)
+        | ControlError::Conflict(_)
+        | ControlError::Incompatible { .. }
+        | ControlError::BreaksPipelines(_) => FailureKind::Conflict,
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
         ControlError::Overloaded | ControlError::NoMemory(_) => FailureKind::Overloaded,
         ControlError::RateLimited(over) => FailureKind::RateLimited(*over),

@@ -1,4 +1,4 @@
-//! Imports, as jobs.
+//! Jobs: imports, and replays of dead letters.
 
 use ttdust_proto::ingestion::{
     BatchError, BatchJobResponse, IngestBatchRequest, JobStatus as WireStatus, SourceFormat,
@@ -11,8 +11,8 @@ use ttdust_shards::{
 
 use super::{Actor, Control, ControlError, names};
 use crate::{
-    catalog::{Job, JobFilter, JobStatus, Page},
-    imports::{Format, Progress, Spec, SpecError},
+    catalog::{Job, JobFilter, JobKind, JobStatus, Page},
+    imports::{Format, Progress, ReplayFilter, ReplaySpec, Spec, SpecError},
 };
 
 /// Jobs that are read from the catalog at once while a page is filled with those that its reader may know of.
@@ -25,6 +25,8 @@ pub struct JobsAsked {
     pub stream: Option<String>,
     /// Those that stand so.
     pub status: Option<JobStatus>,
+    /// Those that do this.
+    pub kind: Option<JobKind>,
 }
 
 /// A part of the list of jobs.
@@ -80,10 +82,33 @@ impl Control {
             _ => {}
         }
         self.parts.imports.check(spec)?;
-        let id = format!("job_{}", uuid::Uuid::now_v7().hyphenated());
+        let id = new_id();
         let job = self.parts.imports.create(stream.id, spec, actor.did("job.create", "job", &id)).await?;
         let Actor { caller, trace_id } = actor;
         tracing::info!(job = %id, stream = %stream.id, source = %spec.source_uri, actor = %caller.id, trace_id, "import created");
+        Ok(job)
+    }
+
+    /// Begins to put those dead letters back into the stream that is meant, or to count them.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict`: the stream has no dead letters.
+    pub async fn create_replay(
+        &self,
+        actor: &Actor,
+        stream: &str,
+        filter: ReplayFilter,
+        dry_run: bool,
+    ) -> Result<Job, ControlError> {
+        let stream = self.resolve_stream(&actor.caller, stream)?;
+        if stream.dead_letters.is_none() {
+            let message = "the stream has no dead letters: give it some (PATCH it with a dlq)";
+            return Err(ControlError::Conflict(message.to_owned()));
+        }
+        let (id, spec) = (new_id(), ReplaySpec::of_now(filter, dry_run));
+        let job = self.parts.imports.create_replay(stream.id, &spec, actor.did("job.create", "job", &id)).await?;
+        let Actor { caller, trace_id } = actor;
+        tracing::info!(job = %id, stream = %stream.id, dry_run, actor = %caller.id, trace_id, "replay of dead letters created");
         Ok(job)
     }
 
@@ -123,7 +148,8 @@ impl Control {
             let read = self.parts.imports.jobs(filter.clone(), scan).await?;
             let is_last = read.len() < full;
             after = read.last().map(|job| job.id.clone()).unwrap_or_default();
-            jobs.extend(read.into_iter().filter(|job| self.knows_of(caller, job)));
+            let is_asked = |job: &Job| asked.kind.is_none_or(|kind| job.kind() == kind) && self.knows_of(caller, job);
+            jobs.extend(read.into_iter().filter(is_asked));
             if is_last || jobs.len() > limit {
                 break;
             }
@@ -174,6 +200,10 @@ impl Control {
         caller.require(Action::ReadStreams).map_err(JobError::Forbidden)?;
         Ok(on_the_wire(&self.job(caller, id).await?))
     }
+}
+
+fn new_id() -> String {
+    format!("job_{}", uuid::Uuid::now_v7().hyphenated())
 }
 
 /// A job that was called off has no status of its own on the wire: it has failed, for this reason.

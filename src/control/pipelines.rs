@@ -1,14 +1,14 @@
 //! Pipelines: what readers see of a stream's records. One a stream at a time; its versions are kept with the stream, because rows
 //! in the log and in files are of the version that was in force when they came.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde_json::{Value, value::RawValue};
 use ttdust_shards::{
-    ids::StreamId,
+    ids::{SchemaId, StreamId},
     parquet::layout,
     pipeline::{Failure, Pipeline, Runner, StepError, Verdict, steps},
-    snapshot::StreamEntry,
+    snapshot::{StreamEntry, StreamState},
     transform::columns::{self, Column},
     validate::Validator,
 };
@@ -29,6 +29,8 @@ const VERSIONS_BYTES_MAX: usize = 4 << 20;
 const ZONES_DIR: &str = "/usr/share/zoneinfo";
 /// The largest file of such rules.
 const ZONE_BYTES_MAX: u64 = 64 << 10;
+/// Faults that are told of a definition, and streams that are told of.
+const FAULTS_MAX: usize = 100;
 /// Sample records of a test.
 pub const SAMPLES_MAX: usize = 100;
 
@@ -63,6 +65,33 @@ pub struct WholePipeline {
     pub pipeline: StreamPipeline,
     /// The steps, as they were given.
     pub steps: Value,
+}
+
+/// A step of a pipeline that a definition leaves without what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineFault {
+    /// The pipeline, `pip_…`.
+    pub pipeline: String,
+    /// Its stream.
+    pub stream: StreamId,
+    /// The stream's name.
+    pub stream_name: String,
+    /// The step, from 0.
+    pub step: usize,
+    /// JSON Pointer into the pipeline: `/steps/…`.
+    pub pointer: String,
+    /// What does not fit.
+    pub message: String,
+}
+
+impl fmt::Display for PipelineFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pipeline, stream_name, step, pointer, message, .. } = self;
+        write!(
+            f,
+            "step {step} of the pipeline {pipeline} of stream {stream_name} does not fit it ({pointer}): {message}"
+        )
+    }
 }
 
 /// Steps to try, and on what.
@@ -240,6 +269,46 @@ impl Control {
         whole(&stream).ok_or_else(|| ControlError::Internal(format!("pipeline {id} is not in the catalog")))
     }
 
+    /// Steps of the pipelines in force on a schema's streams that would not fit any more if this were its definition; at most
+    /// 100.
+    pub(super) async fn faults_under(
+        &self,
+        schema: SchemaId,
+        definition: &str,
+    ) -> Result<Vec<PipelineFault>, ControlError> {
+        let has_pipeline = |stream: &&Arc<StreamEntry>| {
+            stream.schema.id == schema && stream.state != StreamState::Deleting && stream.pipelines.current() > 0
+        };
+        let mut streams: Vec<_> = self.current().streams().filter(has_pipeline).cloned().collect();
+        if streams.is_empty() {
+            return Ok(Vec::new());
+        }
+        streams.sort_by_key(|stream| stream.id.to_string());
+        let definition = definition.to_owned();
+        let look = move || {
+            let broken = |stream: Arc<StreamEntry>| {
+                let errors = broken_steps(&stream, &definition);
+                (!errors.is_empty()).then_some((stream, errors))
+            };
+            streams.into_iter().filter_map(broken).take(FAULTS_MAX).collect::<Vec<_>>()
+        };
+        let mut faults = Vec::new();
+        for (entry, errors) in self.parts.workers.run(look).await? {
+            let stream = self.parts.catalog.stream(entry.id).await?;
+            let Some(pipeline) = stream.pipelines.current else { continue };
+            faults.extend(errors.into_iter().map(|error| PipelineFault {
+                pipeline: pipeline.id.clone(),
+                stream: stream.id,
+                stream_name: stream.name.clone(),
+                step: error.pointer.split('/').nth(1).and_then(|step| step.parse().ok()).unwrap_or(0),
+                pointer: format!("/steps{}", error.pointer),
+                message: error.message,
+            }));
+        }
+        faults.truncate(FAULTS_MAX);
+        Ok(faults)
+    }
+
     /// What steps would make of sample records.
     ///
     /// # Errors
@@ -287,7 +356,7 @@ fn checked(
         return Err(ControlError::field("/steps", "the steps have no U+0000: not every catalog can keep it"));
     }
     let pipeline = Pipeline::compile(version, &steps).map_err(invalid)?;
-    let misfits = stream.map_or_else(Vec::new, |stream| misfits(&pipeline, stream));
+    let misfits = stream.map_or_else(Vec::new, |stream| misfits(&pipeline, stream, &stream.schema.definition));
     if !misfits.is_empty() {
         return Err(invalid(misfits));
     }
@@ -298,9 +367,19 @@ fn checked(
     Ok(steps)
 }
 
-fn misfits(pipeline: &Pipeline, stream: &StreamEntry) -> Vec<StepError> {
+fn misfits(pipeline: &Pipeline, stream: &StreamEntry, definition: &str) -> Vec<StepError> {
     let key_fields: Vec<&str> = stream.key_fields.iter().map(|field| field.name()).collect();
-    pipeline.misfits(columns::declared_columns(&stream.schema.definition), &key_fields)
+    pipeline.misfits(columns::declared_columns(definition), &key_fields)
+}
+
+/// What of a stream's pipeline fits the stream's schema, and not this definition. Blocking.
+fn broken_steps(stream: &StreamEntry, definition: &str) -> Vec<StepError> {
+    // A version that this program cannot run is told of elsewhere.
+    let Ok(pipeline) = stream.pipelines.get(stream.pipelines.current()) else { return Vec::new() };
+    let before = misfits(&pipeline, stream, &stream.schema.definition);
+    let mut after = misfits(&pipeline, stream, definition);
+    after.retain(|error| before.iter().all(|known| known.pointer != error.pointer));
+    after
 }
 
 /// The rules of a time zone of this name, which is no way out of the folder.

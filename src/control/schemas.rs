@@ -10,7 +10,7 @@ use ttdust_shards::{
     snapshot::StreamEntry,
 };
 
-use super::{Actor, Control, ControlError, FieldError, names};
+use super::{Actor, Control, ControlError, FieldError, PipelineFault, names};
 use crate::{
     calendar::now_unix_micros,
     catalog::{Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
@@ -69,8 +69,10 @@ pub enum AddedVersion {
     Judged {
         /// The schema, as it stays.
         schema: Schema,
-        /// Whether it could be added.
+        /// Whether it may follow the versions before it.
         verdict: Verdict,
+        /// Steps of pipelines that it would break.
+        faults: Vec<PipelineFault>,
     },
 }
 
@@ -207,7 +209,8 @@ impl Control {
     /// already is found, not added; one of an earlier version comes back as a new one.
     ///
     /// # Errors
-    /// `Invalid`: it does not compile. `Incompatible`. `NotFound`. `Conflict`: its schema is changed all the time.
+    /// `Invalid`: it does not compile. `Incompatible`. `BreaksPipelines`. `NotFound`. `Conflict`: its schema is changed all the
+    /// time.
     pub async fn add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
         let schema = self.parts.catalog.schema(new.schema).await?;
         self.compile(new.schema, schema.latest_version + 1, new.definition.clone()).await?;
@@ -224,7 +227,7 @@ impl Control {
     /// out of date by then, the catalog sees to.
     ///
     /// # Errors
-    /// `Incompatible`. `NotFound`. `Stale`: the schema was changed meanwhile, by whatever node.
+    /// `Incompatible`. `BreaksPipelines`. `NotFound`. `Stale`: the schema was changed meanwhile, by whatever node.
     async fn try_to_add_version(&self, actor: &Actor, new: NewVersion) -> Result<AddedVersion, ControlError> {
         let schema = self.parts.catalog.schema(new.schema).await?;
         let number = schema.latest_version + 1;
@@ -239,13 +242,20 @@ impl Control {
         }
         let verdict = self.judge(&schema, &version.definition).await?;
         if new.dry_run {
-            return Ok(AddedVersion::Judged { schema, verdict });
+            let faults = self.faults_under(new.schema, &version.definition).await?;
+            return Ok(AddedVersion::Judged { schema, verdict, faults });
         }
         if !verdict.compatible {
             return Err(ControlError::Incompatible { mode: schema.compatibility_mode, violations: verdict.violations });
         }
         let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
         let changing = self.changing().await?;
+        // From here on no stream is given another pipeline, and what they have is in force.
+        self.catch_up().await?;
+        let faults = self.faults_under(new.schema, &version.definition).await?;
+        if !faults.is_empty() {
+            return Err(ControlError::BreaksPipelines(faults));
+        }
         self.parts.catalog.add_version(version.clone(), schema.version, audit).await?;
         self.publish().await?;
         drop(changing);

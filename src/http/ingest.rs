@@ -48,8 +48,9 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct AppendRecords {
-    /// What becomes of the good records when there are bad ones: atomic (nothing is taken, 422) or skip (the rest is taken, and
-    /// row_errors tells of the bad ones); atomic where it is missing.
+    /// What becomes of the good records when there are bad ones: atomic (nothing is taken, 422), skip (the rest is taken, and
+    /// row_errors tells of the bad ones) or dlq (the same, and the bad ones are kept as dead letters of the stream); atomic where
+    /// it is missing.
     #[schemars(with = "Option<OnInvalidName>")]
     on_invalid: Option<String>,
 }
@@ -61,6 +62,7 @@ struct AppendRecords {
 enum OnInvalidName {
     Atomic,
     Skip,
+    Dlq,
 }
 
 /// What became of the records: accepted + duplicates + rejected + dead_lettered are those that were sent.
@@ -76,6 +78,7 @@ struct Appended {
     accepted: u32,
     duplicates: u32,
     rejected: u32,
+    /// Bad records that are dead letters on stable storage now.
     dead_lettered: u32,
     /// The first hundred bad records.
     row_errors: Vec<RowProblem>,
@@ -88,7 +91,7 @@ struct Appended {
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 enum AppendStatus {
-    /// Records were taken.
+    /// Records were taken, or are dead letters.
     Ok,
     /// All that were good had been taken before.
     Duplicate,
@@ -177,7 +180,8 @@ fn on_invalid(text: Option<&str>) -> Result<OnInvalid, Problem> {
     match text {
         None | Some("atomic") => Ok(OnInvalid::Atomic),
         Some("skip") => Ok(OnInvalid::Skip),
-        Some(_) => Err(Problem::invalid("on_invalid", "on_invalid is atomic or skip")),
+        Some("dlq") => Ok(OnInvalid::Dlq),
+        Some(_) => Err(Problem::invalid("on_invalid", "on_invalid is atomic, skip or dlq")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/api/v1/jobs`: imports.
+//! `/api/v1/jobs`: imports, and replays of dead letters.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,12 @@ use super::{
     extract::{Acting, Caller, Id, JsonBody, PAGE_MAX, Parameters, page},
     operation::Route,
     problem::Problem,
+    replays::ReplayDetails,
     to_the_end,
 };
 use crate::{
     calendar::rfc3339,
-    catalog::{self, JobStatus},
+    catalog::{self, JobKind, JobStatus},
     control::JobsAsked,
     imports::{Format, Progress, RowFault, Spec},
 };
@@ -31,9 +32,9 @@ pub(super) fn routes() -> Vec<Route> {
             .fails(&[StatusCode::NOT_FOUND, StatusCode::CONFLICT])
             .leads_to("getJob", "id")
             .leads_to("cancelJob", "id"),
-        Route::get(JOBS, "listJobs", "List imports, the newest first", list).fails(&[StatusCode::NOT_FOUND]),
-        Route::get(JOB, "getJob", "Read an import and how far it came", one),
-        Route::post("/api/v1/jobs/{id}/cancel", "cancelJob", "Call an import off; what was taken stays", cancel)
+        Route::get(JOBS, "listJobs", "List jobs, the newest first", list).fails(&[StatusCode::NOT_FOUND]),
+        Route::get(JOB, "getJob", "Read a job and how far it came", one),
+        Route::post("/api/v1/jobs/{id}/cancel", "cancelJob", "Call a job off; what was taken stays", cancel)
             .fails(&[StatusCode::CONFLICT]),
     ]
 }
@@ -57,12 +58,21 @@ struct CreateJob {
     options: BTreeMap<String, String>,
 }
 
+fn kind_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": JobKind::ALL.map(JobKind::name), "description": "What the job does."})
+}
+
+fn format_or_null(_: &mut SchemaGenerator) -> Schema {
+    let names = Format::ALL.into_iter().map(|format| Some(format.name())).chain([None]);
+    json_schema!({"type": ["string", "null"], "enum": names.collect::<Vec<_>>(), "description": "Null: of a replay."})
+}
+
 fn format_name(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": Format::ALL.map(Format::name), "description": "How the records lie in an object."})
 }
 
-fn status_name(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "enum": JobStatus::ALL.map(JobStatus::name), "description": "How the import stands."})
+pub(super) fn status_name(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": JobStatus::ALL.map(JobStatus::name), "description": "How the job stands."})
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -73,6 +83,9 @@ struct ListJobs {
     /// Those that stand so.
     #[schemars(with = "Option<StatusName>")]
     status: Option<String>,
+    /// Those that do this.
+    #[schemars(with = "Option<KindName>")]
+    kind: Option<String>,
     /// Entries of a page.
     #[schemars(range(min = 1, max = PAGE_MAX))]
     page_size: Option<u32>,
@@ -92,17 +105,29 @@ enum StatusName {
     Cancelled,
 }
 
-/// An import.
+/// What `kind` takes.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "lowercase")]
+#[allow(dead_code, reason = "the document is made from it")]
+enum KindName {
+    Import,
+    Replay,
+}
+
+/// An import, or a replay of dead letters, whose rows are the letters.
 #[derive(Serialize, JsonSchema)]
 struct Job {
     #[schemars(regex(pattern = "^job_"))]
     id: String,
     stream_id: String,
+    #[schemars(schema_with = "kind_name")]
+    kind: &'static str,
     #[schemars(schema_with = "status_name")]
     status: &'static str,
-    source_uri: String,
-    #[schemars(schema_with = "format_name")]
-    format: &'static str,
+    /// Null: of a replay.
+    source_uri: Option<String>,
+    #[schemars(schema_with = "format_or_null")]
+    format: Option<&'static str>,
     options: BTreeMap<String, String>,
     /// Rows that were read.
     records_processed: u64,
@@ -118,6 +143,8 @@ struct Job {
     reason: Option<String>,
     /// What it waits for; null: for nothing.
     waits_for: Option<String>,
+    /// Of a replay, what it is of and what came of it; null: of an import.
+    replay: Option<ReplayDetails>,
     #[schemars(extend("format" = "date-time"))]
     created_at: String,
     #[schemars(extend("format" = "date-time"))]
@@ -144,20 +171,22 @@ struct JobPage {
 impl From<catalog::Job> for Job {
     fn from(job: catalog::Job) -> Self {
         let progress = Progress::of_value(&job.progress);
-        // What this program has written it can read.
-        let spec = serde_json::from_value(job.spec).unwrap_or(Spec {
-            source_uri: String::new(),
-            format: Format::JsonLines,
-            options: BTreeMap::new(),
-        });
+        let kind = job.kind();
+        let replay = (kind == JobKind::Replay).then(|| ReplayDetails::of(&job, &progress));
+        let spec = serde_json::from_value::<Spec>(job.spec).ok().filter(|_| kind == JobKind::Import);
+        let (source_uri, format, options) = match spec {
+            Some(Spec { source_uri, format, options }) => (Some(source_uri), Some(format.name()), options),
+            None => (None, None, BTreeMap::new()),
+        };
         let fault = |RowFault { object, line, message, field }| JobFault { object, line_number: line, message, field };
         Self {
             id: job.id,
             stream_id: job.stream.to_string(),
+            kind: kind.name(),
             status: job.status.name(),
-            source_uri: spec.source_uri,
-            format: spec.format.name(),
-            options: spec.options,
+            source_uri,
+            format,
+            options,
             records_processed: progress.processed,
             records_succeeded: progress.succeeded,
             records_failed: progress.failed,
@@ -166,6 +195,7 @@ impl From<catalog::Job> for Job {
             objects_total: progress.objects_total as u64,
             reason: progress.reason,
             waits_for: progress.waits_for,
+            replay,
             created_at: rfc3339(job.created_at),
             completed_at: job.completed_at.map(rfc3339),
         }
@@ -202,7 +232,9 @@ async fn list(
             .ok_or_else(|| Problem::invalid("status", "status is pending, running, completed, failed or cancelled"))
     };
     let status = asked.status.as_deref().map(status).transpose()?;
-    let found = app.control.jobs(&caller, JobsAsked { stream: asked.stream_id, status }, page).await?;
+    let kind = |name: &str| JobKind::of_name(name).ok_or_else(|| Problem::invalid("kind", "kind is import or replay"));
+    let kind = asked.kind.as_deref().map(kind).transpose()?;
+    let found = app.control.jobs(&caller, JobsAsked { stream: asked.stream_id, status, kind }, page).await?;
     Ok(Json(JobPage { jobs: found.jobs.into_iter().map(Job::from).collect(), next_page_token: found.next }))
 }
 
@@ -212,7 +244,14 @@ async fn one(State(app): State<Shared>, Caller(caller): Caller, Id(id): Id) -> R
 }
 
 async fn cancel(State(app): State<Shared>, Acting(actor): Acting, Id(id): Id) -> Result<Json<Job>, Problem> {
-    actor.caller.require(Action::WriteRecords)?;
+    if actor.caller.require(Action::WriteRecords).is_err() {
+        actor.caller.require(Action::ReplayDeadLetters)?;
+    }
+    // Whoever may begin such a job may call it off.
+    actor.caller.require(match app.control.job(&actor.caller, &id).await?.kind() {
+        JobKind::Import => Action::WriteRecords,
+        JobKind::Replay => Action::ReplayDeadLetters,
+    })?;
     let job = to_the_end(async move { app.control.cancel_job(&actor, &id).await }).await?;
     Ok(Json(job.into()))
 }

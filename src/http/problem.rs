@@ -54,7 +54,7 @@ pub(super) const FAILURES: &[Failure] = &[
     failure_of(408, "RequestTimeout", &["DEADLINE_EXCEEDED"], &[], "The body did not arrive in time."),
     failure_of(409, "Conflict",
         &["ALREADY_EXISTS", "FAILED_PRECONDITION", "IDEMPOTENCY_KEY_IN_USE", "INCOMPATIBLE_SCHEMA", "STREAM_PAUSED", "STREAM_DELETING",
-            "DEAD_LETTERS_STREAM"], &[],
+            "DEAD_LETTERS_STREAM", "DLQ_MISSING", "BREAKS_PIPELINE"], &[],
         "It is not possible as things stand."),
     failure_of(412, "PreconditionFailed", &["VERSION_MISMATCH"], &[], "The object is not at the version of If-Match."),
     failure_of(413, "ContentTooLarge", &["RESOURCE_EXHAUSTED"], &[], "The body is over limits.http_body_bytes; or of records, over limits.message_bytes or limits.records_per_request."),
@@ -155,9 +155,10 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {
             ControlError::NotFound(_) => StatusCode::NOT_FOUND,
-            ControlError::AlreadyExists(_) | ControlError::Conflict(_) | ControlError::Incompatible { .. } => {
-                StatusCode::CONFLICT
-            }
+            ControlError::AlreadyExists(_)
+            | ControlError::Conflict(_)
+            | ControlError::Incompatible { .. }
+            | ControlError::BreaksPipelines(_) => StatusCode::CONFLICT,
             ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
@@ -178,6 +179,10 @@ impl From<ControlError> for Problem {
             ControlError::Incompatible { violations, .. } => violations
                 .into_iter()
                 .map(|v| FieldError { pointer: format!("/definition{}", v.pointer), detail: v.reason })
+                .collect(),
+            ControlError::BreaksPipelines(faults) => faults
+                .iter()
+                .map(|fault| FieldError { pointer: "/definition".to_owned(), detail: fault.to_string() })
                 .collect(),
             _ => Vec::new(),
         };

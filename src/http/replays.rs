@@ -9,13 +9,16 @@ use super::{
     Shared,
     answer::Accepted,
     extract::{Acting, Caller, Id, JsonBody, Parameters},
+    jobs::status_name,
     operation::Route,
     problem::{Problem, no_time},
+    to_the_end,
 };
 use crate::{
     calendar::{parse_time, rfc3339},
+    catalog::{Job, JobKind},
     control::ControlError,
-    replay::{ReplayFilter, ReplayJob, ReplayRefused, ReplayStatus},
+    imports::{Progress, ReplayFilter, ReplaySpec},
 };
 
 const REPLAY: &str = "/api/v1/streams/{id}/dlq/replay";
@@ -51,16 +54,20 @@ struct WhichReplay {
     job_id: String,
 }
 
-/// A replay of dead letters. The server knows it until it ends.
+/// What a replay is of, and what came of it so far.
 #[derive(Serialize, JsonSchema)]
-struct Replay {
-    #[schemars(regex(pattern = "^job_"))]
-    id: String,
-    #[schemars(regex(pattern = "^str_"))]
-    stream_id: String,
+pub(super) struct ReplayDetails {
     dry_run: bool,
-    #[schemars(extend("enum" = ["running", "completed", "failed"]))]
-    status: &'static str,
+    /// Letters with this reason; null: with any.
+    reason: Option<String>,
+    /// Letters with a fault in this field; null: in any.
+    field: Option<String>,
+    /// Letters that came at or after this time; null: from the first one on.
+    #[schemars(extend("format" = "date-time"))]
+    start: Option<String>,
+    /// Letters that came before this time, at the latest that at which the replay was made.
+    #[schemars(extend("format" = "date-time"))]
+    end: Option<String>,
     /// Dead letters that were read.
     scanned: u64,
     /// Of these, those that were asked for.
@@ -73,6 +80,41 @@ struct Replay {
     rejected: u64,
     /// Of these, those that the pipeline still makes nothing of.
     failing: u64,
+}
+
+impl ReplayDetails {
+    /// Those of a job that is one.
+    pub(super) fn of(job: &Job, progress: &Progress) -> Self {
+        // What this program has written it can read.
+        let ReplaySpec { filter, dry_run } = serde_json::from_value(job.spec.clone()).unwrap_or_default();
+        let counts = progress.replay.unwrap_or_default().counts;
+        Self {
+            dry_run,
+            reason: filter.reason,
+            field: filter.field,
+            start: filter.start.map(rfc3339),
+            end: filter.end.map(rfc3339),
+            scanned: counts.scanned,
+            matched: counts.matched,
+            replayed: counts.replayed,
+            duplicates: counts.duplicates,
+            rejected: counts.rejected,
+            failing: counts.failing,
+        }
+    }
+}
+
+/// A replay of dead letters. It is a job: its stream is that of the letters' records.
+#[derive(Serialize, JsonSchema)]
+struct Replay {
+    #[schemars(regex(pattern = "^job_"))]
+    id: String,
+    #[schemars(regex(pattern = "^str_"))]
+    stream_id: String,
+    #[schemars(schema_with = "status_name")]
+    status: &'static str,
+    #[serde(flatten)]
+    details: ReplayDetails,
     /// Why it failed; null: it did not.
     error: Option<String>,
     #[schemars(extend("format" = "date-time"))]
@@ -81,26 +123,17 @@ struct Replay {
     ended_at: Option<String>,
 }
 
-impl From<ReplayJob> for Replay {
-    fn from(job: ReplayJob) -> Self {
+impl From<Job> for Replay {
+    fn from(job: Job) -> Self {
+        let progress = Progress::of_value(&job.progress);
         Self {
+            details: ReplayDetails::of(&job, &progress),
             id: job.id,
             stream_id: job.stream.to_string(),
-            dry_run: job.dry_run,
-            status: match job.status {
-                ReplayStatus::Running => "running",
-                ReplayStatus::Completed => "completed",
-                ReplayStatus::Failed => "failed",
-            },
-            scanned: job.counts.scanned,
-            matched: job.counts.matched,
-            replayed: job.counts.replayed,
-            duplicates: job.counts.duplicates,
-            rejected: job.counts.rejected,
-            failing: job.counts.failing,
-            error: job.error,
-            started_at: rfc3339(job.started_at),
-            ended_at: job.ended_at.map(rfc3339),
+            status: job.status.name(),
+            error: progress.reason,
+            started_at: rfc3339(job.created_at),
+            ended_at: job.completed_at.map(rfc3339),
         }
     }
 }
@@ -112,7 +145,7 @@ async fn start(
     JsonBody(body): JsonBody<ReplayDeadLetters>,
 ) -> Result<Accepted<Replay>, Problem> {
     actor.caller.require(Action::ReplayDeadLetters)?;
-    let stream = app.control.resolve_stream(&actor.caller, &id)?;
+    app.control.resolve_stream(&actor.caller, &id)?;
     let time = |name: &'static str, text: Option<&str>| text.map(parse_time).transpose().map_err(no_time(name));
     let filter = ReplayFilter {
         start: time("/start", body.start.as_deref())?,
@@ -120,12 +153,10 @@ async fn start(
         reason: body.reason,
         field: body.field,
     };
-    let refused = |refused: ReplayRefused| match refused {
-        ReplayRefused::NoDeadLetters => ControlError::Conflict(refused.to_string()),
-        ReplayRefused::TooMany => ControlError::Overloaded,
-    };
-    let job = app.replays.start(&stream, filter, body.dry_run).map_err(refused)?;
-    tracing::info!(stream = %stream.id, job = %job.id, actor = %actor.caller.id, dry_run = job.dry_run, "replay of dead letters begun");
+    if [&filter.reason, &filter.field].into_iter().flatten().any(|text| text.contains('\0')) {
+        return Err(Problem::invalid("", "a text holds the character U+0000, which no letter's reason or field does"));
+    }
+    let job = to_the_end(async move { app.control.create_replay(&actor, &id, filter, body.dry_run).await }).await?;
     Ok(Accepted(job.into()))
 }
 
@@ -137,7 +168,9 @@ async fn one(
 ) -> Result<Json<Replay>, Problem> {
     caller.require(Action::ReplayDeadLetters)?;
     let stream = app.control.resolve_stream(&caller, &id)?;
-    let job = app.replays.job(stream.id, &asked.job_id);
-    let job = job.ok_or_else(|| ControlError::NotFound(format!("replay {:?}", asked.job_id)))?;
+    let job = app.control.job(&caller, &asked.job_id).await?;
+    if job.kind() != JobKind::Replay || job.stream != stream.id {
+        return Err(ControlError::NotFound(format!("replay {:?}", asked.job_id)).into());
+    }
     Ok(Json(job.into()))
 }

@@ -25,7 +25,7 @@ use crate::{
     calendar::rfc3339,
     catalog::{self, SchemaChange},
     compatibility::{self, Direction, Mode, Policy},
-    control::{AddedVersion, ControlError, NewSchema, NewVersion, policy_name, policy_of},
+    control::{AddedVersion, ControlError, NewSchema, NewVersion, PipelineFault, policy_name, policy_of},
 };
 
 const SCHEMAS: &str = "/api/v1/schemas";
@@ -220,11 +220,43 @@ struct VersionPage {
 /// Whether a version could be added.
 #[derive(Serialize, JsonSchema)]
 struct Verdict {
+    /// Whether it could: nothing speaks against it.
     compatible: bool,
     compatibility_mode: String,
     policy: String,
-    /// What speaks against it.
+    /// Why it may not follow the versions before it.
     violations: Vec<Violation>,
+    /// Steps of pipelines that would not fit any more; at most 100.
+    pipeline_faults: Vec<BrokenStep>,
+}
+
+/// A step of a stream's pipeline that a version would leave without what it needs.
+#[derive(Serialize, JsonSchema)]
+struct BrokenStep {
+    #[schemars(regex(pattern = "^pip_"))]
+    pipeline_id: String,
+    #[schemars(regex(pattern = "^str_"))]
+    stream_id: String,
+    stream_name: String,
+    /// From 0.
+    step: u64,
+    /// JSON Pointer into the pipeline.
+    pointer: String,
+    /// For people.
+    reason: String,
+}
+
+impl From<PipelineFault> for BrokenStep {
+    fn from(fault: PipelineFault) -> Self {
+        Self {
+            pipeline_id: fault.pipeline,
+            stream_id: fault.stream.to_string(),
+            stream_name: fault.stream_name,
+            step: fault.step as u64,
+            pointer: fault.pointer,
+            reason: fault.message,
+        }
+    }
 }
 
 /// A reason why a version may not follow another.
@@ -422,11 +454,12 @@ async fn add_version(
             Ok(Either::One(Created { location, body }))
         }
         AddedVersion::Known(version) => Ok(Either::Other(Either::One(Json(version.try_into()?)))),
-        AddedVersion::Judged { schema, verdict } => Ok(Either::Other(Either::Other(Json(Verdict {
-            compatible: verdict.compatible,
+        AddedVersion::Judged { schema, verdict, faults } => Ok(Either::Other(Either::Other(Json(Verdict {
+            compatible: verdict.compatible && faults.is_empty(),
             compatibility_mode: schema.compatibility_mode,
             policy: schema.policy,
             violations: verdict.violations.into_iter().map(Violation::from).collect(),
+            pipeline_faults: faults.into_iter().map(BrokenStep::from).collect(),
         })))),
     }
 }

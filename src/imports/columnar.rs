@@ -3,11 +3,16 @@
 //! What a file claims is held against what is there, and against limits, before the reader of Parquet makes room for it: the footer
 //! when the file is opened, the headers of a row group's pages before its first row is read.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    io::{self, Read as _},
+    ops::Range,
+    sync::Arc,
+};
 
 use arrow_array::{Array as _, RecordBatch, cast::AsArray as _};
 use arrow_schema::{DataType, Schema};
 use bytes::{Buf as _, Bytes};
+use flate2::read::MultiGzDecoder;
 use parquet::{
     arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
     basic::Compression,
@@ -25,7 +30,7 @@ use super::{
     input::Broken,
     json::{is_known, is_null, put_value},
     spec::Options,
-    thrift::{check_metadata, page_header},
+    thrift::{PageHeader, Reader, check_metadata, page_header},
 };
 
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -40,6 +45,8 @@ const ROW_GROUP_BYTES_MAX: i64 = 1 << 30;
 const PAGE_BYTES_MAX: i64 = 64 << 20;
 /// A page's header: texts of statistics may be in it.
 const HEADER_BYTES_MAX: u64 = 64 << 10;
+/// The length that Snappy's data begins with, in bytes.
+const SNAPPY_LENGTH_BYTES: u64 = 10;
 /// Rows that are decoded at a time.
 const ROWS_MAX: usize = 1000;
 /// Read from the object at a time.
@@ -173,12 +180,13 @@ fn check_group(number: usize, group: &RowGroupMetaData, bytes: u64) -> Result<()
         ));
     }
     let is_read = |column: &&ColumnChunkMetaData| {
-        matches!(column.compression(), Compression::UNCOMPRESSED | Compression::ZSTD(_))
+        use Compression::{GZIP, SNAPPY, UNCOMPRESSED, ZSTD};
+        matches!(column.compression(), UNCOMPRESSED | SNAPPY | GZIP(_) | ZSTD(_))
     };
     if let Some(column) = columns.iter().find(|column| !is_read(column)) {
         let codec = column.compression();
         return Err(Broken(format!(
-            "its pages are compressed by {codec}, which is not read: write it with zstd or none"
+            "its pages are compressed by {codec}, which is not read: write it with snappy, gzip, zstd or none"
         )));
     }
     if group.num_rows() < 0 || columns.iter().any(|column| column.num_values() < 0 || column.uncompressed_size() < 0) {
@@ -190,10 +198,10 @@ fn check_group(number: usize, group: &RowGroupMetaData, bytes: u64) -> Result<()
     Ok(())
 }
 
-/// Looks at what the headers of a column's pages claim.
-fn check_pages(source: &OpenSource, pages: Range<u64>) -> Result<(), Broken> {
+/// Looks at what the headers of a column's pages claim; how many bytes they come to, decompressed.
+fn check_pages(source: &OpenSource, pages: Range<u64>, codec: Compression) -> Result<i64, Broken> {
     let damaged = |what: &str| Broken(format!("a page at byte {} and after is damaged: {what}", pages.start));
-    let (mut at, mut window) = (pages.start, Bytes::new());
+    let (mut at, mut window, mut total) = (pages.start, Bytes::new(), 0i64);
     let mut window_at = at;
     while at < pages.end {
         let left = pages.end - at;
@@ -214,9 +222,42 @@ fn check_pages(source: &OpenSource, pages: Range<u64>) -> Result<(), Broken> {
         if length > left {
             return Err(damaged("it reaches past its column's end"));
         }
+        check_packed(source, at + header.bytes as u64, &header, codec).map_err(|what| damaged(&what))?;
+        total = total.saturating_add(header.uncompressed);
         at += length;
     }
-    Ok(())
+    Ok(total)
+}
+
+/// Whether a page whose data begins at this byte decompresses to what its header claims: of codecs whose decoders make room for
+/// whatever comes, or tell of it in words of their own.
+fn check_packed(source: &OpenSource, at: u64, header: &PageHeader, codec: Compression) -> Result<(), String> {
+    let claimed = (header.uncompressed - header.plain).unsigned_abs();
+    if claimed == 0 || !header.is_packed {
+        return Ok(());
+    }
+    let (start, length) = (at + header.plain.unsigned_abs(), (header.compressed - header.plain).unsigned_abs());
+    let packed = Onward { source: source.clone(), at: start, buffer: Bytes::new() }.take(length);
+    match codec {
+        Compression::SNAPPY => {
+            let mut first = Vec::new();
+            packed.take(SNAPPY_LENGTH_BYTES).read_to_end(&mut first).map_err(|error| error.to_string())?;
+            match Reader::new(&first).varint() {
+                Ok(found) if found == claimed => Ok(()),
+                Ok(found) => Err(format!("it claims {found} bytes in its data, and {claimed} in its header")),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+        Compression::GZIP(_) => {
+            let mut found = MultiGzDecoder::new(packed).take(claimed + 1);
+            match io::copy(&mut found, &mut io::sink()) {
+                Ok(found) if found > claimed => Err(format!("it has more than the {claimed} bytes that it claims")),
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("it is no gzip: {error}")),
+            }
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Columnar {
@@ -243,9 +284,16 @@ impl Columnar {
                 }
             }
             let Some(number) = self.groups.next() else { return Ok(None) };
+            let mut total = 0;
             for column in self.metadata.row_group(number).columns() {
                 let pages = pages_of(column, self.source.bytes()).expect("it was checked");
-                check_pages(&self.source, pages)?;
+                total += check_pages(&self.source, pages, column.compression())?;
+                if total > ROW_GROUP_BYTES_MAX {
+                    return Err(Broken(format!(
+                        "the pages of its row group {number} claim more than {ROW_GROUP_BYTES_MAX} bytes: write smaller \
+                         row groups"
+                    )));
+                }
             }
             let builder = builder(&self.source)?;
             self.reader = Some(builder.with_row_groups(vec![number]).with_batch_size(ROWS_MAX).build()?);
@@ -347,7 +395,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use arrow_array::{ArrayRef, Int64Array, StringArray};
-    use parquet::{arrow::ArrowWriter, basic::ZstdLevel, file::properties::WriterProperties};
+    use parquet::{
+        arrow::ArrowWriter,
+        basic::{BrotliLevel, GzipLevel, ZstdLevel},
+        file::properties::{WriterProperties, WriterVersion},
+    };
     use ttdust_shards::parquet::source::FileSource;
 
     use super::{
@@ -359,8 +411,13 @@ mod tests {
 
     /// A file of so many rows, some of them to a row group.
     fn file(rows: i64) -> Vec<u8> {
+        file_by(rows, Compression::ZSTD(ZstdLevel::default()), WriterVersion::PARQUET_1_0)
+    }
+
+    fn file_by(rows: i64, codec: Compression, version: WriterVersion) -> Vec<u8> {
         let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_compression(codec)
+            .set_writer_version(version)
             .set_max_row_group_row_count(Some(700))
             .build();
         let texts = |null_every: i64| -> ArrayRef {
@@ -380,13 +437,18 @@ mod tests {
         out
     }
 
-    fn read_all(bytes: &[u8], options: &[(&str, &str)]) -> Result<Vec<Row>, Broken> {
-        let options: BTreeMap<_, _> = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let options = Spec { source_uri: String::new(), format: Format::Parquet, options }.options().expect("valid");
+    /// These bytes as an object.
+    fn kept(bytes: &[u8]) -> OpenSource {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("object");
         std::fs::write(&path, bytes).expect("a file");
-        let mut rows = Columnar::open(FileSource::from(path).open().expect("open"), &options, SCHEMA)?;
+        FileSource::from(path).open().expect("open")
+    }
+
+    fn read_all(bytes: &[u8], options: &[(&str, &str)]) -> Result<Vec<Row>, Broken> {
+        let options: BTreeMap<_, _> = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let options = Spec { source_uri: String::new(), format: Format::Parquet, options }.options().expect("valid");
+        let mut rows = Columnar::open(kept(bytes), &options, SCHEMA)?;
         let mut all = Vec::new();
         loop {
             let next = rows.next()?;
@@ -420,6 +482,84 @@ mod tests {
     }
 
     #[test]
+    fn pages_of_each_codec_are_read_and_of_others_refused_by_name() {
+        let expected = texts(read_all(&file(2000), &[]).expect("rows"));
+        let gzip = Compression::GZIP(GzipLevel::default());
+        for codec in [Compression::UNCOMPRESSED, Compression::SNAPPY, gzip] {
+            for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+                let rows = read_all(&file_by(2000, codec, version), &[]).expect("rows");
+                assert_eq!(texts(rows), expected, "{codec} {version:?}");
+            }
+        }
+        let bytes = file(100);
+        let metadata = Arc::clone(builder(&kept(&bytes)).expect("good").metadata());
+        for codec in [Compression::BROTLI(BrotliLevel::default()), Compression::LZ4_RAW, Compression::LZ4] {
+            let group = metadata.row_group(0).clone();
+            let mut columns = group.columns().to_vec();
+            columns[1] = columns[1].clone().into_builder().set_compression(codec).build().expect("built");
+            let group = group.into_builder().set_column_metadata(columns).build().expect("built");
+            let refused = check_group(0, &group, bytes.len() as u64).expect_err("not read").0;
+            assert!(refused.contains(&codec.to_string()) && refused.contains("snappy"), "{refused}");
+        }
+    }
+
+    /// Pages of a column: what the header of each claims, and what it holds.
+    fn pages(pages: &[(u32, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let put = |out: &mut Vec<u8>, number: u64| {
+            let mut number = number << 1;
+            while number >= 0x80 {
+                out.push(number as u8 | 0x80);
+                number >>= 7;
+            }
+            out.push(number as u8);
+        };
+        for &(claimed, held) in pages {
+            out.extend([0x15, 0x00, 0x15]);
+            put(&mut out, claimed.into());
+            out.push(0x15);
+            put(&mut out, held.len() as u64);
+            out.push(0);
+            out.extend_from_slice(held);
+        }
+        out
+    }
+
+    #[test]
+    fn a_page_that_decompresses_to_more_than_it_claims_or_claims_too_much_is_refused_before_it_is_read() {
+        let gzip = |bytes: &[u8]| {
+            let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            io::Write::write_all(&mut out, bytes).expect("in memory");
+            out.finish().expect("in memory")
+        };
+        // As much as a length of five bytes can say, and 300; nothing follows.
+        let (huge, short) = ([0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0, 0], [0xac, 0x02]);
+        let (bomb, five) = (gzip(&vec![0; 1 << 20]), gzip(b"12345"));
+        let check = |codec: Compression, all: &[(u32, &[u8])]| {
+            let bytes = pages(all);
+            check_pages(&kept(&bytes), 0..bytes.len() as u64, codec).map_err(|broken| broken.0)
+        };
+        let gzipped = Compression::GZIP(GzipLevel::default());
+        assert_eq!(check(Compression::SNAPPY, &[(300, &short), (300, &short)]), Ok(600));
+        assert_eq!(check(gzipped, &[(1 << 20, &bomb), (5, &five)]), Ok((1 << 20) + 5));
+        assert_eq!(check(Compression::UNCOMPRESSED, &[(2, b"12")]), Ok(2));
+        let most = i32::MAX as u32;
+        let cases: [(Compression, u32, &[u8], &str); 7] = [
+            (Compression::SNAPPY, 300, &huge, "4294967295 bytes in its data, and 300 in its header"),
+            (Compression::SNAPPY, 299, &short, "300 bytes in its data"),
+            (Compression::SNAPPY, 300, b"", "cut short"),
+            (Compression::SNAPPY, most, &short, "at most 67108864 are taken"),
+            (gzipped, 1000, &bomb, "more than the 1000 bytes that it claims"),
+            (gzipped, 1000, b"no gzip", "no gzip"),
+            (gzipped, most, &bomb, "at most 67108864 are taken"),
+        ];
+        for (codec, claimed, held, reason) in cases {
+            let refused = check(codec, &[(claimed, held)]).expect_err("refused");
+            assert!(refused.contains(reason), "{codec} {claimed}: {refused}");
+        }
+    }
+
+    #[test]
     fn a_file_that_is_cut_or_none_is_refused() {
         let bytes = file(100);
         for cut in [0, 3, 11, 12, bytes.len() / 2, bytes.len() - 1] {
@@ -432,13 +572,7 @@ mod tests {
     #[test]
     fn a_footer_that_claims_ten_gigabytes_is_refused_before_anything_is_read() {
         let bytes = file(100);
-        let source = |bytes: &[u8]| {
-            let dir = tempfile::tempdir().expect("a directory");
-            let path = dir.path().join("object");
-            std::fs::write(&path, bytes).expect("a file");
-            FileSource::from(path).open().expect("open")
-        };
-        let metadata = Arc::clone(builder(&source(&bytes)).expect("good").metadata());
+        let metadata = Arc::clone(builder(&kept(&bytes)).expect("good").metadata());
         let group = metadata.row_group(0).clone();
         let length = bytes.len() as u64;
         check_group(0, &group, length).expect("as it was written");

@@ -1,14 +1,16 @@
-//! How far an import came: a few numbers, kept in the catalog. A run begins at what was kept last.
+//! How far a job came: a few numbers, kept in the catalog. A run begins at what was kept last.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::replay::ReplayProgress;
 
 /// Bad rows that are told of; the others are only counted.
 pub const FAULTS_MAX: usize = 100;
 /// What is told of one, in bytes.
 const FAULT_BYTES_MAX: usize = 1024;
 
-/// See the file's comment. All but the last three are of rows whose fate is known, in order: nothing is left out before them.
+/// See the file's comment. All but the faults and what follows are of rows whose fate is known, in order: nothing is left out before them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Progress {
@@ -34,6 +36,9 @@ pub struct Progress {
     pub reason: Option<String>,
     /// What it waits for.
     pub waits_for: Option<String>,
+    /// Of a replay: what came of its letters, which are its rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayProgress>,
 }
 
 /// A bad row.

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Between looks at a stream that is paused.
-const PAUSED_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSED_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a run ended.
 #[derive(Debug)]
@@ -197,7 +197,7 @@ impl Run {
             numbers: (!payloads.is_empty()).then(|| Numbers { writer: self.writer.clone(), epoch: way.epoch, first }),
             ..Records::default()
         };
-        Ok(self.producer.send(Checked::of(&stream, self.producer.limits(), records)))
+        Ok(self.producer.send(Checked::of(&stream, None, self.producer.limits(), records)))
     }
 
     /// The stream, once it takes records.
@@ -242,7 +242,8 @@ impl Run {
             };
             match status.reason {
                 // Another run of the job is at work, or this server is at its end.
-                "WRITER_FENCED" | "DRAINING" | "SHARD_STOPPED" | "OUTCOME_UNKNOWN" => return Err(End::Later),
+                "WRITER_FENCED" => return Err(End::Later),
+                _ if is_for_later(&status) => return Err(End::Later),
                 "TOO_MANY_WRITERS" => {
                     return Err(End::Failed(format!("{}: an import is one of them", status.message)));
                 }
@@ -314,6 +315,11 @@ impl Run {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether nothing more comes of a run that was answered so, while the next may go on: this server is at its end, or a part of it.
+pub(super) fn is_for_later(status: &Status) -> bool {
+    matches!(status.reason, "DRAINING" | "SHARD_STOPPED" | "OUTCOME_UNKNOWN")
 }
 
 /// A request that is to be sent again.

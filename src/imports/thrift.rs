@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn varint(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -236,16 +236,48 @@ pub(super) struct PageHeader {
     pub(super) uncompressed: i64,
     /// How long it is as it stands.
     pub(super) compressed: i64,
+    /// So many bytes at its front are never compressed.
+    pub(super) plain: i64,
+    /// Whether the others are, if its column's pages are.
+    pub(super) is_packed: bool,
+}
+
+impl PageHeader {
+    /// Takes what the header of a page of the second version says of its levels.
+    fn take_levels(&mut self, reader: &mut Reader<'_>) -> Result<(), Malformed> {
+        let (mut definition, mut repetition) = (0i64, 0i64);
+        self.is_packed = true;
+        reader.fields(1, |reader, field| {
+            let number = match field {
+                Field { id: 5, kind: I32 } => &mut definition,
+                Field { id: 6, kind: I32 } => &mut repetition,
+                Field { id: 7, kind: TRUE | FALSE } => {
+                    self.is_packed = field.kind == TRUE;
+                    return Ok(true);
+                }
+                _ => return Ok(false),
+            };
+            *number = reader.signed()?;
+            Ok(true)
+        })?;
+        if definition < 0 || repetition < 0 {
+            return Err(Malformed("a page of it has no levels"));
+        }
+        self.plain = definition.saturating_add(repetition);
+        Ok(())
+    }
 }
 
 /// The header that `bytes` begins with.
 pub(super) fn page_header(bytes: &[u8]) -> Result<PageHeader, Malformed> {
     let mut reader = Reader::new(bytes);
-    let mut header = PageHeader { bytes: 0, uncompressed: -1, compressed: -1 };
+    let mut header = PageHeader { bytes: 0, uncompressed: -1, compressed: -1, plain: 0, is_packed: true };
     reader.fields(0, |reader, field| {
         let number = match field {
             Field { id: 2, kind: I32 } => &mut header.uncompressed,
             Field { id: 3, kind: I32 } => &mut header.compressed,
+            // DataPageHeaderV2.
+            Field { id: 8, kind: STRUCT } => return header.take_levels(reader).map(|()| true),
             _ => return Ok(false),
         };
         *number = reader.signed()?;
@@ -254,6 +286,9 @@ pub(super) fn page_header(bytes: &[u8]) -> Result<PageHeader, Malformed> {
     header.bytes = bytes.len() - reader.left();
     if header.uncompressed < 0 || header.compressed < 0 {
         return Err(Malformed("a page of it has no length"));
+    }
+    if header.plain > header.uncompressed.min(header.compressed) {
+        return Err(Malformed("a page of it has levels longer than itself"));
     }
     Ok(header)
 }
@@ -288,7 +323,7 @@ mod tests {
     #[test]
     fn a_page_header_tells_its_lengths_and_is_held_against_what_is_there() {
         let good = header(1000, 10, 5);
-        let expected = PageHeader { bytes: good.len(), uncompressed: 1000, compressed: 10 };
+        let expected = PageHeader { bytes: good.len(), uncompressed: 1000, compressed: 10, plain: 0, is_packed: true };
         assert_eq!(page_header(&[good.as_slice(), b"the page"].concat()), Ok(expected));
         assert_eq!(page_header(&header(1000, 10, u64::MAX)), Err(CUT));
         assert_eq!(page_header(&header(1000, 10, 1 << 40)), Err(CUT));
@@ -296,6 +331,23 @@ mod tests {
             assert!(page_header(&good[..end]).is_err(), "{end}");
         }
         assert_eq!(page_header(&[0]), Err(Malformed("a page of it has no length")));
+    }
+
+    #[test]
+    fn a_page_of_the_second_version_says_which_part_of_it_is_compressed() {
+        // 40 bytes, 20 compressed; then the structure, from its fifth field on.
+        const HEAD: [u8; 8] = [0x15, 0x06, 0x15, 0x50, 0x15, 0x28, 0x5c, 0x55];
+        let of = |definition: u64, repetition: u64, is_packed: &[u8]| {
+            let (definition, repetition) = (varint(definition << 1), varint(repetition << 1));
+            let bytes = [&HEAD[..], &definition, &[0x15], &repetition, is_packed, &[0, 0]].concat();
+            page_header(&bytes).map(|header| (header.bytes == bytes.len(), header.plain, header.is_packed))
+        };
+        assert_eq!(of(3, 4, &[]), Ok((true, 7, true)));
+        assert_eq!(of(20, 0, &[0x11]), Ok((true, 20, true)));
+        assert_eq!(of(0, 1, &[0x12]), Ok((true, 1, false)));
+        assert!(of(20, 1, &[]).is_err(), "more than there is");
+        let below_zero = [&HEAD[..], &[0x01, 0x15, 0x04, 0, 0]].concat();
+        assert_eq!(page_header(&below_zero), Err(Malformed("a page of it has no levels")));
     }
 
     #[test]

@@ -111,6 +111,28 @@ fn bad_records_are_told_with_their_lines_and_kept() {
     let ended = client.run(&atomic).fails(1);
     assert!(ended.err.contains("line 2 /n") && ended.err.contains("--on-invalid skip"), "{ended:?}");
     assert_eq!(numbers(&client).len(), 300, "nothing of it");
+    let letters = ["produce", "clicks", &file, "--on-invalid", "dlq", "--rejects", rejects, "-o", "json"];
+    let ended = client.run(&letters).fails(1);
+    assert!(ended.err.contains("DLQ_MISSING") && ended.err.contains("--dlq-days"), "{ended:?}");
+    client.run(&["stream", "change", "clicks", "--dlq-days", "1"]).ok();
+    let run = [&letters[..], &["--run-id", "letters"]].concat();
+    for accepted in [300, 0] {
+        let summary = client.run(&run).json();
+        assert_eq!(
+            (&summary["accepted"], &summary["dead_lettered"], &summary["rejected"]),
+            (&json!(accepted), &json!(300), &json!(0)),
+            "{summary}"
+        );
+    }
+    assert_eq!(fs::read_to_string(rejects).expect("a file").lines().count(), 300);
+    let listed = client.run(&["dlq", "list", "clicks", "--limit", "1000", "-o", "json"]).json_lines();
+    assert_eq!(listed.len(), 300, "the same run makes no second ones");
+    let texts = listed.iter().map(|letter| letter["payload"]["payload"].as_str().expect("a text"));
+    assert_eq!(
+        texts.rev().collect::<Vec<_>>(),
+        (0..300).map(|at| line(2 * at + 1).trim_end().to_owned()).collect::<Vec<_>>()
+    );
+
     let none = client.run(&["produce", "none", &file]).fails(4);
     assert!(none.err.contains("ttdust stream list"), "{none:?}");
     let away = client.run(&["produce", "clicks", &file, "--endpoint", "127.0.0.1:1"]).fails(3);

@@ -10,19 +10,15 @@ use super::{
     exchange::Method,
     framing::put_message,
     intake::{Intake, take_outcome},
-    rows::{Refused, Rows},
+    rows::{KnownBy, Letters, Rows},
     status::{Code, Status},
 };
 use crate::{
-    dead_letters,
     dedup::writers::ID_BYTES_MAX,
     message::{Committed, Outcome, WriterRows},
     reactor::{Bell, Slot},
     snapshot::StreamEntry,
 };
-
-/// Bytes of dead letters after which a submission of them ends.
-const LETTERS_BYTES: usize = 1 << 20;
 
 /// `Append`.
 #[derive(Debug)]
@@ -102,35 +98,15 @@ impl Append {
         stream.dead_letters.and_then(|id| self.intake.reactor.catalog().stream(id).cloned())
     }
 
-    /// Submits what is to be dead letters, with keys by which a request that is sent again makes no second ones.
-    fn submit_letters(
-        &self,
-        stream: &StreamEntry,
-        dead: &[Refused],
-        (keys, first): (&[String], Option<(&[u8], u64)>),
-        metadata: &Bytes,
-    ) -> Vec<(Rc<Slot>, Option<Outcome>)> {
-        let Some(target) = self.letters_of(stream).filter(|_| !dead.is_empty()) else { return Vec::new() };
-        let key = |index: u32| match (first, keys.get(index as usize)) {
-            (Some((writer, first)), _) => dead_letters::key_of_number(stream.id, writer, first + u64::from(index)),
-            (None, Some(key)) if !key.is_empty() => dead_letters::key_of_key(stream.id, key.as_bytes()),
-            _ => Bytes::new(),
-        };
-        let version = stream.schema.version;
-        let (mut slots, mut payloads, mut letter_keys, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for (at, refused) in dead.iter().enumerate() {
-            payloads.push(dead_letters::of_schema(stream.id, version, &refused.invalid, &refused.payload, metadata));
-            letter_keys.push(key(refused.index));
-            bytes += payloads.last().map_or(0, Bytes::len);
-            // A letter is longer than its record: what is one entry of the log must not become one that is too large.
-            if bytes >= LETTERS_BYTES || at + 1 == dead.len() {
-                let (payloads, keys) = (std::mem::take(&mut payloads), std::mem::take(&mut letter_keys));
-                let slot = self.intake.submit(&target, payloads, keys, Bytes::new(), None, &self.bell);
-                slots.push((slot, None));
-                bytes = 0;
-            }
+    fn submit_letters(&self, stream: &StreamEntry, letters: Vec<Letters>) -> Vec<(Rc<Slot>, Option<Outcome>)> {
+        if letters.is_empty() {
+            return Vec::new();
         }
-        slots
+        let Some(target) = self.letters_of(stream) else { return Vec::new() };
+        let submit = |Letters { payloads, keys }| {
+            (self.intake.submit(&target, payloads, keys, Bytes::new(), None, &self.bell), None)
+        };
+        letters.into_iter().map(submit).collect()
     }
 }
 
@@ -148,16 +124,10 @@ impl Request {
         (self.slot.is_none() || self.outcome.is_some()) && self.letters.iter().all(|(_, outcome)| outcome.is_some())
     }
 
-    /// What became of the records, and of the letters: the worst of them.
-    fn take_outcomes(&mut self) -> (Outcome, Outcome) {
-        let nothing = || Outcome::Committed(Committed::nothing());
-        let badness = |outcome: &Outcome| match outcome {
-            Outcome::Committed(_) => 0,
-            Outcome::Refused(_) => 1,
-            Outcome::Unknown => 2,
-        };
-        let letters = self.letters.drain(..).filter_map(|(_, outcome)| outcome).max_by_key(badness);
-        (self.outcome.take().unwrap_or_else(nothing), letters.unwrap_or_else(nothing))
+    /// What became of the records, and of the letters.
+    fn take_outcomes(&mut self) -> (Outcome, Vec<Outcome>) {
+        let letters = self.letters.drain(..).filter_map(|(_, outcome)| outcome).collect();
+        (self.outcome.take().unwrap_or_else(|| Outcome::Committed(Committed::nothing())), letters)
     }
 }
 
@@ -187,8 +157,12 @@ impl Method for Append {
             Ok(()) => answer.rows.sort_out(on_invalid, payloads, keys, &mut self.intake.checks(&stream)),
             Err(over) => answer.limited = Some(Box::new(over)),
         }
-        let first = is_writers.then_some((request.writer_id.as_bytes(), request.first_writer_sequence));
-        answer.letters = self.submit_letters(&stream, answer.rows.dead(), (&sent_keys, first), &metadata);
+        let known_by = if is_writers {
+            KnownBy::Numbers(request.writer_id.as_bytes(), request.first_writer_sequence)
+        } else {
+            KnownBy::Keys(&sent_keys)
+        };
+        answer.letters = self.submit_letters(&stream, answer.rows.letters(&stream, known_by, &metadata));
         // Rejected records take a number of their writer's too, but for those of a request that is refused whole.
         let refused = answer.limited.is_some() || answer.rows.are_refused(on_invalid);
         let writer = is_writers.then(|| WriterRows {

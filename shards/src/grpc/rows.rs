@@ -11,6 +11,7 @@ use ttdust_proto::ingestion::{
 use super::status::{Code, Status};
 use crate::{
     config::Limits,
+    dead_letters,
     dedup::writers::WriterRefused,
     message::{Committed, Outcome, Refusal},
     schema::CompiledSchema,
@@ -21,16 +22,35 @@ use crate::{
 
 /// Bad records that an answer describes; the others are only counted.
 pub const ROW_ERRORS_MAX: usize = 100;
+/// Bytes of dead letters after which a submission of them ends.
+const LETTERS_BYTES: usize = 1 << 20;
 
 /// A record that did not pass, and that is to be a dead letter.
 #[derive(Debug)]
-pub struct Refused {
+struct Refused {
     /// Its index in the request.
-    pub index: u32,
-    /// Why.
-    pub invalid: Box<Invalid>,
+    index: u32,
+    invalid: Box<Invalid>,
     /// As it came.
-    pub payload: Bytes,
+    payload: Bytes,
+}
+
+/// Dead letters of one submission.
+#[derive(Debug, Default)]
+pub struct Letters {
+    /// Their records.
+    pub payloads: Vec<Bytes>,
+    /// The key of each, by which the same that is sent again makes no second one; empty: it has none.
+    pub keys: Vec<Bytes>,
+}
+
+/// By what records that are sent again are known.
+#[derive(Debug)]
+pub enum KnownBy<'a, K> {
+    /// Idempotency keys: none, or one a record of the request (empty: no key).
+    Keys(&'a [K]),
+    /// Numbers of this writer, from this one on.
+    Numbers(&'a [u8], u64),
 }
 
 /// Says whether a record is good.
@@ -215,21 +235,59 @@ impl Rows {
         }
     }
 
-    /// Those that are to be dead letters: they did not pass, and the request says so.
+    /// The dead letters of those that did not pass, if the request asks for such, in submissions of a bounded size: records of
+    /// `stream` that have this encoded metadata.
     #[must_use]
-    pub fn dead(&self) -> &[Refused] {
-        &self.dead
+    pub fn letters<K: AsRef<[u8]>>(
+        &self,
+        stream: &StreamEntry,
+        known_by: KnownBy<'_, K>,
+        metadata: &[u8],
+    ) -> Vec<Letters> {
+        let key = |index: u32| match known_by {
+            KnownBy::Numbers(writer, first) => dead_letters::key_of_number(stream.id, writer, first + u64::from(index)),
+            KnownBy::Keys(keys) => match keys.get(index as usize).map(AsRef::as_ref) {
+                None | Some([]) => Bytes::new(),
+                Some(key) => dead_letters::key_of_key(stream.id, key),
+            },
+        };
+        let (mut all, mut letters, mut bytes) = (Vec::new(), Letters::default(), 0);
+        for refused in &self.dead {
+            let Refused { index, invalid, payload } = refused;
+            let letter = dead_letters::of_schema(stream.id, self.schema_version, invalid, payload, metadata);
+            bytes += letter.len();
+            letters.payloads.push(letter);
+            letters.keys.push(key(*index));
+            // A letter is longer than its record: what is one entry of the log must not become one that is too large.
+            if bytes >= LETTERS_BYTES {
+                all.push(std::mem::take(&mut letters));
+                bytes = 0;
+            }
+        }
+        if !letters.payloads.is_empty() {
+            all.push(letters);
+        }
+        all
     }
 
     /// As [`Rows::answer`], when it is known what became of the dead letters too.
     ///
     /// # Errors
     /// As there.
-    pub fn answer_with_letters(&mut self, outcome: Outcome, letters: Outcome) -> Result<AppendResponse, Status> {
-        let later = match letters {
-            Outcome::Unknown => return Err(Status::outcome_unknown()),
-            Outcome::Committed(_) => None,
-            Outcome::Refused(refusal) => {
+    pub fn answer_with_letters(
+        &mut self,
+        outcome: Outcome,
+        letters: impl IntoIterator<Item = Outcome>,
+    ) -> Result<AppendResponse, Status> {
+        let badness = |outcome: &Outcome| match outcome {
+            Outcome::Committed(_) => 0,
+            Outcome::Refused(_) => 1,
+            Outcome::Unknown => 2,
+        };
+        let later = match letters.into_iter().max_by_key(badness) {
+            Some(Outcome::Unknown) => return Err(Status::outcome_unknown()),
+            None | Some(Outcome::Committed(_)) => None,
+            Some(Outcome::Refused(refusal)) => {
                 let status = Status::refused(refusal);
                 if status.code != Code::ResourceExhausted {
                     return Err(status);
@@ -439,6 +497,27 @@ mod tests {
         assert!(rows.are_refused(OnInvalid::Atomic) && payloads.is_empty() && keys.is_empty());
         let answer = rows.answer(Outcome::Committed(Committed::nothing())).expect("an answer");
         assert_eq!((answer.accepted, answer.rejected, answer.status()), (0, 5, RecordStatus::ValidationError));
+    }
+
+    #[test]
+    fn what_is_refused_makes_letters_with_the_keys_of_its_records() {
+        let stream = stream();
+        let (rows, ..) = sorted(&stream, OnInvalid::Dlq);
+        let of = |known_by: KnownBy<'_, &str>| {
+            let letters = rows.letters(&stream, known_by, b"");
+            assert_eq!(letters.len(), 1);
+            assert_eq!(letters[0].payloads.len(), 2);
+            let key = |key: &Bytes| String::from_utf8(key.to_vec()).expect("text");
+            letters[0].keys.iter().map(key).collect::<Vec<_>>()
+        };
+        let key = |of: &str| format!("key/{}/{of}", stream.id);
+        assert_eq!(of(KnownBy::Keys(&["a", "b", "c", "d", "e"])), [key("b"), key("d")]);
+        assert_eq!(of(KnownBy::Keys(&["a", "", "c", "d", "e"])), ["".to_owned(), key("d")]);
+        assert_eq!(of(KnownBy::Keys(&[])), ["", ""]);
+        let number = |number: u64| format!("writer/{}/{number}/w", stream.id);
+        assert_eq!(of(KnownBy::Numbers(b"w", 10)), [number(11), number(13)]);
+        let (skipped, ..) = sorted(&stream, OnInvalid::Skip);
+        assert!(skipped.letters(&stream, KnownBy::Keys::<&str>(&[]), b"").is_empty(), "nobody asked for them");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::cli::{
     failure::{Failure, FieldProblem},
     output::note,
     streams::path_of,
+    text::plain,
 };
 
 /// The first wait before another try; each one after it is twice as long, up to the longest.
@@ -33,6 +34,13 @@ pub(super) struct Delivered {
     pub(super) dead_lettered: u64,
     /// The first ones that were refused.
     pub(super) row_errors: Vec<RowError>,
+}
+
+impl Delivered {
+    /// How many were refused, dead letters or not.
+    pub(super) fn bad(&self) -> u64 {
+        self.rejected + self.dead_lettered
+    }
 }
 
 /// Why a record was refused.
@@ -57,6 +65,8 @@ pub(super) struct FieldError {
 /// How batches are sent.
 pub(super) struct Delivery<'a> {
     api: &'a Api,
+    /// As the user names it, for people.
+    stream: String,
     path: String,
     on_invalid: OnInvalid,
     run_id: &'a str,
@@ -81,6 +91,7 @@ impl<'a> Delivery<'a> {
         }
         Ok(Self {
             api,
+            stream: plain(&produce.stream),
             path: format!("{}/records", path_of(&produce.stream)),
             on_invalid: produce.on_invalid,
             run_id,
@@ -116,7 +127,7 @@ impl<'a> Delivery<'a> {
                 Err(failure) => failure,
             };
             let Some(least) = self.may_pass(&failure) else {
-                let failure = Self::about(&batch, failure);
+                let failure = self.about(&batch, failure);
                 return (batch, Err(failure));
             };
             // Not all at the same moment: up to half as long again.
@@ -157,6 +168,7 @@ impl<'a> Delivery<'a> {
         headers.insert("idempotency-key", HeaderValue::try_from(key).expect("an id and a number are ASCII"));
         let on_invalid = match self.on_invalid {
             OnInvalid::Skip => "skip",
+            OnInvalid::Dlq => "dlq",
             OnInvalid::Atomic => "atomic",
         };
         let query = [("on_invalid", on_invalid.to_owned())];
@@ -167,8 +179,11 @@ impl<'a> Delivery<'a> {
     }
 
     /// A refusal of a whole batch, with the places of its bad records in the files rather than in the batch.
-    fn about(batch: &Batch, failure: Failure) -> Failure {
+    fn about(&self, batch: &Batch, failure: Failure) -> Failure {
         let Failure::Refused(mut problem) = failure else { return failure };
+        if problem.code == "DLQ_MISSING" {
+            problem.remedy = format!("`ttdust stream change {} --dlq-days 7` keeps what is refused", self.stream);
+        }
         if problem.status == 422 {
             problem.remedy =
                 "mend them, or send with --on-invalid skip to have the others taken (--rejects FILE keeps \
@@ -183,8 +198,9 @@ impl<'a> Delivery<'a> {
     /// The reasons of all that was refused of a batch. An answer tells of the first hundred; the rest is asked for by a request
     /// that takes nothing.
     pub(super) async fn all_errors(&self, batch: &Batch, delivered: Delivered) -> Vec<RowError> {
-        let Delivered { rejected, mut row_errors, .. } = delivered;
-        while (row_errors.len() as u64) < rejected {
+        let bad = delivered.bad();
+        let Delivered { mut row_errors, .. } = delivered;
+        while (row_errors.len() as u64) < bad {
             let from = row_errors.last().map_or(0, |error| error.index + 1);
             let body = [batch.after(from), NO_RECORD].concat();
             let query = [("on_invalid", "atomic".to_owned())];
