@@ -83,6 +83,8 @@ const SERVER_FLOORS: &[&str] = &[
     "http",
     "serve",
     "wal",
+    "doctor",
+    "bundle",
     "demo",
     "cli",
 ];
