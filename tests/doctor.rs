@@ -1,21 +1,34 @@
 //! `ttdust doctor` as an operator runs it: what it tells of a machine that is fit and of one that is not, beside a server too, and
 //! that it leaves nothing behind.
 
+#[path = "server/certificates.rs"]
+mod certificates;
 #[path = "cli/client.rs"]
 mod client;
+#[path = "server/postgres.rs"]
+mod postgres;
 #[path = "server/process.rs"]
 mod process;
 #[path = "server/python.rs"]
 mod python;
+#[path = "server/redis.rs"]
+mod redis_server;
+#[path = "server/s3.rs"]
+mod s3;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use certificates::Authority;
 use client::{Client, Ended};
+use postgres::Database;
 use process::{Server, wait_for};
+use redis_server::Redis;
+use s3::Store;
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ttdust");
@@ -239,6 +252,50 @@ fn services_that_are_away_are_told_of_without_their_secrets() {
     assert_told(&json, "s3", "failed", "http://127.0.0.1:1 bucket ttdust-data", "s3.endpoint");
     assert_told(&json, "redis", "warning", "redis://user:***@127.0.0.1:1", "redis.url");
     assert_told(&json, "tls", "failed", "cert.pem", "tls.cert_path");
+    assert!(!data.exists());
+}
+
+#[test]
+fn services_that_are_there_are_looked_at_and_not_changed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (database, store, redis) = (Database::fresh(), Store::start(), Redis::start());
+    let own = Authority::new("a CA").server();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&cert, &own.cert_pem).expect("written");
+    fs::write(&key, &own.key_pem).expect("written");
+    let postgres = database.options();
+    let mut settings = store.settings();
+    settings.extend([
+        ("pg.host", postgres.host),
+        ("pg.port", postgres.port.to_string()),
+        ("pg.database", postgres.database),
+        ("pg.user", postgres.user),
+        ("pg.tls", "disable".to_owned()),
+        ("redis.url", redis.url()),
+        ("redis.timeout_ms", "10000".to_owned()),
+        ("tls.cert_path", cert.display().to_string()),
+        ("tls.key_path", key.display().to_string()),
+    ]);
+    let settings: Vec<_> = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mut more = vec!["-o", "json"];
+    settings.iter().for_each(|setting| more.extend(["--set", setting]));
+    let data = dir.path().join("data");
+    // The second finds all as the first did: nothing was made.
+    for _ in 0..2 {
+        let json = report(doctor(&data, &more), 0);
+        let found = |name: &str| check(&json, name)["found"].as_str().expect("a text").to_owned();
+        for name in ["postgres", "s3", "redis"] {
+            assert_eq!(check(&json, name)["verdict"], "ok", "{json}");
+        }
+        assert!(found("postgres").contains("a start brings its catalog forward by"), "{json}");
+        assert!(found("redis").contains("answers"), "{json}");
+        assert_eq!(store.keys(), Vec::<String>::new());
+        // The key's file may be read by others.
+        assert_told(&json, "tls", "warning", "chmod 600", "SIGHUP");
+    }
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("its owner's alone");
+    let json = report(doctor(&data, &more), 0);
+    assert!(check(&json, "tls")["found"].as_str().expect("a text").contains("valid until 20"), "{json}");
     assert!(!data.exists());
 }
 

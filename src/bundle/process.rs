@@ -41,8 +41,14 @@ mod tests {
     #[test]
     fn a_process_s_threads_are_listed_by_name() {
         let (end, wait) = std::sync::mpsc::channel::<()>();
-        let builder = std::thread::Builder::new().name("of-a-test".into());
-        let thread = builder.spawn(move || wait.recv()).expect("a thread");
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let run = move || {
+            begun.send(()).expect("it is waited for");
+            wait.recv()
+        };
+        let thread = std::thread::Builder::new().name("of-a-test".into()).spawn(run).expect("a thread");
+        // A thread takes its name by itself, first of all.
+        has_begun.recv().expect("it runs");
         let shown = threads(rustix::process::getpid()).expect("our own");
         assert!(shown.lines().any(|line| line.split('\t').nth(1) == Some("of-a-test")), "{shown}");
         drop(end);
