@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod connection;
 mod dead_letters;
+mod facts;
 mod failure;
 mod imports;
 mod keyfile;
@@ -30,8 +31,10 @@ use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::ClientEnvironment;
+pub use facts::{Fact, facts};
 use failure::{Failure, Outcome};
-use session::{Options, Session};
+pub use session::Options;
+use session::Session;
 
 /// How the program's exit statuses read, for its help.
 pub const EXIT_STATUSES: &str = "\

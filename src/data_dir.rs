@@ -3,12 +3,17 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::Pid,
+};
 
+/// The name of the file that is locked.
+const LOCK: &str = "LOCK";
 /// The layout that this program reads and writes.
 const FORMAT: u32 = 1;
 
@@ -59,7 +64,7 @@ impl DataDir {
             move |source| DataDirError::Io { what, path, source }
         };
         make(path).map_err(error("cannot make", path))?;
-        let lock_path = path.join("LOCK");
+        let lock_path = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -74,6 +79,34 @@ impl DataDir {
         check_format(path, &error)?;
         Ok(Self { _lock: lock })
     }
+}
+
+/// The process that has the directory, as far as the system tells: one of another container is not seen. Takes no lock.
+#[must_use]
+pub fn holder(path: &Path) -> Option<Pid> {
+    let lock = fs::metadata(path.join(LOCK)).ok()?;
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
+    let device = format!("{major:02x}:{minor:02x}:");
+    let pids = locks.lines().filter_map(|line| holder_by(line, lock.ino(), &device));
+    // Some file systems name another device here than there: then only what runs this program counts.
+    pids.max_by_key(|(same_device, _)| *same_device)
+        .filter(|(same_device, pid)| *same_device || runs_this_program(*pid))
+        .map(|(_, pid)| pid)
+}
+
+/// Who has the lock of a line of `/proc/locks`, if it is one of this file; and whether it names the same device.
+fn holder_by(line: &str, inode: u64, device: &str) -> Option<(bool, Pid)> {
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    // Whoever only waits has an arrow before the kind.
+    let [_, "FLOCK", _, "WRITE", pid, file, ..] = words.as_slice() else { return None };
+    let is_file = file.rsplit(':').next()?.parse() == Ok(inode);
+    let pid = Pid::from_raw(pid.parse().ok()?).filter(|_| is_file)?;
+    Some((file.starts_with(device), pid))
+}
+
+fn runs_this_program(pid: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == env!("CARGO_PKG_NAME"))
 }
 
 fn check_format<E: FnOnce(io::Error) -> DataDirError>(
@@ -120,8 +153,28 @@ mod tests {
         let path = dir.path().join("deep/data");
         let first = DataDir::lock(&path).expect("locked");
         assert!(matches!(DataDir::lock(&path), Err(DataDirError::Locked { .. })));
+        assert_eq!(holder(&path), Some(rustix::process::getpid()));
         drop(first);
+        assert_eq!(holder(&path), None);
         DataDir::lock(&path).expect("locked again");
+    }
+
+    #[test]
+    fn a_lock_is_its_holder_s_and_nobody_else_s() {
+        let by = |line| holder_by(line, 17, "fe:00:");
+        let pid = |raw| Pid::from_raw(raw).expect("no zero");
+        assert_eq!(by("1: FLOCK  ADVISORY  WRITE 24192 fe:00:17 0 EOF"), Some((true, pid(24192))));
+        assert_eq!(by("1: FLOCK  ADVISORY  WRITE 24192 00:2a:17 0 EOF"), Some((false, pid(24192))));
+        for line in [
+            "1: -> FLOCK  ADVISORY  WRITE 25067 fe:00:17 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 24192 fe:00:170 0 EOF",
+            "1: FLOCK  ADVISORY  WRITE 0 fe:00:17 0 EOF",
+            "3: FLOCK  ADVISORY  READ 23317 fe:00:17 0 EOF",
+            "2: POSIX  ADVISORY  WRITE 24192 fe:00:17 0 EOF",
+            "",
+        ] {
+            assert_eq!(by(line), None, "{line}");
+        }
     }
 
     #[test]

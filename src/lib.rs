@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod archive;
+pub mod bundle;
 pub mod calendar;
 pub mod catalog;
 pub mod cli;
@@ -13,6 +14,7 @@ pub mod coordination;
 pub mod data_dir;
 pub mod dead_letters;
 pub mod demo;
+pub mod doctor;
 pub mod file_lists;
 pub mod flush;
 pub mod http;

@@ -4,12 +4,12 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ttdust::{
-    calendar,
+    bundle, calendar,
     catalog::CatalogPlace,
     cli,
     config::{self, Config, ConfigError, Loaded, Sources},
     data_dir::DataDir,
-    demo, http, metrics, orphans, rebuild, serve, telemetry, tls, wal,
+    demo, doctor, http, metrics, orphans, rebuild, serve, telemetry, tls, wal,
 };
 
 /// Real-time ingestion of JSON records: validated, durable, queryable.
@@ -34,6 +34,20 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Check this machine for the server as configured: kernel, disk, cores, clock, memory, ports, services.
+    #[command(after_help = doctor::EXIT_STATUSES)]
+    Doctor {
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+        /// text, or json: one object.
+        #[arg(short, long, value_enum, default_value_t, value_name = "FORM", hide_possible_values = true)]
+        output: doctor::Form,
+    },
+    /// Collect what is needed to look into a fault.
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
     },
     /// Bring the catalog to this version. `serve` does it too.
     Migrate {
@@ -147,6 +161,21 @@ enum ObjectsCommand {
 }
 
 #[derive(Subcommand)]
+enum DebugCommand {
+    /// Put settings, `doctor`, the state of log and files, and what a running server tells of itself into one archive. No secret
+    /// and no record is in it.
+    Bundle {
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+        #[command(flatten)]
+        server: Box<cli::Options>,
+        /// The archive to make; default: ttdust-debug-TIME.tar.gz here.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
 enum MetricsCommand {
     /// Print all metrics as a Markdown table.
     Reference,
@@ -215,6 +244,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 fn main() -> ExitCode {
     let command = match Cli::parse().command {
         Command::Client(command) => return cli::run(command, Cli::command()),
+        Command::Doctor { config, output } => return examine(*config, output),
         command => command,
     };
     let outcome = run(command);
@@ -227,6 +257,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The status is the verdict's; settings that cannot be read are a mistake of the caller's.
+fn examine(config: ConfigArgs, form: doctor::Form) -> ExitCode {
+    let status = match config.load() {
+        Ok(loaded) => {
+            doctor::print(loaded, form).map(doctor::Verdict::exit_status).map_err(|error| (1, error.to_string()))
+        }
+        Err(error) => Err((2, error.to_string())),
+    };
+    ExitCode::from(status.unwrap_or_else(|(status, error)| {
+        let _ = writeln!(std::io::stderr(), "ttdust: {error}");
+        status
+    }))
 }
 
 fn run(command: Command) -> Outcome {
@@ -269,9 +313,21 @@ fn run(command: Command) -> Outcome {
         Command::Objects { command: ObjectsCommand::Rebuild { config, apply, .. } } => {
             rebuild::print(&config.resolve()?, apply)?;
         }
+        Command::Debug { command: DebugCommand::Bundle { config, server, out } } => {
+            make_bundle(&config.load()?, *server, out)?;
+        }
         Command::Migrate { config, dry_run } => return migrate_catalog(&config.resolve()?, dry_run),
-        Command::Client(_) => unreachable!("`main` hands the client's commands over"),
+        Command::Client(_) | Command::Doctor { .. } => unreachable!("`main` hands these over"),
     }
+    Ok(())
+}
+
+fn make_bundle(loaded: &Loaded, server: cli::Options, out: Option<PathBuf>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let told = runtime.block_on(cli::facts(server));
+    let told = told.into_iter().map(|(name, content)| bundle::Part { name: name.to_owned(), content });
+    let (path, missing) = bundle::write(loaded, told.collect(), out)?;
+    println!("{}: {missing} parts are missing, which notes.txt in it tells of", path.display());
     Ok(())
 }
 

@@ -145,9 +145,27 @@ pub fn repair(path: &Path) -> Result<(), WalToolError> {
     Ok(())
 }
 
+/// What [`inspect()`] prints of the logs under `wal_dir`, without their frames.
+///
+/// # Errors
+/// See [`WalToolError`].
+pub fn summary(wal_dir: &Path) -> Result<String, WalToolError> {
+    let mut text = String::new();
+    for (shard, folder) in folders(wal_dir)? {
+        let report = inspect::inspect(&RealDisk::default(), &folder, Some(shard), &mut |_| {})?;
+        text.push_str(&shown(&folder, &report));
+    }
+    Ok(text)
+}
+
 fn print_report(path: &Path, report: &Report) {
-    println!(
-        "{}: {} segments, {} frames up to lsn {}, {} records, {} payload bytes, {} bytes read",
+    print!("{}", shown(path, report));
+}
+
+/// A report for people.
+fn shown(path: &Path, report: &Report) -> String {
+    let mut lines = vec![format!(
+        "{}: {} segments, {} frames up to lsn {}, {} records, {} payload bytes, {} bytes read\n",
         path.display(),
         report.segments.len(),
         report.frames,
@@ -155,18 +173,19 @@ fn print_report(path: &Path, report: &Report) {
         report.records,
         report.payload_bytes,
         report.bytes_read
-    );
-    for segment in &report.segments {
-        println!(
-            "  {} bytes {} used {} frames {} lsn {} to {}",
+    )];
+    lines.extend(report.segments.iter().map(|segment| {
+        format!(
+            "  {} bytes {} used {} frames {} lsn {} to {}\n",
             segment.path.display(),
             segment.bytes,
             segment.used_bytes,
             segment.frames,
             segment.first_lsn.0,
             segment.last_lsn.0
-        );
-    }
-    report.torn.iter().for_each(|torn| println!("  torn tail, never acked: {torn}"));
-    report.damage.iter().for_each(|damage| println!("  DAMAGED: {damage}"));
+        )
+    }));
+    lines.extend(report.torn.iter().map(|torn| format!("  torn tail, never acked: {torn}\n")));
+    lines.extend(report.damage.iter().map(|damage| format!("  DAMAGED: {damage}\n")));
+    lines.concat()
 }

@@ -82,6 +82,8 @@ const SERVER_FLOORS: &[&str] = &[
     "http",
     "serve",
     "wal",
+    "doctor",
+    "bundle",
     "demo",
     "cli",
 ];

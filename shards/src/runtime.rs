@@ -324,8 +324,6 @@ fn system(what: impl FnOnce() -> String) -> impl FnOnce(std::io::Error) -> Start
 }
 
 fn choose_backend(disk: &dyn Disk, config: &EngineConfig) -> Result<(DriverType, IoBackend), StartError> {
-    const REMEDY: &str = "allow io_uring (kernel.io_uring_disabled = 0, a seccomp profile that permits io_uring_setup, \
-                          io_uring_enter and io_uring_register, and enough locked memory: ulimit -l)";
     let epoll = |reason: String| Ok((DriverType::Poll, IoBackend { kind: "epoll", reason }));
     if config.io == IoChoice::Epoll {
         return epoll("configured".to_owned());
@@ -333,7 +331,7 @@ fn choose_backend(disk: &dyn Disk, config: &EngineConfig) -> Result<(DriverType,
     match uring::probe(disk, &config.wal_dir) {
         Ok(()) => Ok((DriverType::IoUring, IoBackend { kind: "uring", reason: "probe passed".to_owned() })),
         Err(reason) if config.io == IoChoice::Auto => epoll(reason),
-        Err(reason) => Err(StartError::NoUring { reason, remedy: REMEDY.to_owned() }),
+        Err(reason) => Err(StartError::NoUring { reason, remedy: uring::REMEDY.to_owned() }),
     }
 }
 

@@ -128,7 +128,7 @@ impl Config {
         let engine = EngineConfig {
             grpc_address: settings.grpc_address,
             io: settings.shard_io,
-            wal_dir: settings.wal_directory.clone().unwrap_or_else(|| settings.data_dir.join("wal")),
+            wal_dir: settings.wal_dir(),
             staging_dir: settings.data_dir.join("staging"),
             limits: settings.shard_limits(),
             wal: wal_share(&loaded, shard_cores.len() as u64)?,

@@ -540,6 +540,12 @@ impl Settings {
         }
     }
 
+    /// The folder of all shards' logs.
+    #[must_use]
+    pub fn wal_dir(&self) -> PathBuf {
+        self.wal_directory.clone().unwrap_or_else(|| self.data_dir.join("wal"))
+    }
+
     /// The bounds that the shards are told.
     #[must_use]
     pub fn shard_limits(&self) -> ttdust_shards::config::Limits {

@@ -26,6 +26,10 @@ const RING_ENTRIES: u32 = 1024;
 /// Events of other threads that can wait for a shard's executor; the sender spins when they are full.
 const WAKE_QUEUE: usize = 4096;
 
+/// What to do where [`probe`] is refused.
+pub const REMEDY: &str = "allow io_uring (kernel.io_uring_disabled = 0, a seccomp profile that permits io_uring_setup, \
+                          io_uring_enter and io_uring_register, and enough locked memory: ulimit -l)";
+
 /// A file as the driver wants it.
 struct WriteFd(Arc<dyn DiskFile>);
 
