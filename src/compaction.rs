@@ -24,7 +24,7 @@ use ttdust_shards::{
     },
     pipeline::UnknownPipeline,
     record::keys::KeyField,
-    threads::give_way,
+    threads::{Turns, give_way},
 };
 
 use crate::{
@@ -359,7 +359,7 @@ fn stored(group: &[StoredFile], merged: &FileMeta, over: bool) -> StoredFile {
 
 /// The files on this machine, each as it was committed, with their footers. Blocking.
 fn fetch_all(dir: &Path, sources: &[(FileSource, StoredFile)]) -> Result<Vec<(PathBuf, FileFooter)>, CompactionError> {
-    give_way(NICE);
+    give_way(NICE, Turns::Long);
     let io = |source| CompactionError::Io { what: format!("cannot make {}", dir.display()), source };
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),

@@ -69,7 +69,7 @@ impl Workers {
 
 fn work(jobs: &Receiver<Job>, cores: &[usize], nice: i32) {
     if nice > 0 {
-        give_way(nice)
+        give_way(nice, Turns::Steady)
     } else {
         take(Turns::Steady)
     }

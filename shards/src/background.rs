@@ -26,7 +26,7 @@ use crate::{
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     parquet::{self, Processed, WriteJob, Written},
-    threads::give_way,
+    threads::{Turns, give_way},
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
@@ -96,7 +96,7 @@ pub fn start_flusher(
     let ending = Arc::new(AtomicBool::new(false));
     let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
-        give_way(FLUSHER_NICE);
+        give_way(FLUSHER_NICE, Turns::Long);
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
             match write(&job) {
@@ -161,7 +161,8 @@ pub fn start_preparer(
     let (sender, jobs) = crossbeam_channel::unbounded();
     let ending = Arc::default();
     let thread = std::thread::Builder::new().name(format!("prepare-{shard}")).spawn(move || {
-        give_way(NICE);
+        // A shard that has no segment at hand waits for it.
+        give_way(NICE, Turns::Prompt);
         prepare(shard, &dir, &*disk, &mailbox, &jobs);
     })?;
     Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
@@ -226,7 +227,7 @@ pub fn start_keeper(
     // Bounded by the files that there are.
     let (sender, jobs) = crossbeam_channel::unbounded::<KeyJob>();
     let thread = std::thread::Builder::new().name(format!("{name}-{shard}")).spawn(move || {
-        give_way(NICE);
+        give_way(NICE, Turns::Steady);
         let mut failing = false;
         while let Ok(job) = jobs.recv() {
             let done = job.perform(&*disk, &dir);

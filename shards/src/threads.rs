@@ -49,8 +49,8 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
 
 /// Leaves the core to whoever else wants it, and from now on at each [`offer`]: `nice` is from 0 to 19, added to nothing. At
 /// worst the thread runs as everyone does, which is logged.
-pub fn give_way(nice: i32) {
-    take(Turns::Long);
+pub fn give_way(nice: i32, turns: Turns) {
+    take(turns);
     OFFERED.set(Some(Instant::now()));
     if let Err(error) = rustix::process::setpriority_process(None, nice) {
         tracing::warn!(nice, %error, "a background thread runs at the priority of all others");
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn whoever_gives_way_is_nicer_and_takes_long_turns() {
         take(Turns::Prompt);
-        give_way(7);
+        give_way(7, Turns::Long);
         let now = attributes().expect("attributes");
         assert_eq!(now.sched_nice, 7);
         if release() >= (6, 12) {
@@ -159,7 +159,7 @@ mod tests {
             while begun.elapsed() < 2 * WORK_MAX {
                 assert!(!offer(), "it gives way to nobody");
             }
-            give_way(1);
+            give_way(1, Turns::Steady);
             let begun = Instant::now();
             let offers =
                 std::iter::from_fn(|| (begun.elapsed() < 10 * WORK_MAX).then(offer)).filter(|&did| did).count();
