@@ -378,7 +378,7 @@ fn broken_steps(stream: &StreamEntry, definition: &str) -> Vec<StepError> {
     let Ok(pipeline) = stream.pipelines.get(stream.pipelines.current()) else { return Vec::new() };
     let before = misfits(&pipeline, stream, &stream.schema.definition);
     let mut after = misfits(&pipeline, stream, definition);
-    after.retain(|error| before.iter().all(|known| known.pointer != error.pointer));
+    after.retain(|error| !before.contains(error));
     after
 }
 

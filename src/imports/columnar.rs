@@ -159,12 +159,12 @@ fn check_footer(source: &OpenSource) -> Result<(), Broken> {
 
 /// Where a column's pages lie, if that is in the file.
 fn pages_of(column: &ColumnChunkMetaData, bytes: u64) -> Option<Range<u64>> {
-    let dictionary = column.dictionary_page_offset().filter(|offset| *offset > 0);
-    let start = dictionary.map_or(column.data_page_offset(), |offset| offset.min(column.data_page_offset()));
+    // Where the reader begins too: were it elsewhere, it would read what nobody has looked at.
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
     let (start, length) = (u64::try_from(start).ok()?, u64::try_from(column.compressed_size()).ok()?);
     let end = start.checked_add(length)?;
     let data = u64::try_from(column.data_page_offset()).ok()?;
-    (data <= end && end <= bytes).then_some(start..end)
+    (start <= data && data <= end && end <= bytes).then_some(start..end)
 }
 
 /// Looks at what a row group claims.
@@ -586,6 +586,11 @@ mod tests {
         assert!(pages_of(&outside, length).is_none());
         let below = group.column(0).clone().into_builder().set_total_compressed_size(-1).build().expect("built");
         assert!(pages_of(&below, length).is_none());
+        // The reader begins at the dictionary wherever that is said to be.
+        let after_data = Some(group.column(0).data_page_offset() + 1);
+        let swapped =
+            group.column(0).clone().into_builder().set_dictionary_page_offset(after_data).build().expect("built");
+        assert!(pages_of(&swapped, length).is_none());
     }
 
     #[test]
