@@ -29,6 +29,13 @@ use ttdust_proto::{
 };
 
 const SMALL: (&str, &str) = ("wal.quota_bytes", "256MiB");
+/// Little memory for queries, and all rows in the buffer.
+const SCARCE: [(&str, &str); 4] = [
+    SMALL,
+    ("query.memory_bytes", "8MiB"),
+    ("query.memory_total_bytes", "20MiB"),
+    ("buffer.flush_interval_ms", "3600000"),
+];
 
 /// Creates a stream with these key fields; returns its id.
 fn create_stream(server: &Server, name: &str, key_fields: &[&str]) -> String {
@@ -219,22 +226,21 @@ fn read_large(server: &Server, stream: &str, order: &str) -> (Vec<i64>, usize) {
     }
 }
 
+/// More than all queries together may hold.
+async fn append_large(producer: &mut Producer) {
+    for row in 0..40 {
+        producer.append(vec![large(row, 600_000)]).await.expect("taken");
+    }
+}
+
 #[test]
 fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
     let dir = tempfile::tempdir().expect("a directory");
-    let settings = [
-        SMALL,
-        ("query.memory_bytes", "8MiB"),
-        ("query.memory_total_bytes", "20MiB"),
-        ("buffer.flush_interval_ms", "3600000"),
-    ];
-    let server = Server::start(dir.path(), &settings);
+    let server = Server::start(dir.path(), &SCARCE);
     let stream = create_stream(&server, "s", &["id"]);
     let acked = block_on(async {
         let mut producer = Producer::connect(&server.grpc, "s").await;
-        for row in 0..40 {
-            producer.append(vec![large(row, 600_000)]).await.expect("taken");
-        }
+        append_large(&mut producer).await;
         producer.acked.len() as i64
     });
     let check = |server: &Server| {
@@ -248,7 +254,7 @@ fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
     };
     check(&server);
     assert!(server.stop().success(), "a clean stop");
-    let server = Server::start(dir.path(), &[&settings[..3], &[("buffer.flush_interval_ms", "50")]].concat());
+    let server = Server::start(dir.path(), &[&SCARCE[..3], &[("buffer.flush_interval_ms", "50")]].concat());
     rest::wait_for_flush(&server.http, &stream, acked);
     check(&server);
 
@@ -299,21 +305,13 @@ fn a_query_holds_no_more_memory_than_it_may_nor_do_all_together() {
 #[test]
 fn clients_that_take_nothing_are_ended_for_those_who_do() {
     let dir = tempfile::tempdir().expect("a directory");
-    let settings = [
-        SMALL,
-        ("query.memory_bytes", "8MiB"),
-        ("query.memory_total_bytes", "20MiB"),
-        ("buffer.flush_interval_ms", "3600000"),
-    ];
-    let server = Server::start(dir.path(), &settings);
+    let server = Server::start(dir.path(), &SCARCE);
     let stream = create_stream(&server, "s", &["id"]);
     let memory = || metric(&server, "ttdust_query_memory_bytes ");
     assert_eq!(metric(&server, "ttdust_query_memory_limit_bytes "), f64::from(20 << 20));
     block_on(async {
         let mut producer = Producer::connect(&server.grpc, "s").await;
-        for row in 0..40 {
-            producer.append(vec![large(row, 600_000)]).await.expect("taken");
-        }
+        append_large(&mut producer).await;
         // One that asks by REST and does not read, and as many by gRPC as there is memory for.
         let mut unread = TcpStream::connect(&server.http).expect("connected");
         let path = format!("/api/v1/streams/{stream}/records?limit=1000");

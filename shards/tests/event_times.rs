@@ -6,7 +6,7 @@ mod batches;
 
 use std::{path::Path, sync::Arc};
 
-use batches::{MICROS_AN_HOUR, Random, Reading, Stream, file_ref, job};
+use batches::{MICROS_AN_HOUR, Random, Reading, Stream, buffer_of, file_ref, job};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use ttdust_shards::{
@@ -130,15 +130,7 @@ impl History {
     }
 
     fn buffer(&self, current: u16, flushed_through: i64) -> BufferSnapshot {
-        let past = |batch: &&RowBatch| batch.header().last_sequence() > flushed_through;
-        BufferSnapshot {
-            stream: self.stream.id,
-            batches: self.batches.iter().filter(past).cloned().collect(),
-            flushed_through,
-            last_sequence: self.last(),
-            next_sequence: self.last() + 1,
-            pipelines: Arc::new(Pipelines::new(current, versions())),
-        }
+        buffer_of(&self.batches, flushed_through, Arc::new(Pipelines::new(current, versions())))
     }
 
     fn flush(&self, random: &mut Random, dir: &Path) -> Vec<FileRef> {

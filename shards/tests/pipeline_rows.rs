@@ -11,7 +11,7 @@ use arrow_array::{
     cast::AsArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
-use batches::{MICROS_AN_HOUR, Random, Reading, Stream, file_ref, job, read_all};
+use batches::{MICROS_AN_HOUR, Random, Reading, Stream, buffer_of, file_ref, job, read_all};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use prost::Message as _;
@@ -175,15 +175,7 @@ impl History {
     }
 
     fn buffer(&self, flushed_through: i64) -> BufferSnapshot {
-        let past = |batch: &&RowBatch| batch.header().last_sequence() > flushed_through;
-        BufferSnapshot {
-            stream: self.stream.id,
-            batches: self.batches.iter().filter(past).cloned().collect(),
-            flushed_through,
-            last_sequence: self.last(),
-            next_sequence: self.last() + 1,
-            pipelines: Arc::clone(&self.pipelines),
-        }
+        buffer_of(&self.batches, flushed_through, Arc::clone(&self.pipelines))
     }
 
     /// Files of a few batches each, and the dead letters that came of them.

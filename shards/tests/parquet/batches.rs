@@ -21,7 +21,8 @@ use ttdust_shards::{
         read::{FileReader, FileRow},
         source::FileSource,
     },
-    query::{Bounds, FileRef, QueryContext},
+    pipeline::Pipelines,
+    query::{Bounds, BufferSnapshot, FileRef, QueryContext},
     schema::CompiledSchema,
     wal::{
         Wal,
@@ -131,6 +132,20 @@ pub fn job(definition: &str, batches: &[RowBatch], dir: &Path, name: &str) -> Wr
         batches: batches.to_vec(),
         key_fields: Arc::default(),
         path: dir.join(name),
+    }
+}
+
+/// The buffer of a stream of these batches when rows up to `flushed_through` are in files.
+pub fn buffer_of(batches: &[RowBatch], flushed_through: i64, pipelines: Arc<Pipelines>) -> BufferSnapshot {
+    let last = batches[batches.len() - 1].header();
+    let past = |batch: &&RowBatch| batch.header().last_sequence() > flushed_through;
+    BufferSnapshot {
+        stream: last.stream,
+        batches: batches.iter().filter(past).cloned().collect(),
+        flushed_through,
+        last_sequence: last.last_sequence(),
+        next_sequence: last.last_sequence() + 1,
+        pipelines,
     }
 }
 

@@ -12,7 +12,7 @@ use ttdust_shards::{
     wal::batch::RowBatch,
 };
 
-use super::batches::{MICROS_AN_HOUR, Random, Stream, file_ref, job};
+use super::batches::{MICROS_AN_HOUR, Random, Stream, buffer_of, file_ref, job};
 
 pub const SCHEMA: &str = r#"{"type":"object","properties":{"n":{"type":"integer"}}}"#;
 
@@ -102,15 +102,7 @@ impl History {
     }
 
     pub fn buffer(&self, flushed_through: i64) -> BufferSnapshot {
-        let past = |batch: &&RowBatch| batch.header().last_sequence() > flushed_through;
-        BufferSnapshot {
-            stream: self.stream.id,
-            batches: self.batches.iter().filter(past).cloned().collect(),
-            flushed_through,
-            last_sequence: self.last(),
-            next_sequence: self.last() + 1,
-            pipelines: Default::default(),
-        }
+        buffer_of(&self.batches, flushed_through, Default::default())
     }
 
     pub fn last(&self) -> i64 {
