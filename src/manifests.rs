@@ -21,7 +21,8 @@ use crate::{
     objects::{ObjectError, Objects, checkpoint_key_of, manifest_key_of},
 };
 
-const FORMAT: u32 = 1;
+/// The version of the format, of both.
+pub const FORMAT: u32 = 1;
 const DEBTS_A_PAGE: u32 = 200;
 /// Manifests that one pass writes at most.
 const WRITTEN_A_PASS: usize = 2000;

@@ -23,7 +23,7 @@ use crate::{
     catalog::{Catalog, CatalogError, CatalogPlace, Commit, PgFigures, StoredFile, Stream, StreamHour, StreamStatus},
     config::Config,
     data_dir::DataDir,
-    manifests::{Checkpoint, Manifest},
+    manifests::{self, Checkpoint, Manifest},
     objects::{FileName, LIST_MAX, ObjectEntry, ObjectError, Objects, S3Figures, checkpoint_key_of, prefix_of},
 };
 
@@ -277,7 +277,19 @@ impl Folder {
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(key: &str, text: &[u8]) -> Result<T, RebuildError> {
-    serde_json::from_slice(text).map_err(|error| RebuildError::Broken(format!("{key} cannot be read: {error}")))
+    /// What every version of the format has.
+    #[derive(serde::Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let unreadable = |error| RebuildError::Broken(format!("{key} cannot be read: {error}"));
+    let Versioned { format } = serde_json::from_slice(text).map_err(unreadable)?;
+    if format > manifests::FORMAT {
+        let known = manifests::FORMAT;
+        let reason = format!("{key} has format {format}, this program knows {known}: use a newer program");
+        return Err(RebuildError::Broken(reason));
+    }
+    serde_json::from_slice(text).map_err(unreadable)
 }
 
 /// A file that no manifest names, as the catalog is to know it.
@@ -421,6 +433,17 @@ mod tests {
         // A manifest that is behind names what is gone.
         assert_eq!(chosen(&folder(&[(11, 30, 1), (31, 40, 0)], &flushes)), Ok(vec![(11, 30), (31, 40)]));
         assert_eq!(chosen(&folder(&[], &[])), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_a_newer_program_wrote_is_refused() {
+        let mut newer = serde_json::to_value(checkpoint(None, 3)).expect("JSON");
+        assert_eq!(parsed::<Checkpoint>("k", newer.to_string().as_bytes()).expect("parsed").flushed_through, 3);
+        newer["format"] = 2.into();
+        // Of such a one nothing else need be as it was.
+        newer["flushed_through"] = "3".into();
+        let refused = parsed::<Checkpoint>("k", newer.to_string().as_bytes()).expect_err("refused").to_string();
+        assert!(refused.contains("k has format 2") && refused.contains("use a newer program"), "{refused}");
     }
 
     #[test]

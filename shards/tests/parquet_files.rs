@@ -290,10 +290,17 @@ fn what_is_not_ours_is_refused() {
         assert!(FileReader::open(&source, &cache).is_err(), "cut at {cut}");
     }
     let at = whole.windows(14).position(|window| window == b"format_version").unwrap();
-    let mut other = whole;
+    let mut other = whole.clone();
     other[at] = b'F';
     fs::write(&meta.path, &other).unwrap();
     assert!(matches!(FileReader::open(&source, &cache), Err(ParquetFileError::Format { .. })));
+    // Behind the key stand the value's tag and length.
+    let mut newer = whole;
+    assert_eq!(newer[at + 16], b'1');
+    newer[at + 16] = b'2';
+    fs::write(&meta.path, &newer).unwrap();
+    let refused = FileReader::open(&source, &cache).unwrap_err().to_string();
+    assert!(refused.contains("format_version 2") && refused.contains("use a newer program"), "{refused}");
     fs::remove_file(&meta.path).unwrap();
     assert!(matches!(FileReader::open(&source, &cache), Err(ParquetFileError::Io { .. })));
 }

@@ -57,6 +57,20 @@ pub const KEY_FIRST_SEQUENCE: &str = "ttdust.first_sequence";
 /// Footer key: the last sequence number that the file stands for.
 pub const KEY_LAST_SEQUENCE: &str = "ttdust.last_sequence";
 
+/// Whether a file whose footer says that it is of this version can be read.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_format(said: Option<&str>) -> Result<(), String> {
+    match said {
+        Some(FORMAT_VERSION) => Ok(()),
+        Some(other) => Err(format!(
+            "its footer says {KEY_FORMAT} {other}, this program knows only {FORMAT_VERSION}: use a newer program"
+        )),
+        None => Err(format!("its footer does not say {KEY_FORMAT} {FORMAT_VERSION}")),
+    }
+}
+
 /// Rows of a page at most.
 pub const PAGE_ROWS: usize = 4096;
 const PAGE_BYTES: usize = 64 * 1024;

@@ -33,7 +33,7 @@ use super::{
     FileMeta, ParquetFileError, PartitionHour,
     index::{self, IndexBuilder},
     layout::{
-        self, EVENT_TS, FORMAT_VERSION, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE,
+        self, EVENT_TS, FileFacts, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE,
         KEY_PIPELINE_VERSION, KEY_SCHEMA, KEY_SCHEMA_VERSION, KEY_STREAM, METADATA, OWN_COLUMNS, PAYLOAD, RECORD_ID,
         SCHEMA_VERSION, SEQ,
     },
@@ -232,9 +232,7 @@ fn footer_of(metadata: &ArrowReaderMetadata) -> Result<FileFooter, String> {
         let pair = file.key_value_metadata().and_then(|pairs| pairs.iter().find(|pair| pair.key == key));
         pair.and_then(|pair| pair.value.as_deref()).ok_or_else(|| format!("its footer does not say {key}"))
     };
-    if value(KEY_FORMAT)? != FORMAT_VERSION {
-        return Err(format!("its footer does not say {KEY_FORMAT} {FORMAT_VERSION}"));
-    }
+    layout::check_format(value(KEY_FORMAT).ok())?;
     let footer = FileFooter {
         stream: parsed(KEY_STREAM, value(KEY_STREAM)?)?,
         schema: parsed(KEY_SCHEMA, value(KEY_SCHEMA)?)?,

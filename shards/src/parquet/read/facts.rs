@@ -10,8 +10,8 @@ use parquet::{
 use crate::parquet::{
     index::{self, Footer},
     layout::{
-        EVENT_TS, FORMAT_VERSION, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, KEY_PIPELINE_VERSION,
-        METADATA, PAYLOAD, SEQ,
+        EVENT_TS, INGEST_TS, KEY_FIRST_SEQUENCE, KEY_FORMAT, KEY_LAST_SEQUENCE, KEY_PIPELINE_VERSION, METADATA,
+        PAYLOAD, SEQ, check_format,
     },
 };
 
@@ -52,9 +52,7 @@ pub(in crate::parquet) struct Facts {
 impl Facts {
     /// From the footer; `Err`: what is wrong with it.
     pub(super) fn new(metadata: ArrowReaderMetadata) -> Result<Self, String> {
-        if footer_value(&metadata, KEY_FORMAT) != Some(FORMAT_VERSION) {
-            return Err(format!("its footer does not say {KEY_FORMAT} {FORMAT_VERSION}"));
-        }
+        check_format(footer_value(&metadata, KEY_FORMAT))?;
         let sequence = |key| footer_value(&metadata, key).and_then(|text| text.parse::<i64>().ok());
         let (first, last) = (sequence(KEY_FIRST_SEQUENCE), sequence(KEY_LAST_SEQUENCE));
         let rows = metadata.metadata().file_metadata().num_rows();
