@@ -15,6 +15,7 @@ mod pipelines;
 mod problem;
 mod rates;
 mod records;
+mod reference;
 mod replays;
 mod schemas;
 mod streams;
@@ -45,6 +46,7 @@ pub use connections::{ConnectionLimits, Tls, serve};
 pub use idempotency::UnderWay;
 pub use ingest::Batches;
 pub use openapi::text as openapi;
+pub use reference::markdown as openapi_markdown;
 
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);

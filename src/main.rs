@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use ttdust::{
     bundle, calendar,
     catalog::CatalogPlace,
@@ -77,7 +77,11 @@ enum Command {
         command: ObjectsCommand,
     },
     /// Print the description of REST, OpenAPI 3.1, that the server shows at `/openapi.json`.
-    Openapi,
+    Openapi {
+        /// json: the document; markdown: a page for people.
+        #[arg(long, value_enum, default_value_t, value_name = "FORM", hide_possible_values = true)]
+        format: Description,
+    },
     /// What `/metrics` shows.
     Metrics {
         #[command(subcommand)]
@@ -87,13 +91,21 @@ enum Command {
     Client(cli::Command),
 }
 
+/// How REST is described.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum Description {
+    #[default]
+    Json,
+    Markdown,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Check file, environment and flags against each other and this machine.
     Check(ConfigArgs),
     /// Print what is in force and where each value comes from.
     Show(ConfigArgs),
-    /// Print all settings as a Markdown table.
+    /// Print all settings as a page of Markdown.
     Reference,
 }
 
@@ -177,7 +189,7 @@ enum DebugCommand {
 
 #[derive(Subcommand)]
 enum MetricsCommand {
-    /// Print all metrics as a Markdown table.
+    /// Print all metrics as a page of Markdown.
     Reference,
 }
 
@@ -296,7 +308,8 @@ fn run(command: Command) -> Outcome {
         Command::Config { command: ConfigCommand::Show(config) } => print!("{}", config::show(&config.load()?)),
         Command::Config { command: ConfigCommand::Reference } => print!("{}", config::reference()),
         Command::Metrics { command: MetricsCommand::Reference } => print!("{}", metrics::reference()),
-        Command::Openapi => print!("{}", http::openapi()),
+        Command::Openapi { format: Description::Json } => print!("{}", http::openapi()),
+        Command::Openapi { format: Description::Markdown } => print!("{}", http::openapi_markdown()),
         Command::Demo { dir, records } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(demo::run(dir, records))?;

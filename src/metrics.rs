@@ -150,10 +150,15 @@ pub fn metrics() -> Vec<MetricInfo> {
     all
 }
 
-/// Every metric as a Markdown table.
+/// What the page of metrics begins with.
+const HEAD: &str = "# Metrics\n\nMade by `ttdust metrics reference`: what `/metrics` shows, as Prometheus text, or as OpenMetrics where \
+                    that is asked for. Times are in seconds, sizes in bytes. Labels have few values each; `shard` is a number from 0.\n\n\
+                    | metric | kind | labels | meaning |\n|---|---|---|---|\n";
+
+/// Every metric as a page of Markdown.
 #[must_use]
 pub fn reference() -> String {
-    let mut text = String::from("| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    let mut text = String::from(HEAD);
     for metric in metrics() {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "| `{}` | {} | {} | {} |", metric.name, metric.kind, metric.labels, metric.meaning);

@@ -4,10 +4,17 @@ use std::fmt::Write;
 
 use super::{Loaded, SETTINGS};
 
-/// All settings as a Markdown table.
+/// What the page of settings begins with.
+const HEAD: &str = "# Settings\n\nMade by `ttdust config reference`. A setting is a key of the file of `--config` (TOML; \
+                    `wal.quota_bytes` is `quota_bytes` under `[wal]`), a variable of the environment, or `--set KEY=VALUE`; the later \
+                    ones come before the earlier. A key that is none is refused, with those that are near. `ttdust config show` tells \
+                    what is in force and where it comes from, `ttdust config check` whether it fits.\n\n\
+                    | key | variable | default | meaning |\n|---|---|---|---|\n";
+
+/// All settings as a page of Markdown.
 #[must_use]
 pub fn reference() -> String {
-    let mut text = String::from("| key | variable | default | meaning |\n|---|---|---|---|\n");
+    let mut text = String::from(HEAD);
     for setting in SETTINGS {
         let default = if setting.default.is_empty() { String::new() } else { format!("`{}`", setting.default) };
         // Writing to a String cannot fail.
@@ -40,7 +47,7 @@ mod tests {
     #[test]
     fn the_reference_names_every_setting() {
         let text = reference();
-        assert_eq!(text.lines().count(), SETTINGS.len() + 2);
+        assert_eq!(text.lines().filter(|line| line.starts_with("| `")).count(), SETTINGS.len());
         assert!(text.contains("| `wal.quota_bytes` | `TTDUST_WAL_QUOTA_BYTES` | `6GiB` |"), "{text}");
     }
 

@@ -94,7 +94,8 @@ pub(super) fn is_documented(method: &Method, path: &str, status: StatusCode) -> 
     known.map_or(of_any, |(_, statuses)| statuses.contains(&status.as_u16()))
 }
 
-fn document() -> Value {
+/// The document.
+pub(super) fn document() -> Value {
     let (mut paths, mut tags, mut schemas) = (Map::new(), Vec::new(), Schemas::new());
     for group in routes() {
         tags.push(json!({"name": group.tag, "description": group.about}));
