@@ -1,5 +1,5 @@
 //! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB, pyarrow and
-//! Polars.
+//! Polars; and the examples of `proto/examples`.
 
 #[path = "server/process.rs"]
 mod process;
@@ -8,10 +8,16 @@ mod python;
 #[path = "server/rest.rs"]
 mod rest;
 
-use std::path::Path;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use process::{Server, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
+use ttdust_example::{Client, Keyed};
 
 /// How `read_parquet.py` says that rows are still missing.
 const NOT_YET: i32 = 3;
@@ -57,4 +63,92 @@ fn python_clients_work_from_the_contract_alone_on_io_uring() {
 #[test]
 fn python_clients_work_from_the_contract_alone_on_epoll_with_two_shards() {
     drive("epoll", "2");
+}
+
+/// More than the limit lets in within a second: examples are told to come again.
+const SENT: usize = 4000;
+
+fn with_limit(dir: &Path) -> Server {
+    let settings = [
+        ("shards.count", "1"),
+        ("wal.quota_bytes", "256MiB"),
+        ("rate.ingest_records_per_second", "2500"),
+        ("buffer.flush_interval_ms", "3600000"),
+    ];
+    let server = Server::start(dir, &settings);
+    rest::create_stream(
+        &server.http,
+        "events",
+        &json!({"type": "object", "properties": {"event_id": {"type": "string"}}}),
+    );
+    server
+}
+
+fn payload(n: usize) -> String {
+    json!({"event_id": format!("event-{n}"), "n": n}).to_string()
+}
+
+/// Every record is there once, although some were refused for a while.
+fn check(server: &Server) {
+    let (_, text) = rest::call(&server.http, "GET", "/metrics", "");
+    let hits = "ttdust_rate_limit_hits_total{category=\"ingest_records\"}";
+    let refused = text.as_str().expect("text").lines().find_map(|line| line.strip_prefix(hits)).map(str::trim);
+    assert!(refused.is_some_and(|count| count != "0"), "nothing was refused: {refused:?}");
+    let mut read: Vec<u64> = rest::read_all(&server.http, "events", "limit=2000")
+        .iter()
+        .map(|record| record["payload"]["n"].as_u64().expect("a number"))
+        .collect();
+    read.sort_unstable();
+    assert_eq!(read, (0..SENT as u64).collect::<Vec<_>>());
+}
+
+fn python_example(server: &Server, records: &Path) -> Output {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/examples/python/client.py");
+    let mut command = Command::new(python::interpreter());
+    command.arg("-B").arg(example).arg(&server.grpc).arg("events").arg(records);
+    command.output().expect("the interpreter starts")
+}
+
+#[test]
+fn the_example_in_python_sends_each_record_once_reads_and_follows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = with_limit(dir.path());
+    let records = dir.path().join("records.jsonl");
+    fs::write(&records, (0..SENT).map(|n| payload(n) + "\n").collect::<String>()).expect("written");
+    let output = python_example(&server, &records);
+    assert!(output.status.success(), "{}", python::said(&output));
+    let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(said["outcomes"], json!({"OK": SENT}), "{said}");
+    assert_eq!(said["followed"], json!((1..=10).collect::<Vec<_>>()), "{said}");
+    check(&server);
+
+    // The same again is a duplicate, and a record that its schema refuses is told of.
+    fs::write(&records, payload(0) + "\n" + r#"{"event_id": 7}"# + "\n").expect("written");
+    let said: Value = serde_json::from_slice(&python_example(&server, &records).stdout).expect("JSON");
+    assert_eq!(said["outcomes"], json!({"DUPLICATE": 1, "VALIDATION_ERROR": 1}), "{said}");
+    assert_eq!(said["rejects"], json!([["7", "SCHEMA_VIOLATION", ["/event_id"]]]), "{said}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn the_example_in_rust_sends_each_record_once_reads_and_follows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = with_limit(dir.path());
+    let records = || (0..SENT).map(|n| Keyed { key: format!("event-{n}"), payload: payload(n).into() }).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut client = Client::connect(format!("http://{}", server.grpc), None).await.expect("connected");
+        let outcomes = client.send("events", records()).await.expect("sent");
+        assert_eq!(outcomes, BTreeMap::from([("STATUS_OK", SENT as u64)]));
+        let again = client.send("events", records()).await.expect("sent");
+        assert_eq!(again, BTreeMap::from([("STATUS_DUPLICATE", SENT as u64)]));
+        let page = client.read("events", 10).await.expect("a page");
+        assert_eq!(page.iter().map(|record| record.sequence_number).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
+        let followed = client.follow("events", 7, 20).await.expect("followed");
+        assert_eq!(followed, (7..27).collect::<Vec<_>>());
+        let refused = client.send("nowhere", records()).await.expect_err("no such stream");
+        assert!(refused.to_string().contains("no stream"), "{refused}");
+    });
+    check(&server);
+    assert!(server.stop().success());
 }

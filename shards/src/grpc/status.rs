@@ -394,6 +394,58 @@ mod tests {
         assert!(status.to_error().message.ends_with("retry after 1250 ms"));
     }
 
+    /// Every end that the table above makes by itself.
+    fn ends() -> Vec<Status> {
+        let after = Duration::from_millis(70);
+        let over = RateLimited { category: crate::rate::Category::Query, limit: 1, retry_after: after };
+        let refusals = [
+            Refusal::Backpressure(after),
+            Refusal::LogFull(after),
+            Refusal::QueueFull(after),
+            Refusal::Draining,
+            Refusal::Poisoned,
+            Refusal::KeysFull(after),
+            Refusal::Writer(WriterRefused::Fenced(2)),
+            Refusal::Writer(WriterRefused::Gap(3)),
+            Refusal::Writer(WriterRefused::TooMany),
+            Refusal::Paused,
+            Refusal::NotHere,
+        ];
+        let queries = [
+            QueryFailure::Overloaded,
+            QueryFailure::RateLimited(over),
+            QueryFailure::Deleting,
+            QueryFailure::TimedOut,
+            QueryFailure::Cancelled,
+            QueryFailure::Unavailable(String::new()),
+            QueryFailure::Memory(MemoryShort::All),
+            QueryFailure::StoreAway(String::new()),
+            QueryFailure::NoEventTime(String::new()),
+            QueryFailure::Internal(String::new()),
+        ];
+        let others =
+            [Status::outcome_unknown(), Status::dlq_missing(), Status::internal(""), Status::unknown_stream("")];
+        refusals.map(Status::refused).into_iter().chain(queries.map(Status::query)).chain(others).collect()
+    }
+
+    #[test]
+    fn the_guide_says_of_each_end_whether_it_comes_with_a_time_to_try_again() {
+        let guide = include_str!("../../../proto/README.md");
+        for end in ends() {
+            let code: String = format!("{:?}", end.code)
+                .char_indices()
+                .flat_map(|(at, c)| {
+                    (at > 0 && c.is_uppercase()).then_some('_').into_iter().chain([c.to_ascii_uppercase()])
+                })
+                .collect();
+            let (code, reason) = (format!("| `{code}` |"), format!("`{}`", end.reason));
+            let row = guide.lines().find(|line| line.starts_with(&code) && line.contains(&reason));
+            let row = row.unwrap_or_else(|| panic!("proto/README.md has no row of {code} {reason}"));
+            assert_eq!(row.contains("RetryInfo"), end.retry_after.is_some(), "{reason}: {row}");
+            assert_eq!(row.contains("**perhaps**"), ["OUTCOME_UNKNOWN", "CANCELLED", "INTERNAL"].contains(&end.reason));
+        }
+    }
+
     #[test]
     fn messages_are_percent_encoded() {
         assert_eq!(percent_encode("50% naïve\n"), "50%25 na%C3%AFve%0A");
