@@ -7,8 +7,6 @@ mod certificates;
 mod client;
 #[path = "cli/door.rs"]
 mod door;
-#[path = "cli/first_steps.rs"]
-mod first_steps;
 #[path = "cli/pipelines.rs"]
 mod pipelines;
 #[path = "server/process.rs"]
