@@ -1,5 +1,6 @@
 //! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB, pyarrow and
-//! Polars; and the examples of `proto/examples`.
+//! Polars; and the example of
+//! `proto/examples/python`.
 
 #[path = "server/process.rs"]
 mod process;
@@ -9,7 +10,6 @@ mod python;
 mod rest;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::Path,
     process::{Command, Output},
@@ -17,7 +17,6 @@ use std::{
 
 use process::{Server, wait_for};
 use serde_json::{Value, json};
-use ttdust_example::{Client, Keyed};
 
 /// How `read_parquet.py` says that rows are still missing.
 const NOT_YET: i32 = 3;
@@ -127,28 +126,5 @@ fn the_example_in_python_sends_each_record_once_reads_and_follows() {
     let said: Value = serde_json::from_slice(&python_example(&server, &records).stdout).expect("JSON");
     assert_eq!(said["outcomes"], json!({"DUPLICATE": 1, "VALIDATION_ERROR": 1}), "{said}");
     assert_eq!(said["rejects"], json!([["7", "SCHEMA_VIOLATION", ["/event_id"]]]), "{said}");
-    assert!(server.stop().success());
-}
-
-#[test]
-fn the_example_in_rust_sends_each_record_once_reads_and_follows() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let server = with_limit(dir.path());
-    let records = || (0..SENT).map(|n| Keyed { key: format!("event-{n}"), payload: payload(n).into() }).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut client = Client::connect(format!("http://{}", server.grpc), None).await.expect("connected");
-        let outcomes = client.send("events", records()).await.expect("sent");
-        assert_eq!(outcomes, BTreeMap::from([("STATUS_OK", SENT as u64)]));
-        let again = client.send("events", records()).await.expect("sent");
-        assert_eq!(again, BTreeMap::from([("STATUS_DUPLICATE", SENT as u64)]));
-        let page = client.read("events", 10).await.expect("a page");
-        assert_eq!(page.iter().map(|record| record.sequence_number).collect::<Vec<_>>(), (1..=10).collect::<Vec<_>>());
-        let followed = client.follow("events", 7, 20).await.expect("followed");
-        assert_eq!(followed, (7..27).collect::<Vec<_>>());
-        let refused = client.send("nowhere", records()).await.expect_err("no such stream");
-        assert!(refused.to_string().contains("no stream"), "{refused}");
-    });
-    check(&server);
     assert!(server.stop().success());
 }
