@@ -187,9 +187,10 @@ fn check_duplicates(server: &Server, expected: &Value) {
     assert_eq!(gap.error.map(|error| error.code).as_deref(), Some("WRITER_SEQUENCE_GAP"));
 }
 
-/// Sizes and contents of all files.
+/// The contents of all files, but for SQLite's index of its own log, which each reader makes anew.
 fn contents(old: &Old) -> BTreeMap<PathBuf, Vec<u8>> {
-    old.files("").into_iter().map(|path| (path.clone(), fs::read(&path).expect("a file"))).collect()
+    let kept = old.files("").into_iter().filter(|path| !path.to_string_lossy().ends_with("-shm"));
+    kept.map(|path| (path.clone(), fs::read(&path).expect("a file"))).collect()
 }
 
 #[test]
@@ -292,7 +293,7 @@ fn a_catalog_of_a_newer_version_is_refused() {
 fn a_frame_of_a_newer_version_is_refused_and_not_cut_off() {
     let first = |old: &Old| {
         let with_frames = |path: &PathBuf| fs::read(path).expect("a file").starts_with(b"TTDw");
-        old.files(".wal").into_iter().find(with_frames).expect("a segment with frames")
+        old.files(".wal").into_iter().rfind(with_frames).expect("a segment with frames")
     };
     let said = refused_after(first, |bytes| {
         bytes[4..6].copy_from_slice(&900u16.to_le_bytes());
