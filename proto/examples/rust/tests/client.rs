@@ -11,7 +11,7 @@ use std::{
 use ttdust_example::{Client, Keyed};
 
 /// More than the limit lets in within a second: the client is told to come again.
-const SENT: usize = 4000;
+const SENT: usize = 700;
 const STREAM: &str = "events";
 
 struct Server {
@@ -41,7 +41,7 @@ fn start(dir: &Path) -> Server {
     let mut command = Command::new(program());
     command.args(["serve", "--bind-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0", "--data-dir"]);
     command.arg(dir.join("data")).arg("--port-file").arg(&ports);
-    for setting in ["shards.count=1", "wal.quota_bytes=256MiB", "rate.ingest_records_per_second=2500"] {
+    for setting in ["shards.count=1", "wal.quota_bytes=256MiB", "rate.ingest_records_per_second=200"] {
         command.args(["--set", setting]);
     }
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the server's process");
