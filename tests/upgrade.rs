@@ -229,7 +229,8 @@ fn a_dry_run_says_what_a_migration_would_do_and_changes_nothing() {
     for archive in archives() {
         let (old, another) = (Old::unpack(&archive), Old::unpack(&archive));
         let connection = rusqlite::Connection::open(another.data().join("catalog.sqlite")).expect("opened");
-        let from: usize = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
+        let from: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).expect("a version");
+        let from = from as usize;
         let before = contents(&old);
         let mut command = Command::new(env!("CARGO_BIN_EXE_ttdust"));
         let output = command.args(["migrate", "--dry-run", "--data-dir"]).arg(old.data()).output().expect("run");
