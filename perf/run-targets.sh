@@ -8,6 +8,7 @@
 #                                          queries: lookups and time ranges over QUERY_HOURS hourly partitions, alone and beside
 #                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
+#                                          http: small batches of records over HTTP
 #                                          import: JSON Lines alone, and beside a steady load
 #                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
 #                                          keys: the same load with and without idempotency keys, KEYS of them in the window
@@ -189,11 +190,12 @@ calls() {
 with_postgres() {
   "$root/tests/services.sh" start
   eval "$("$root/tests/services.sh" env)"
-  local host database
+  local host port database
   host=$(sed 's/.*host=\([^ ]*\).*/\1/' <<<"$TESTS_PG")
+  port=$(sed 's/.*port=\([^ ]*\).*/\1/' <<<"$TESTS_PG")
   database=perf_$(date +%s%N)
-  psql --quiet --host "$host" --username ttdust --dbname postgres --command "CREATE DATABASE $database"
-  postgres=('[pg]' "host = \"$host\"" "database = \"$database\"")
+  psql --quiet --host "$host" --port "$port" --username ttdust --dbname postgres --command "CREATE DATABASE $database"
+  postgres=('[pg]' "host = \"$host\"" "port = $port" "database = \"$database\"")
 }
 
 # Load alone and load beside admin calls in turns, on one server.
@@ -348,9 +350,26 @@ query_bench() {
   echo "done: $name"
 }
 
+# Ten records a call, a hundred calls a second, alone and beside a load over gRPC.
+run_http() {
+  local round
+  http_bench() {
+    local name=$1 status=0
+    shift
+    "$BENCH" http --http "$http" --payload "$PAYLOAD" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
+    [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
+    note "$name" "\"exit\": $status, \"http\": $(cat "$scratch/report.json")"
+    echo "done: $name"
+  }
+  for round in 1 2 3; do
+    fresh_server '[buffer]' 'flush_interval_ms = 1000'
+    http_bench "http_alone.$round" --rate 100 --batch 10 --duration "${SECONDS_EACH}s"
+  done
+}
+
 # Imports of the flights: alone, and beside live load, whose latency is taken before and meanwhile.
 run_import() {
-  local folder=$scratch/import
+  local folder=$scratch/import PAYLOAD=flights
   mkdir -p "$folder"
   python3 - "$root/tests/data/flights.jsonl.gz" "$folder/flights.jsonl" "$IMPORT_RECORDS" <<'PY'
 import gzip, itertools, sys

@@ -6,6 +6,7 @@ mod admin;
 mod calls;
 mod client;
 mod fake;
+mod http;
 mod load;
 mod messages;
 mod micro;
@@ -40,6 +41,8 @@ enum Command {
     Verify(VerifyArgs),
     /// Call the admin plane at a steady rate and measure
     Admin(admin::AdminArgs),
+    /// Send small batches of records over HTTP at a steady rate and measure
+    Http(http::HttpArgs),
     /// Ask for records at a steady rate and measure
     Query(query::QueryArgs),
     /// Follow a stream with many readers, or replay it with one, and measure
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Http(args) => http::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),
