@@ -141,6 +141,7 @@ impl Config {
                 ..DedupConfig::default()
             },
             shard_cores: shard_cores.into_iter().map(Some).collect(),
+            helper_cores: control_cores.clone(),
         };
         check_pins(settings, engine.shard_cores.len())?;
         check_tokens(settings)?;

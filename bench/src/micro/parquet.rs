@@ -77,7 +77,7 @@ pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
     let request = wal.wants_segment().expect("a new log wants its first segment");
     let (path, file) = (PathBuf::new(), Arc::new(NoFile));
     let segment = Segment { id: request.id, epoch: Some(request.epoch), path, file, bytes: request.bytes };
-    wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+    wal.offer_segment(PreparedSegment { segment: Arc::new(segment), free_bytes: u64::MAX });
     let mut next_sequence = 1;
     for chunk in payloads.chunks(BATCH_ROWS) {
         wal.append(&EntryDraft {
