@@ -33,9 +33,9 @@ use crate::{
 
 /// How nice a thread is that works through something which its shard may soon wait for.
 const NICE: i32 = 5;
-/// And one whose work is for later: it has what its shard leaves of the core. A shard that leaves too little fills its log,
-/// and then refuses.
-const FLUSHER_NICE: i32 = 19;
+/// And one whose work is for later. Where a core is busy all the time it has a tenth of it: less would let a log fill up beside any
+/// other program that computes, and a shard whose log is half full makes room for it ([`crate::shard::Shard::commit_pause`]).
+const FLUSHER_NICE: i32 = 10;
 
 /// Makes the calling thread one that gives way, on any of `cores` (empty: where it is).
 fn roam(cores: &[usize], nice: i32, turns: Turns) {
