@@ -46,6 +46,7 @@ pub async fn time_range(
         partitions_scanned: answer.partitions_scanned as i64,
         cache_hits: answer.cache_hits as i64,
         execution_time_micros: started.elapsed().as_micros() as i64,
+        partial: answer.is_partial,
     };
     let next_cursor = answer.next_after.map(|after| encode_cursor(after, order));
     let records = answer.records.into_iter().map(|row| record(stream, row)).collect();
