@@ -129,13 +129,13 @@ pub async fn open(
     };
     let_in.map_err(Status::query)?;
     let follower = reactor.follow(&stream, bell);
-    let through = wait(reactor, bell, || follower.through()).await?;
+    let there = wait(reactor, bell, || follower.there()).await?;
     let position = match start {
-        Start::Now => Position { after: through, not_before: None },
+        Start::Now => Position { after: there, not_before: None },
         Start::Sequence(first) => Position { after: first - 1, not_before: None },
         Start::Time(unix_micros) => Position { after: 0, not_before: Some(unix_micros) },
     };
-    let is_there = position.not_before.is_none() && position.after >= through;
+    let is_there = position.not_before.is_none() && position.after >= there;
     if is_there {
         follower.set_after(position.after);
     }
