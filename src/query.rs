@@ -155,7 +155,9 @@ impl Queries {
     /// What one more query may take, that begins now.
     fn bounds(&self, now: Instant, cancel: Cancel) -> Bounds {
         let meter = Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes);
-        Bounds { deadline: Some(now + self.limits.timeout), page_until: None, cancel, meter }
+        let most = now + self.limits.timeout;
+        let deadline = cancel.until().map_or(most, |until| until.min(most));
+        Bounds { deadline: Some(deadline), page_until: None, cancel, meter }
     }
 
     /// The answer to a query. `cancel` ends it, and so does dropping this.
@@ -168,7 +170,8 @@ impl Queries {
         let asked = Asked { metrics: &self.metrics, start, counted: false };
         let stream = query.stream();
         let bounds = self.bounds(start, cancel);
-        let mut answer = match time::timeout(self.limits.timeout, self.answer(query, bounds)).await {
+        let timeout = bounds.deadline.map_or(self.limits.timeout, |deadline| deadline.saturating_duration_since(start));
+        let mut answer = match time::timeout(timeout, self.answer(query, bounds)).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryFailure::TimedOut),
         };

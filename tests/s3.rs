@@ -445,7 +445,7 @@ fn scattered(server: &Server, site: &Site, stream: &str) -> Vec<i64> {
 #[test]
 fn a_search_that_takes_longer_than_a_query_may_comes_to_its_end_call_by_call() {
     let settings = [("query.cache_bytes", "0"), ("query.timeout_ms", "1200"), ("upkeep.interval_ms", "3600000")];
-    let site = Site::new(&settings);
+    let mut site = Site::new(&settings);
     let server = site.start();
     let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
     let wanted = scattered(&server, &site, &stream);
@@ -468,7 +468,20 @@ fn a_search_that_takes_longer_than_a_query_may_comes_to_its_end_call_by_call() {
     assert_eq!(found, wanted);
     assert!(partial >= 2 && empty >= 1, "{partial} pages ended early, {empty} of them without a record");
 
-    // Newest first, and by gRPC: the first page has the last file's.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ttdust"));
+    command.args(["query", "clicks", "--all", "--time", "event", "--start", "500", "--end", "600"]);
+    command.env("TTDUST_ENDPOINT", &server.http).env("XDG_CONFIG_HOME", site.dir.path());
+    let printed = command.output().expect("it starts");
+    let text = String::from_utf8(printed.stdout).expect("UTF-8");
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert_eq!(rows, ["SEQUENCE", "2", "23"], "it goes on by itself: {text}");
+    assert!(server.stop().success());
+
+    // Newest first, and by gRPC, where it is the client that has little time: the first page has the last file's.
+    let timeout = site.settings.iter_mut().find(|(key, _)| *key == "query.timeout_ms").expect("a setting");
+    timeout.1 = "60000".to_owned();
+    let server = site.start();
     let request = TimeRangeQueryRequest {
         stream_id: stream.clone(),
         start_time_unix_micros: 500,
@@ -479,18 +492,10 @@ fn a_search_that_takes_longer_than_a_query_may_comes_to_its_end_call_by_call() {
     };
     let page: TimeRangeQueryResponse = block_on(async {
         let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        client.headers.push(("grpc-timeout", "1500m".to_owned()));
         client.unary(path::QUERY_TIME_RANGE, &request).await.expect("a page")
     });
     assert_eq!(page.records.iter().map(|record| record.sequence_number).collect::<Vec<_>>(), wanted[1..]);
     assert!(page.next_cursor.is_some() && page.metadata.is_some_and(|metadata| metadata.partial));
-
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ttdust"));
-    command.args(["query", "clicks", "--all", "--time", "event", "--start", "500", "--end", "600"]);
-    command.env("TTDUST_ENDPOINT", &server.http).env("XDG_CONFIG_HOME", site.dir.path());
-    let printed = command.output().expect("it starts");
-    let text = String::from_utf8(printed.stdout).expect("UTF-8");
-    let rows: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
-    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
-    assert_eq!(rows, ["SEQUENCE", "2", "23"], "it goes on by itself: {text}");
     assert!(server.stop().success());
 }

@@ -256,11 +256,11 @@ async fn call(
         let _ = respond.send_response(response, true);
         return;
     }
-    let deadline = head.headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    let deadline = deadline_of(&head.headers);
     let work = dispatch(reactor, descriptors, peer, head, body, &mut respond);
     let ended = match deadline {
         None => work.await,
-        Some(after) => match time::timeout(after, work).await {
+        Some(deadline) => match time::timeout_at(deadline, work).await {
             Ok(ended) => ended,
             Err(_) => Err(deadline_exceeded()),
         },
@@ -268,6 +268,12 @@ async fn call(
     if let Err(status) = ended {
         respond_status(&mut respond, &status);
     }
+}
+
+/// When the client gives the call up, as it says.
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let after = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    after.and_then(|after| Instant::now().checked_add(after))
 }
 
 fn deadline_exceeded() -> Status {
@@ -351,7 +357,9 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let (answer, held) = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
+            let deadline = deadline_of(&head.headers);
+            let asked = query::time_range(&reactor, caller, &bell, message, deadline);
+            let (answer, held) = while_wanted(respond, asked).await?;
             let answer = Answer::new(answer, held);
             Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
             Ok(())

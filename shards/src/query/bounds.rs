@@ -11,20 +11,35 @@ use std::{
 use super::QueryError;
 use crate::memory::Meter;
 
-/// Tells a query on another thread that nobody waits for it. Cheap to clone.
+/// Tells a query on another thread that nobody waits for it, and for how long somebody does. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel {
+    is_cancelled: Arc<AtomicBool>,
+    until: Option<Instant>,
+}
 
 impl Cancel {
+    /// Of somebody who waits until then; `None`: for as long as it takes.
+    #[must_use]
+    pub fn waits_until(until: Option<Instant>) -> Self {
+        Self { until, ..Self::default() }
+    }
+
+    /// Until when somebody waits.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
     /// Tells it.
     pub fn cancel(&self) {
-        self.0.store(true, Relaxed);
+        self.is_cancelled.store(true, Relaxed);
     }
 
     /// Whether it was told.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Relaxed)
+        self.is_cancelled.load(Relaxed)
     }
 
     /// Whoever waits holds the guard: when it is dropped, nobody waits.
