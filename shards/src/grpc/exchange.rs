@@ -217,16 +217,17 @@ impl<M: Method> Exchange<M> {
         }
         let (now, most) = (self.reactor.second(), self.reactor.limits.stall_seconds);
         let [bytes, message, answers] = &mut self.stalls;
-        if answers.seconds(unsent, now) >= most {
+        // The first of these seconds may have been all but over.
+        if answers.seconds(unsent, now) > most {
             return Waited::Enough;
         }
         let of_bytes = bytes.seconds(within.map(|(bytes, _)| bytes), now);
         let of_message = message.seconds(within.map(|(_, messages)| messages), now);
         let whole = most * MESSAGE_STALLS;
-        if of_bytes >= most {
+        if of_bytes > most {
             let what = format_args!("a message was begun, and nothing more of it came for {most} s");
             Waited::ForMessage(Status::message_stalled(what))
-        } else if of_message >= whole {
+        } else if of_message > whole {
             let what = format_args!("a message was begun, and it was not whole after {whole} s");
             Waited::ForMessage(Status::message_stalled(what))
         } else {
