@@ -62,6 +62,8 @@ pub struct Limits {
     pub tails: usize,
     /// Requests of one call that are taken but not yet answered.
     pub requests_in_flight: usize,
+    /// Seconds for which a client may keep a call waiting: in the middle of a message, or with answers that it does not take.
+    pub stall_seconds: u64,
 }
 
 impl Default for Limits {
@@ -76,6 +78,7 @@ impl Default for Limits {
             connections_per_address: 1024,
             tails: 4096,
             requests_in_flight: 1024,
+            stall_seconds: 30,
         }
     }
 }

@@ -559,6 +559,7 @@ impl Settings {
             connections_per_address: self.limit_connections_per_address,
             tails: self.limit_tails,
             requests_in_flight: self.limit_requests_in_flight,
+            ..ttdust_shards::config::Limits::default()
         }
     }
 }

@@ -239,10 +239,10 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
-            ToShard::Follow(stream, shard) => reactor.begin_following(stream, shard),
+            ToShard::Follow(stream, shard, question) => reactor.begin_following(stream, shard, question),
             ToShard::Unfollow(stream, shard) => reactor.end_following(stream, shard),
             ToShard::Subscribe(stream, subscription) => reactor.subscribe(stream, subscription),
-            ToShard::Following(stream, through) => reactor.feeds.begin(stream, through),
+            ToShard::Following(stream, through, question) => reactor.feeds.answered(stream, through, question),
             ToShard::Live(rows) => reactor.feeds.take(&rows),
             ToShard::TailOpened(token, answer) => reactor.fill(token, Reply::TailOpened(answer)),
             ToShard::TailPage(token, page) => reactor.take_page(token, page),
