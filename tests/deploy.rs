@@ -447,11 +447,8 @@ fn wrong_names(expression: &str) -> Vec<String> {
                 continue;
             }
         };
-        // Prometheus sets job and instance itself, and renames a metric's own.
-        let own = own.split(',').filter(|label| !label.is_empty()).map(|label| match label {
-            "job" | "instance" => format!("exported_{label}"),
-            label => label.to_owned(),
-        });
+        // Prometheus sets job and instance itself.
+        let own = own.split(',').filter(|label| !label.is_empty()).map(str::to_owned);
         let mut of_this: BTreeSet<_> = own.chain(["job".to_owned(), "instance".to_owned()]).collect();
         of_this.extend(name.ends_with("_bucket").then(|| "le".to_owned()));
         wrong.extend(labels.difference(&of_this).map(|label| format!("{name} has no label {label}")));
