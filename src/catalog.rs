@@ -35,7 +35,7 @@ pub use model::{
     RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
     StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
 };
-pub use postgres::PgFigures;
+pub use postgres::{FreshPassword, PasswordError, PgFigures};
 
 use crate::config::{Config, PgOptions};
 use embedded::Embedded;
@@ -207,6 +207,25 @@ impl Catalog {
     #[must_use]
     pub fn is_shared(&self) -> bool {
         matches!(self.store, Store::Postgres(_))
+    }
+
+    /// The password as it is now where it comes from; `None`: none is needed. Blocking.
+    ///
+    /// # Errors
+    /// Its file cannot be used.
+    pub fn fresh_password(&self) -> std::result::Result<Option<FreshPassword>, PasswordError> {
+        match &self.store {
+            Store::Embedded(_) => Ok(None),
+            Store::Postgres(store) => store.fresh_password().map(Some),
+        }
+    }
+
+    /// Connections that are opened from now on use this password.
+    pub fn use_password(&self, fresh: FreshPassword) {
+        match &self.store {
+            Store::Embedded(_) => {}
+            Store::Postgres(store) => store.use_password(fresh),
+        }
     }
 
     /// Whether it is known not to answer now. The log tells of it then, once.
