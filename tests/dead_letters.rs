@@ -147,8 +147,10 @@ fn what_the_schema_refuses_is_a_letter_where_it_is_asked_for_and_one_alone() {
     assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected), (2, 2, 0));
     let again = send(numbered()).expect("taken");
     assert_eq!((again.duplicates, again.dead_lettered, again.rejected), (2, 2, 0), "{again:?}");
+    let gap = send(AppendRequest { first_writer_sequence: 100, ..numbered() }).expect("an answer");
+    assert_eq!((gap.error.expect("an error").code.as_str(), gap.rejected), ("WRITER_SEQUENCE_GAP", 4));
     let letters = read(&server, "events.dlq");
-    assert_eq!(letters.len(), 4, "two by keys, two by numbers: {letters:?}");
+    assert_eq!(letters.len(), 4, "two by keys, two by numbers, and none of what was refused whole: {letters:?}");
     assert_eq!(letters[0].1["reason"], "SCHEMA_VIOLATION");
     assert_eq!((&letters[1].1["reason"], &letters[1].1["payload"]), (&json!("NOT_JSON"), &Value::Null));
     assert_eq!(letters[1].1["payload_base64"], "bm8g/w==");
