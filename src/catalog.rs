@@ -31,7 +31,7 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 pub use fingerprint::canonical_fingerprint;
 pub use jobs::{Job, JobChange, JobFilter, JobKind, JobStatus};
 pub use model::{
-    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, ManifestDebt, Page, PipelineVersion,
+    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Judged, ManifestDebt, Page, PipelineVersion,
     RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
     StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
 };
@@ -323,12 +323,11 @@ impl Catalog {
         on_store!(self, change_schema(id, change, now, audit))
     }
 
-    /// Adds a version, numbered one past the newest, and answers the schema as it is then. `judged` is the version of the schema
-    /// that it was found to fit.
+    /// Adds a version, numbered one past the newest, and answers the schema as it is then.
     ///
     /// # Errors
-    /// `NotFound`; `Stale`: the schema was changed since then, or got another version; `Conflict`: it has no such number.
-    pub async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+    /// `NotFound`; `Stale`: what it was `judged` by was changed since then; `Conflict`: it has no such number.
+    pub async fn add_version(&self, version: SchemaVersion, judged: Judged, audit: AuditEntry) -> Result<Schema> {
         on_store!(self, add_version(version, judged, audit))
     }
 
@@ -419,7 +418,8 @@ impl Catalog {
     /// Changes a stream and answers it as it is then.
     ///
     /// # Errors
-    /// `NotFound`, `Stale`, or `Conflict`: it is being deleted.
+    /// `NotFound`; `Stale`: the stream, or the catalog, was changed since `if_version`, or `if_generation`; `Conflict`: it is being
+    /// deleted.
     pub async fn change_stream(
         &self,
         id: StreamId,

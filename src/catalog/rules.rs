@@ -14,6 +14,12 @@ fn check_version(wanted: Option<i64>, current: i64) -> Result<()> {
     }
 }
 
+/// Whether a change that was held against all of the catalog at generation `judged` is the next after it, as which it made the
+/// generation `raised`: what came between may be what speaks against it. `None`: it was not held against the rest.
+pub(super) fn is_next(judged: Option<i64>, raised: i64) -> Result<()> {
+    check_version(judged, raised - 1)
+}
+
 /// The schema after `change`.
 pub(super) fn changed_schema(before: &Schema, change: SchemaChange, now: i64) -> Result<Schema> {
     check_version(change.if_version, before.version)?;
