@@ -53,6 +53,9 @@ pub enum CatalogError {
     /// Not possible as things stand.
     #[error("{0}")]
     Conflict(String),
+    /// There are as many as may be.
+    #[error("{0}")]
+    Full(String),
     /// The object was changed since the caller read it.
     #[error("it was changed meanwhile and is now at version {current}: read it again")]
     Stale {
@@ -574,12 +577,12 @@ impl Catalog {
         on_store!(self, forget_requests_before(time))
     }
 
-    /// Keeps a new job.
+    /// Keeps a new job, if fewer than `most` have not ended.
     ///
     /// # Errors
-    /// `AlreadyExists`: the id is taken.
-    pub async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
-        on_store!(self, create_job(job, audit))
+    /// `AlreadyExists`: the id is taken; `Full`.
+    pub async fn create_job(&self, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_job(job, most, audit))
     }
 
     /// A job.

@@ -95,7 +95,8 @@ suite! {
         the_log_only_grows;
     jobs:
         a_job_goes_on_until_it_ends_and_then_stays_as_it_is,
-        jobs_are_listed_newest_first_filtered_and_forgotten;
+        jobs_are_listed_newest_first_filtered_and_forgotten,
+        there_is_no_more_than_so_many_that_have_not_ended;
     changes:
         what_changed_is_the_difference_of_what_there_is,
         what_is_too_long_ago_is_not_remembered;

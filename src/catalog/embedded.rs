@@ -336,8 +336,8 @@ impl Embedded {
         self.run(move |c| audit::forget_before(c, time)).await
     }
 
-    pub(super) async fn create_job(&self, job: super::Job, audit: AuditEntry) -> Result<()> {
-        self.run(move |c| jobs::create(c, &job, audit)).await
+    pub(super) async fn create_job(&self, job: super::Job, most: u32, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| jobs::create(c, &job, most, audit)).await
     }
 
     pub(super) async fn job(&self, id: String) -> Result<super::Job> {

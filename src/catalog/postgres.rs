@@ -346,8 +346,8 @@ impl Postgres {
         on_pool!(self, audit::forget_before, time)
     }
 
-    pub(super) async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
-        on_pool!(self, jobs::create, job, audit)
+    pub(super) async fn create_job(&self, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
+        on_pool!(self, jobs::create, job, most, audit)
     }
 
     pub(super) async fn job(&self, id: String) -> Result<Job> {

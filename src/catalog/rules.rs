@@ -188,6 +188,16 @@ pub(super) fn replaces(
     Ok(true)
 }
 
+/// Whether there may be another job beside so many that have not ended.
+pub(super) fn has_room(unfinished: i64, most: u32) -> Result<()> {
+    if unfinished < i64::from(most) {
+        return Ok(());
+    }
+    Err(CatalogError::Full(format!(
+        "{unfinished} jobs have not ended, as many as may be: wait until one has, or call one off"
+    )))
+}
+
 /// Files that follow each other without a gap, up to `through` at most.
 pub(super) fn is_list(files: &[StoredFile], through: i64) -> Result<()> {
     let gap = files.windows(2).find(|pair| pair[0].last_sequence + 1 != pair[1].first_sequence);
