@@ -287,7 +287,7 @@ impl Imports {
             id: job.id,
             status: JobStatus::Cancelled,
             objects: None,
-            progress: job.progress,
+            progress: Progress { waits_for: None, ..Progress::of_value(&job.progress) }.to_value(),
             completed_at: Some(now_unix_micros()),
         };
         let job = self.parts.catalog.change_job(change, Some(audit)).await?;

@@ -364,6 +364,7 @@ fn a_paused_stream_is_waited_for_and_an_import_can_be_called_off() {
     wait_for("the import to wait", || Some(job(&server, &id)).filter(|job| job["waits_for"].is_string()));
     let (status, cancelled) = cancel(&id);
     assert_eq!((status, cancelled["status"].as_str()), (200, Some("cancelled")), "{cancelled}");
+    assert!(cancelled["waits_for"].is_null(), "{cancelled}");
     let (status, problem) = cancel(&id);
     assert_eq!((status, problem["code"].as_str()), (409, Some("FAILED_PRECONDITION")), "{problem}");
     assert_eq!(numbers(&server).len(), 20_000);
