@@ -186,7 +186,7 @@ impl Imports {
         Self {
             parts,
             running: Mutex::default(),
-            resting: Resting::default(),
+            resting: Resting::new(Instant::now()),
             news: Notify::new(),
             stopping: AtomicBool::new(false),
         }
@@ -292,6 +292,10 @@ impl Imports {
         };
         let job = self.parts.catalog.change_job(change, Some(audit)).await?;
         self.resting.forget(&job.id);
+        // It may just have been begun again.
+        if let Some(running) = self.running(id) {
+            running.is_cancelled.store(true, Relaxed);
+        }
         Ok(job)
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest and the longest time that a job is let rest; each is twice the one before, until the job gets on.
+/// The shortest and the longest time that a job is let rest at most; each is twice the one before, until the job gets on.
 const REST: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// How long a job keeps its place while it waits for what often passes soon.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,12 +39,20 @@ struct Rest {
 }
 
 /// The jobs that rest.
-#[derive(Debug, Default)]
-pub(super) struct Resting(Mutex<HashMap<String, Rest>>);
+#[derive(Debug)]
+pub(super) struct Resting {
+    since: Instant,
+    all: Mutex<HashMap<String, Rest>>,
+}
 
 impl Resting {
+    /// None, at this moment.
+    pub(super) fn new(since: Instant) -> Self {
+        Self { since, all: Mutex::default() }
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<String, Rest>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A job rests from now on, having done so many rows.
@@ -52,7 +60,10 @@ impl Resting {
         let mut all = self.all();
         let before = all.get(id).filter(|rest| rest.processed >= processed);
         let length = before.map_or(REST.0, |rest| (rest.length * 2).min(REST.1));
-        all.insert(id.to_owned(), Rest { what, until: now + length, length, processed });
+        // Those that rest for as long are done at the same moments: a thousand of them are looked at together, not one by one.
+        let whole = now.duration_since(self.since).as_micros() / length.as_micros() + 1;
+        let until = self.since + Duration::from_micros((whole * length.as_micros()) as u64);
+        all.insert(id.to_owned(), Rest { what, until, length, processed });
     }
 
     /// Whether a job is to be let rest.
@@ -87,8 +98,8 @@ mod tests {
 
     #[test]
     fn rests_grow_until_the_job_gets_on() {
-        let (resting, start) = (Resting::default(), Instant::now());
-        let mut now = start;
+        let start = Instant::now();
+        let (resting, mut now) = (Resting::new(start), start);
         let mut lengths = Vec::new();
         for processed in [0, 0, 0, 0, 0, 0, 7, 7] {
             resting.begin("a", Some("rain".into()), processed, now);
@@ -97,10 +108,23 @@ mod tests {
             lengths.push(next.duration_since(now).as_millis());
             now = next;
         }
-        assert_eq!(lengths, [250, 500, 1000, 2000, 4000, 5000, 250, 500]);
+        assert_eq!(lengths, [250, 250, 500, 1000, 2000, 1000, 250, 250]);
         assert_eq!((resting.what("a").as_deref(), resting.next(now)), (Some("rain"), None));
-        resting.forget("a");
+        resting.keep(|id| id != "a");
         assert_eq!(resting.what("a"), None);
+    }
+
+    #[test]
+    fn those_that_rest_for_as_long_are_done_at_the_same_moment() {
+        let (start, millis) = (Instant::now(), Duration::from_millis);
+        let resting = Resting::new(start);
+        resting.begin("a", None, 0, start + millis(1010));
+        resting.begin("b", None, 0, start + millis(1190));
+        assert_eq!(resting.next(start + millis(1190)), Some(start + millis(1250)));
+        assert!(!resting.has("a", start + millis(1250)) && !resting.has("b", start + millis(1250)));
+        resting.forget("a");
+        resting.forget("b");
+        assert_eq!(resting.next(start), None);
     }
 
     #[test]
