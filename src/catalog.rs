@@ -31,9 +31,9 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 pub use fingerprint::canonical_fingerprint;
 pub use jobs::{Job, JobChange, JobFilter, JobKind, JobStatus};
 pub use model::{
-    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Judged, ManifestDebt, Page, PipelineVersion,
-    RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
-    StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
+    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Judged, ManifestDebt, Page,
+    PipelineVersion, RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
+    StoredFile, Stream, StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
 };
 pub use postgres::{FreshPassword, PasswordError, PgFigures};
 

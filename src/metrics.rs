@@ -509,7 +509,8 @@ mod tests {
         let wanted: BTreeSet<_> = metrics().iter().map(|m| format!("{} {}", m.name, m.kind)).collect();
         assert_eq!(kinds, wanted);
         // What Prometheus sets itself takes the place of a metric's own.
-        let clash = metrics().into_iter().filter(|m| m.labels.split(',').any(|label| ["job", "instance"].contains(&label)));
+        let clash =
+            metrics().into_iter().filter(|m| m.labels.split(',').any(|label| ["job", "instance"].contains(&label)));
         assert_eq!(clash.map(|metric| metric.name).collect::<Vec<_>>(), [""; 0]);
         assert!(text.contains("ttdust_upkeep_failures_total{task=\"compaction\"} 0"), "{text}");
         for outcome in ["ok", "denied", "connection"] {

@@ -26,8 +26,8 @@ use tokio::sync::oneshot;
 
 use super::{
     ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, JobChange, JobFilter,
-    Judged, ManifestDebt, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
-    StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
+    Judged, ManifestDebt, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter,
+    SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -147,7 +147,12 @@ impl Embedded {
         self.run(move |c| schemas::change(c, id, change, now, audit)).await
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, judged: Judged, audit: AuditEntry) -> Result<Schema> {
+    pub(super) async fn add_version(
+        &self,
+        version: SchemaVersion,
+        judged: Judged,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
         self.run(move |c| schemas::add_version(c, &version, judged, audit)).await
     }
 

@@ -25,8 +25,8 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 
 use super::{
     ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, Job, JobChange, JobFilter,
-    Judged, ManifestDebt, MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter,
-    SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
+    Judged, ManifestDebt, MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange,
+    SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use crate::{catalog::mirror::Mirror, config::PgOptions};
 use claim::Claim;
@@ -150,7 +150,12 @@ impl Postgres {
         on_pool!(self, schemas::change, id, change, now, audit)
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, judged: Judged, audit: AuditEntry) -> Result<Schema> {
+    pub(super) async fn add_version(
+        &self,
+        version: SchemaVersion,
+        judged: Judged,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
         on_pool!(self, schemas::add_version, version, judged, audit)
     }
 

@@ -17,7 +17,8 @@ use super::{Actor, Control, ControlError, FieldError, names, schemas::JUDGEMENTS
 use crate::{
     calendar::now_unix_micros,
     catalog::{
-        CatalogError, Page, PipelineVersion, Stream, StreamChange, StreamFilter, StreamPipeline, StreamPipelines, StreamStatus,
+        CatalogError, Page, PipelineVersion, Stream, StreamChange, StreamFilter, StreamPipeline, StreamPipelines,
+        StreamStatus,
     },
 };
 

@@ -1,7 +1,8 @@
 //! Schemas and their versions.
 
 use ttdust::catalog::{
-    CatalogError, Judged, Page, PipelineVersion, Schema, SchemaChange, SchemaFilter, StreamChange, StreamPipeline, StreamPipelines,
+    CatalogError, Judged, Page, PipelineVersion, Schema, SchemaChange, SchemaFilter, StreamChange, StreamPipeline,
+    StreamPipelines,
 };
 use ttdust_shards::ids::SchemaId;
 

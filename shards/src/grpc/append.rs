@@ -57,7 +57,15 @@ impl Append {
     /// A call whose submissions ring `bell`.
     #[must_use]
     pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
-        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0, unsent: 0, in_doubt: false }
+        Self {
+            intake,
+            bell,
+            stream_id: String::new(),
+            submitted: VecDeque::new(),
+            bytes: 0,
+            unsent: 0,
+            in_doubt: false,
+        }
     }
 
     /// Whether the request is one that this server takes.

@@ -322,9 +322,8 @@ impl Rows {
 
     /// How many records became dead letters, and how many should have and did not.
     fn count_letters(&self, committed: &Committed, letters: &[Outcome]) -> (u32, u32) {
-        let is_duplicate = |index: u32| {
-            self.are_writers && committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok()
-        };
+        let is_duplicate =
+            |index: u32| self.are_writers && committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok();
         let (mut counts, mut rest) = ([0, 0], self.dead.as_slice());
         for (outcome, &count) in letters.iter().zip(&self.letter_counts) {
             let (of_it, others) = rest.split_at(count);
@@ -537,7 +536,8 @@ mod tests {
         let taken = |accepted| Outcome::Committed(Committed { first_sequence: 1, accepted, ..Committed::nothing() });
         let later = std::time::Duration::from_secs(1);
         let of = |good, letters: Vec<Outcome>| {
-            let mut payloads: Vec<Bytes> = [r#"{"n":0}"#, "{}", r#"{"n":2}"#].map(|text: &'static str| Bytes::from_static(text.as_bytes())).into();
+            let mut payloads: Vec<Bytes> =
+                [r#"{"n":0}"#, "{}", r#"{"n":2}"#].map(|text: &'static str| Bytes::from_static(text.as_bytes())).into();
             // Letters so long that they are two submissions.
             payloads.push(format!("\"{}\"", "x".repeat(LETTERS_BYTES)).into());
             payloads.swap(1, 3);
@@ -564,7 +564,10 @@ mod tests {
                 assert_eq!((answer.first_sequence, answer.row_errors.len()), (1, 2));
                 let error = answer.error.expect("one");
                 assert_eq!((error.code.as_str(), answer.retry_after_millis), (code, retry));
-                assert!(error.message.contains("2 records were taken") && !error.message.contains("nothing"), "{error:?}");
+                assert!(
+                    error.message.contains("2 records were taken") && !error.message.contains("nothing"),
+                    "{error:?}"
+                );
             }
             let only_letters = of(taken(0), vec![taken(1), refused()]).expect("an answer");
             assert_eq!((counts(&only_letters), only_letters.error.expect("one").code), ((0, 1, 1), code.to_owned()));

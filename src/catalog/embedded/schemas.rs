@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use ttdust_shards::ids::SchemaId;
 
 use super::{
-    AuditEntry, Judged, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, audit::note, failure, found, parsed,
-    unique,
+    AuditEntry, Judged, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, audit::note, failure, found,
+    parsed, unique,
 };
 use crate::catalog::model::Changed;
 use crate::catalog::rules;
