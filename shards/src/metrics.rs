@@ -100,6 +100,8 @@ pub struct ShardMetrics {
     pub wal_segments: Gauge,
     /// Log in use, in bytes.
     pub wal_used_bytes: Gauge,
+    /// What the log may come to, in bytes.
+    pub wal_quota_bytes: Gauge,
     /// Rows in memory, in bytes.
     pub buffer_bytes: Gauge,
     /// Rows in no committed file.

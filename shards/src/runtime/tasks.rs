@@ -378,6 +378,7 @@ impl Loops {
         let usage = shard.wal_usage();
         metrics.wal_segments.set(usage.segments_active as u64);
         metrics.wal_used_bytes.set(usage.used_bytes);
+        metrics.wal_quota_bytes.set(usage.quota_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
         metrics.dead_letters.set(shard.dead_letters());
