@@ -13,6 +13,7 @@ export function read(text) {
 }
 
 function skip(text, at) {
+  if (at >= text.length) return text.length;
   BLANK.lastIndex = at;
   BLANK.test(text);
   return BLANK.lastIndex;
