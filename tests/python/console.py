@@ -70,9 +70,11 @@ COMPUTED = """
   same("times", format.asked(" 15m ", 900_000), "1970-01-01T00:00:00.000Z");
   same("settings", ["6GiB", "100", "x"].map(format.configured), [6 * 2 ** 30, 100, null]);
   same("scales", [0, 3, 0.7, 100, 101].map(plot.ceiling), [1, 5, 1, 100, 200]);
-  const feed = sse.events();
-  same("events", [...feed("retry: 1\\n\\n:\\n\\nid: 7\\nda"), ...feed("ta: {\\ndata: }\\n\\nevent: error\\ndata: 1\\n\\nid: 8")],
-    [{ id: "7", name: "message", data: "{\\n}" }, { id: "", name: "error", data: "1" }]);
+  const feed = sse.events(2);
+  same("no event yet", feed("retry: 1\\n\\n:\\n\\nid: 7\\nda"), { found: [], passed: 0 });
+  same("events", feed("ta: {\\ndata: }\\n\\nevent: error\\ndata: 1\\n\\nid: 8"),
+    { found: [{ id: "7", name: "message", data: "{\\n}" }, { id: "", name: "error", data: "1" }], passed: 0 });
+  same("the last ones", feed("\\ndata: 1\\n\\nid: 9\\ndata: 2\\n\\nid: 10\\ndata: 3\\n\\n").passed, 1);
   return wrong.length === 0 || wrong.slice(0, 5).join("; ");
 })()
 """

@@ -1,12 +1,13 @@
 // Server-Sent Events from a stream of text: EventSource sends no header, and so no key.
 
-// Gives the events of each piece of text that is fed to it.
-export function events() {
+// Gives the last `most` events of each piece of text that is fed to it, and how many came before these.
+export function events(most) {
   let rest = "";
   return (text) => {
     const whole = (rest + text).split("\n\n");
     rest = whole.pop();
-    return whole.map(event).filter((found) => found !== null);
+    const passed = whole.slice(0, -most).filter((one) => one.startsWith("id: ")).length;
+    return { found: whole.slice(-most).map(event).filter((one) => one !== null), passed };
   };
 }
 

@@ -51,10 +51,9 @@ function rows(list) {
     while (list.children.length > ROWS) list.lastChild.remove();
   };
   return {
-    add(data) {
-      waiting.push(...data.slice(-ROWS));
-      if (waiting.length > ROWS) waiting = waiting.slice(-ROWS);
-      if (paused) passed += data.length;
+    add(data, came) {
+      waiting = waiting.concat(data).slice(-ROWS);
+      if (paused) passed += came;
       if (!due) setTimeout(() => requestAnimationFrame(draw), DRAWN_MS);
       due = true;
     },
@@ -73,23 +72,36 @@ function rows(list) {
   };
 }
 
+// Lets the page do what else waits, however fast records come. A timer would wait too, and for a second where nobody looks.
+function breath() {
+  return new Promise((done) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      done();
+    };
+    port2.postMessage(null);
+  });
+}
+
 // Reads one connection to its end: the code of the last event, or null where it only broke off.
 async function connection(path, place, signal, heard) {
   const headers = place.last === null ? {} : { "last-event-id": place.last };
   const response = await send(path, { signal, headers, patience: 0 });
   heard.opened();
-  const [decoder, parse] = [new TextDecoder(), events()];
+  const [decoder, parse] = [new TextDecoder(), events(ROWS)];
   const reader = response.body.getReader();
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return null;
-      const found = parse(decoder.decode(value, { stream: true }));
+      const { found, passed } = parse(decoder.decode(value, { stream: true }));
       const ended = found.find((one) => one.name === "error");
       const records = found.filter((one) => one.name === "message");
       if (records.length > 0) place.last = records.at(-1).id;
-      heard.records(records.map((one) => one.data));
+      heard.records(records.map((one) => one.data), records.length + passed);
       if (ended) return JSON.parse(ended.data);
+      await breath();
     }
   } catch (error) {
     if (signal.aborted) throw error;
@@ -163,11 +175,11 @@ export function tail(stream, note, signal) {
       notice(note, null);
       stand("live", "live");
     },
-    records: (data) => {
-      if (data.length === 0) return;
-      total += data.length;
-      lately += data.length;
-      shown.add(data);
+    records: (data, came) => {
+      if (came === 0) return;
+      total += came;
+      lately += came;
+      shown.add(data, came);
       told();
     },
     broken: (why) => stand(`comes again: ${why}`, "broken"),
