@@ -127,7 +127,7 @@ fn furnish(server: &Server, input: &Path) {
     newer["properties"]["gate"] = json!({"type": ["string", "null"], "description": "Where one boards"});
     create(server, &format!("/api/v1/schemas/{id}/versions"), &[], &json!({"definition": newer}));
     let stream = json!({"name": "flights", "schema_id": id, "key_fields": ["event_id"], "description": "Departures from New York City",
-        "dlq": {"retention_days": 7}, "retention_policy": {"retention_days": 30}});
+        "dlq": {"retention_days": 7}, "retention_policy": {"type": "time", "retention_days": 30}});
     create(server, "/api/v1/streams", &[], &stream);
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights.jsonl.gz");
     produce(server, "flights", &sample, &[]);

@@ -135,12 +135,16 @@ class Browser:
         """Presses what is found by the selector and has these words, as a pointer does."""
         find = f"[...document.querySelectorAll({json.dumps(selector)})].find((e) => e.innerText.includes({json.dumps(words)}))"
         self.until(f"{find} !== undefined && !{find}.disabled")
-        place = self.evaluate(
-            f"(() => {{ const e = {find}; e.scrollIntoView({{ block: 'center' }}); const b = e.getBoundingClientRect();"
-            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
+        self.evaluate(f"{find}.scrollIntoView({{ block: 'center' }})")
+        # What is pressed is what is drawn there.
+        self.drawn()
+        place = self.evaluate(f"(() => {{ const b = {find}.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; }})()")
         for kind in ["mousePressed", "mouseReleased"]:
             self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+
+    def drawn(self):
+        """Waits for two frames: what was computed before is drawn."""
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def key(self, name, code=0, text=None):
         for kind in ["keyDown", "keyUp"]:

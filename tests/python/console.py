@@ -112,17 +112,20 @@ class Door:
                 sink.sendall(data)
         except OSError:
             pass
-        for one in (source, sink):
-            one.close()
+        self.end([source, sink])
 
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        for one in self.sockets:
+    def end(self, sockets):
+        """Ends connections: a thread that waits for one of them hears of it too."""
+        for one in sockets:
             try:
                 one.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.end(self.sockets)
         self.sockets = []
 
     @property
@@ -140,15 +143,10 @@ def go(browser, view):
     browser.evaluate(f"location.hash = {json.dumps('#/' + view)}")
 
 
-def settle(browser):
-    """Two frames: what was computed is drawn."""
-    browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
 def pictures(browser, directory, name):
     for scheme, width, height in [("light", 1360, 1000), ("dark", 1360, 1000), ("light", 390, 1200)]:
         browser.window(width, height, scheme)
-        settle(browser)
+        browser.drawn()
         browser.picture(f"{directory}/{name}-{scheme}-{width}.png")
         wide = browser.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{name} is {wide} wide in a window of {width}"
@@ -190,7 +188,8 @@ def check_tail(browser, address, directory):
 
     path = "/api/v1/streams/hostile/records"
     post(address, path, json.dumps({"id": 1, "note": HOSTILE, HOSTILE: "a name"}))
-    browser.until(f"{count(HOSTILE)} === 1")
+    # As JSON writes it.
+    browser.until(f"{count(json.dumps(HOSTILE))} === 1")
     browser.click(".tail summary")
     browser.until_text('"note"', ".tail pre")
     assert HOSTILE in json.loads(browser.text(".tail pre"))["note"]

@@ -10,7 +10,7 @@ const WINDOW_MS = 5_000;
 export const GAP_MS = 15_000;
 
 const samples = [];
-// What the plots show: { at, accepted, refused, bytes, cpu, p50, p99, p999, over, shards }.
+// What the plots show: { at, accepted, refused, log, cpu, p50, p99, p999, over, shards }.
 const points = [];
 const watchers = new Set();
 
@@ -62,9 +62,8 @@ function point(before, now) {
     now,
     accepted: rate("accepted"),
     refused: rate("refused"),
-    bytes: rate("bytes"),
+    log: rate("log"),
     cpu: rate("cpu"),
-    queries: rate("queries"),
     p50: quantile(latencies, 0.5),
     p99: quantile(latencies, 0.99),
     p999: quantile(latencies, 0.999),

@@ -26,6 +26,11 @@ function sum(found, name, wanted = () => true) {
   return series?.length ? series.reduce((total, { value }) => total + value, 0) : NaN;
 }
 
+// Those that are known, together.
+function total(values) {
+  return values.filter(Number.isFinite).reduce((all, value) => all + value, 0);
+}
+
 // Counts up to each bound, in the order of the bounds.
 function buckets(found, name, wanted = () => true) {
   const counts = new Map();
@@ -45,14 +50,13 @@ export function sample(text, at) {
   return {
     at,
     accepted: sum(found, "ttdust_ingestion_records_accepted_total"),
-    refused: sum(found, "ttdust_ingestion_validation_errors_total"),
-    duplicates: sum(found, "ttdust_ingestion_records_duplicate_total"),
-    bytes: sum(found, "ttdust_ingestion_bytes_total"),
+    refused: total([
+      sum(found, "ttdust_ingestion_validation_errors_total"),
+      sum(found, "ttdust_producer_records_total", (labels) => labels.outcome === "rejected"),
+    ]),
+    log: sum(found, "ttdust_wal_bytes_total"),
     unflushed: sum(found, "ttdust_ingestion_buffer_records"),
     buffer: sum(found, "ttdust_ingestion_buffer_size_bytes"),
-    queries: sum(found, "ttdust_query_requests_total"),
-    tails: sum(found, "ttdust_tail_active"),
-    letters: sum(found, "ttdust_processing_dlq_records_total"),
     acks: buckets(found, "ttdust_ingestion_ack_latency_seconds"),
     rest: buckets(found, "ttdust_producer_latency_seconds", (labels) => labels.source === "http"),
     memory: sum(found, "process_resident_memory_bytes"),

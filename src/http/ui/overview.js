@@ -26,7 +26,7 @@ function tile(title, hint) {
 function tiles() {
   const all = {
     records: tile("Records", "Records on stable storage, a second"),
-    bytes: tile("Payload", "Bytes of records that came in, a second"),
+    log: tile("Log", "Bytes written to the log, a second"),
     p50: tile("Ack p50", "Half of the requests of the last 5 s were answered within this"),
     p99: tile("Ack p99", "99 of 100 requests of the last 5 s were answered within this"),
     unflushed: tile("Not flushed", "Records in the log and in memory, and in no committed file yet"),
@@ -38,7 +38,7 @@ function tiles() {
     set(point) {
       const now = point.now;
       all.records.set(`${short(point.accepted)}/s`, `${count(now.accepted)} since the start`);
-      all.bytes.set(`${bytes(point.bytes)}/s`, `${bytes(now.bytes)} since the start`);
+      all.log.set(`${bytes(point.log)}/s`, `${bytes(now.log)} since the start`);
       const over = point.over ? `over ${point.over}, last 5 s` : "no requests in 5 s";
       all.p50.set(past(point.p50), over);
       all.p99.set(past(point.p99), point.over ? `p99.9 ${past(point.p999)}` : "\u00a0");
@@ -52,7 +52,7 @@ function tiles() {
 const COLUMNS = [
   { title: "Shard" },
   { title: "Busy", class: "wide", hint: "CPU time of the shard's thread" },
-  { title: "Last 5 min", class: "spare" },
+  { title: "Last 5 min", class: "drawn spare" },
   { title: "Records/s", class: "number" },
   { title: "Queue", class: "number", hint: "Messages that wait for the shard" },
   { title: "Memory", class: "number", hint: "Rows and tails in memory" },

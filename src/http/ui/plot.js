@@ -114,7 +114,7 @@ function rules(most, y, width, show) {
 }
 
 function minutes(x, width, height) {
-  const places = [-5, -4, -3, -2, -1, 0];
+  const places = width < 420 ? [-5, -3, -1, 0] : [-5, -4, -3, -2, -1, 0];
   return places.map((minute) => {
     const at = LEFT + ((minute + 5) / 5) * (width - 2 * LEFT);
     const anchor = minute === -5 ? "start" : minute === 0 ? "end" : "middle";

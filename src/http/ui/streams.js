@@ -22,7 +22,7 @@ const COLUMNS = [
   { title: "Stream" },
   { title: "Records", class: "number", hint: "The sequence number of the last record" },
   { title: "Records/s", class: "number", hint: "Over about the last minute" },
-  { title: "Seen", class: "spare", hint: "Records a second since this page is open" },
+  { title: "Seen", class: "drawn spare", hint: "Records a second since this page is open" },
   { title: "Bytes/s", class: "number spare" },
   { title: "Not flushed", class: "number", hint: "Records that are in no committed file yet" },
   { title: "Stored", class: "number", hint: "Committed files" },
@@ -152,9 +152,7 @@ function showAll(root, signal) {
 
 function retention(policy) {
   if (policy === null) return "for ever";
-  const days = policy.retention_days ? `${policy.retention_days} days` : "";
-  const size = policy.max_bytes ? bytes(policy.max_bytes) : "";
-  return [days, size].filter(Boolean).join(", at most ") || "for ever";
+  return policy.type === "time" ? `${count(policy.retention_days)} days` : `the newest ${bytes(policy.max_bytes)}`;
 }
 
 function labels(stream) {

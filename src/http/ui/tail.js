@@ -158,7 +158,7 @@ export function tail(stream, note, signal) {
   const told = () => {
     const now = performance.now();
     if (now - since >= 1000) {
-      setText(seen, `${count(total)} records, ${count((lately * 1000) / (now - since))}/s`);
+      setText(seen, `${count(total)} ${total === 1 ? "record" : "records"}, ${count((lately * 1000) / (now - since))}/s`);
       [lately, since] = [0, now];
     }
     const waits = shown.passed() > 0 ? `, ${count(shown.passed())} came meanwhile` : "";
