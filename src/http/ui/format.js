@@ -24,6 +24,11 @@ export function count(value) {
   return Number.isFinite(value) ? whole.format(value) : NONE;
 }
 
+// 1 record, 2 records
+export function many(value, word) {
+  return `${count(value)} ${word}${value === 1 ? "" : "s"}`;
+}
+
 // 1.85 M
 export function short(value) {
   if (!Number.isFinite(value)) return NONE;

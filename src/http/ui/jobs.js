@@ -103,7 +103,7 @@ function item(first, signal, done) {
       level.set(...progress(job));
       level.root.dataset.level = job.status === "failed" ? "bad" : "good";
       why.className = job.reason ? "bad" : "fine";
-      setText(why, job.reason ?? (job.waits_for ? `waits for ${job.waits_for}` : ""));
+      setText(why, job.reason ?? (job.waits_for ? `waits: ${job.waits_for}` : ""));
       setText(times, `begun ${time(job.created_at)}${job.completed_at ? `, ended ${time(job.completed_at)}` : ""}`);
       cancel.hidden = !OPEN.has(job.status);
       faults.hidden = job.errors.length === 0;

@@ -2,7 +2,7 @@
 
 import { Refusal, api, every, json, query, text } from "./api.js";
 import { card, empty, h, moment, replace, setText } from "./dom.js";
-import { asked, count, duration } from "./format.js";
+import { asked, count, duration, many } from "./format.js";
 import { cell, member, pretty, read, valueOf } from "./json.js";
 import { notice } from "./notice.js";
 
@@ -117,10 +117,10 @@ function told(answer, shown, seconds) {
   const of = (name) => valueOf(member(member(answer, "metadata"), name));
   const took = duration(of("execution_time_micros") / 1e6);
   const parts = [
-    `${count(shown)} record${shown === 1 ? "" : "s"}`,
+    many(shown, "record"),
     `${count(of("total_records_scanned"))} scanned`,
-    `${count(of("partitions_scanned"))} partitions`,
-    `${count(of("cache_hits"))} cache hits`,
+    many(of("partitions_scanned"), "partition"),
+    many(of("cache_hits"), "cache hit"),
     `${took} on the server, ${duration(seconds)} in all`,
   ];
   return parts.join(" · ");
@@ -148,12 +148,12 @@ function choices({ inputs, names }, signal) {
 
 export function show(root, { parameters: given }, signal) {
   const box = form(given.get("stream") ?? "");
-  const [asks, place] = [card("Query"), card("Records")];
   const summary = h("p", { class: "fine", role: "status" }, "\u00a0");
   const next = h("button", { type: "button", disabled: true }, "Next page");
+  const [asks, place] = [card("Query"), card("Records", next)];
   const held = h("div", null, empty("Choose a stream and run the query. A terminal does the same:", "ttdust query flights --start 15m --order desc"));
   asks.body.append(box.root);
-  place.body.append(h("div", { class: "row" }, summary, next), held);
+  place.body.append(summary, held);
   replace(root, asks.root, place.root);
   choices(box, signal);
   let [running, cursor, pages] = [null, null, 0];

@@ -3,6 +3,7 @@
 import { api, every, newest, query, text } from "./api.js";
 import { difference, hunks, places } from "./diff.js";
 import { card, empty, h, moment, replace, table } from "./dom.js";
+import { many } from "./format.js";
 import { member, pretty, read, shown, valueOf } from "./json.js";
 import { notice } from "./notice.js";
 
@@ -92,7 +93,7 @@ function compared(before, after) {
   return h(
     "div",
     null,
-    h("p", { class: "fine" }, `${came} lines came, ${went} went: `, where, at.length > 12 && `and ${at.length - 12} more places`),
+    h("p", { class: "fine" }, `${many(came, "line")} came, ${went} went: `, where, at.length > 12 && `and ${at.length - 12} more places`),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Difference" }, h("table", { class: "diff", "aria-label": "Difference" }, h("tbody", null, pieces(all)))),
   );
 }

@@ -2,7 +2,7 @@
 
 import { api, every, json, newest, pause, query } from "./api.js";
 import { card, empty, h, moment, replace, setText, table } from "./dom.js";
-import { age, bytes, count, NONE, short } from "./format.js";
+import { age, bytes, count, many, NONE, short } from "./format.js";
 import { KEPT_MS } from "./history.js";
 import { notice } from "./notice.js";
 import { plot, spark } from "./plot.js";
@@ -204,7 +204,7 @@ function facts() {
       setText(counted.records, known(now.last_sequence, count));
       setText(counted.unflushed, known(now.buffered_records, (rows) => `${count(rows)} (${bytes(now.buffered_bytes)})`));
       setText(counted.flushed, count(now.flushed_through));
-      setText(counted.stored, `${bytes(now.file_bytes)} in ${count(now.files)} files, ${count(now.file_records)} records`);
+      setText(counted.stored, `${bytes(now.file_bytes)} in ${many(now.files, "file")}, ${many(now.file_records, "record")}`);
       setText(counted.shard, now.shard);
       if (letters !== null) setText(counted.letters.firstChild, count(letters));
     },

@@ -2,7 +2,7 @@
 
 import { Away, Refusal, api, changes, pause, query, send } from "./api.js";
 import { h, moment, replace, setText } from "./dom.js";
-import { count } from "./format.js";
+import { count, many } from "./format.js";
 import { line, member, pretty, read, valueOf } from "./json.js";
 import { notice } from "./notice.js";
 import { events } from "./sse.js";
@@ -158,7 +158,7 @@ export function tail(stream, note, signal) {
   const told = () => {
     const now = performance.now();
     if (now - since >= 1000) {
-      setText(seen, `${count(total)} ${total === 1 ? "record" : "records"}, ${count((lately * 1000) / (now - since))}/s`);
+      setText(seen, `${many(total, "record")}, ${count((lately * 1000) / (now - since))}/s`);
       [lately, since] = [0, now];
     }
     const waits = shown.passed() > 0 ? `, ${count(shown.passed())} came meanwhile` : "";
