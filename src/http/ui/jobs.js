@@ -118,7 +118,7 @@ function item(first, signal, done) {
 
 export function show(root, _, signal) {
   const kind = h("select", { "aria-label": "Kind" }, h("option", { value: "" }, "all jobs"), h("option", { value: "import" }, "imports"), h("option", { value: "replay" }, "replays"));
-  const [first, next] = ["Newest", "Older"].map((words) => h("button", { type: "button" }, words));
+  const [first, next] = ["Newest", "Older"].map((words) => h("button", { type: "button", disabled: true }, words));
   const place = card("Jobs", kind, first, next);
   const rows = h("ul", { class: "jobs", "aria-label": "Jobs, the newest first" });
   replace(root, place.root);

@@ -14,7 +14,7 @@ function link(schema) {
 }
 
 function showAll(root, signal) {
-  const [first, next] = ["First page", "Next page"].map((words) => h("button", { type: "button" }, words));
+  const [first, next] = ["First page", "Next page"].map((words) => h("button", { type: "button", disabled: true }, words));
   const place = card("Schemas", first, next);
   const grid = table("Schemas", [
     { title: "Schema" },

@@ -112,7 +112,7 @@ async function refresh(rows, signal, failed) {
 
 function showAll(root, signal) {
   const prefix = h("input", { type: "search", placeholder: "name begins with …", "aria-label": "Name begins with", spellcheck: "false" });
-  const [first, next] = ["First page", "Next page"].map((words) => h("button", { type: "button" }, words));
+  const [first, next] = ["First page", "Next page"].map((words) => h("button", { type: "button", disabled: true }, words));
   const place = card("Streams", prefix, first, next);
   const grid = table("Streams", COLUMNS);
   replace(place.body, grid.root);
