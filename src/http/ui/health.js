@@ -27,7 +27,8 @@ function part(name) {
     root: h("li", { class: "part" }, h("div", { class: "row" }, dot, h("strong", null, title(name)), words, h("span", { class: "gap" }), latency), line.root, detail),
     set({ status, latency_ms, detail: said }) {
       const at = performance.now();
-      seen.push([at, latency_ms]);
+      // What is not asked anything takes no time.
+      seen.push([at, latency_ms > 0 ? latency_ms : NaN]);
       while (seen[0][0] < at - KEPT_MS) seen.shift();
       dot.dataset.level = status === "ok" ? "good" : "bad";
       setText(words, status === "ok" ? "ok" : "down");

@@ -127,7 +127,8 @@ function minutes(x, width, height) {
 export function spark(label, most = null, width = 96, height = 22) {
   const line = svg("path", { class: "line one" });
   const area = svg("path", { class: "area one" });
-  const root = svg("svg", { class: "spark", role: "img", "aria-label": label, width, height, viewBox: `0 0 ${width} ${height}` });
+  const box = { width, height, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none" };
+  const root = svg("svg", { class: "spark", role: "img", "aria-label": label, ...box });
   root.append(area, line);
   return {
     root,
