@@ -155,7 +155,7 @@ def pictures(browser, directory, name):
 
 def check_overview(browser, address, directory):
     browser.until("document.querySelectorAll('.tile dd').length > 0")
-    browser.until("/^\\d/.test(document.querySelector('.tile dd').innerText)")
+    browser.until("/^\\d/.test(document.querySelector('.tile dd')?.innerText)")
     rows = "\n".join(json.dumps({"id": n, "note": "while the page looks"}) for n in range(5000))
     taken = post(address, "/api/v1/streams/hostile/records", rows)
     assert taken["accepted"] == 5000, taken
@@ -178,7 +178,7 @@ def check_streams(browser, address, directory):
     browser.until_text("No stream has such a name.")
     browser.write("input[type=search]", "")
     browser.click("tbody a", "hostile")
-    browser.until("document.querySelector('.state').innerText === 'live'")
+    browser.until("document.querySelector('.state')?.innerText === 'live'")
     browser.until_text(HOSTILE, ".facts")
 
 
@@ -220,7 +220,7 @@ def check_query(browser, directory):
     browser.until_text("20 records · ")
     browser.click("button", "Next page")
     browser.until_text("Records, page 2")
-    browser.until("document.querySelector('.results tbody th').innerText === '21'")
+    browser.until("document.querySelector('.results tbody th')?.innerText === '21'")
     browser.click("button.open")
     browser.until_text('"carrier"', ".results pre")
     pictures(browser, directory, "query")
@@ -309,7 +309,7 @@ def check_away(browser, door):
     door.open()
     browser.until("document.getElementById('away').hidden")
     browser.until_text("ready", "#status")
-    browser.until("document.querySelector('.state').innerText === 'live'")
+    browser.until("document.querySelector('.state')?.innerText === 'live'")
     post(f"127.0.0.1:{door.address[1]}", "/api/v1/streams/hostile/records", '{"id": 9, "note": "after it came back"}')
     browser.until("[...document.querySelectorAll('.tail li')].some((e) => e.innerText.includes('after it came back'))")
     # That the browser found nobody there is no fault of the page.
