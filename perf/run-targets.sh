@@ -19,8 +19,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-SERVER=${SERVER:-$root/target/release/ttdust}
-BENCH=${BENCH:-$root/target/release/ttdust-bench}
 SHARD_CORE=${SHARD_CORE:-1}
 LOAD_CORE=${LOAD_CORE:-0}
 SECONDS_EACH=${SECONDS_EACH:-10}
@@ -38,58 +36,16 @@ QUERY_RECORDS=${QUERY_RECORDS:-100000000}
 SERVER_FLAGS=${SERVER_FLAGS:-}
 
 die() { echo "run-targets: $*" >&2; exit 2; }
-for binary in "$SERVER" "$BENCH"; do
-  [[ -x $binary ]] || die "$binary is not there: run 'cargo build --release' first"
-done
 for tool in python3 curl taskset; do command -v "$tool" >/dev/null || die "$tool is needed"; done
 
-scratch=$(mktemp -d "${DATA:-$root/target}/perf-XXXXXX")
 results=$root/perf/results
 mkdir -p "$results"
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 out=$results/$(date -u +%Y%m%dT%H%M%SZ)-$commit
 jsonl=$out.jsonl
+server_log=$out.server.log
+. "$root/perf/server.sh"
 disk=$(df --output=source,fstype "$scratch" | tail -n 1 | tr -s ' ')
-server_pid=
-server_env=()
-
-stop_server() {
-  [[ -n $server_pid ]] || return 0
-  kill "-${1:-TERM}" "$server_pid" 2>/dev/null || true
-  wait "$server_pid" 2>/dev/null || true
-  server_pid=
-}
-finish() { stop_server KILL; rm -rf "$scratch"; }
-trap finish EXIT
-
-# start_server TOML-LINES...: a server on fresh or kept data ($scratch/data); sets grpc, http, server_pid, started_ms.
-start_server() {
-  mkdir -p "$scratch/data"
-  rm -f "$scratch/ports.json"
-  {
-    echo "data_dir = \"$scratch/data\""
-    echo 'bind_address = "127.0.0.1:0"'
-    echo 'grpc_address = "127.0.0.1:0"'
-    printf '[shards]\ncores = [%s]\n[control]\ncores = [%s]\n' "$SHARD_CORE" "$LOAD_CORE"
-    printf '%s\n' "$@"
-  } >"$scratch/ttdust.toml"
-  local began
-  began=$(date +%s%3N)
-  # shellcheck disable=SC2086
-  env "${server_env[@]}" "$SERVER" serve --config "$scratch/ttdust.toml" --port-file "$scratch/ports.json" $SERVER_FLAGS \
-    >>"$out.server.log" 2>&1 &
-  server_pid=$!
-  until [[ -s $scratch/ports.json ]]; do
-    kill -0 "$server_pid" 2>/dev/null || die "the server ended at start; see $out.server.log"
-    (($(date +%s%3N) - began < 120000)) || die "the server is not ready after 120 s; see $out.server.log"
-    sleep 0.005
-  done
-  started_ms=$(($(date +%s%3N) - began))
-  read -r http grpc < <(python3 -c 'import json,sys; p=json.load(open(sys.argv[1])); print(p["http"], p["grpc"])' "$scratch/ports.json")
-}
-
-fresh_server() { stop_server; rm -rf "$scratch/data"; start_server "$@"; }
-
 # Where it may be done, cores are watched for stalls of the machine under this one.
 watch=()
 if [[ $(id -u) == 0 ]] && command -v chrt >/dev/null; then watch=(--stalls "$LOAD_CORE,$SHARD_CORE"); fi
