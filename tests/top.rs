@@ -108,13 +108,26 @@ fn one_look_tells_what_a_server_under_load_does() {
     assert!(number(&total["mb_per_second"]) > 0.0 && number(&total["wal_used_bytes"]) > 0.0, "{frame}");
     let (half, most) = (number(&total["ack_p50_ms"]), number(&total["ack_p99_ms"]));
     assert!(0.0 < half && half <= most, "{frame}");
-    assert!(number(&frame["process"]["resident_bytes"]) > 1e6 && number(&frame["process"]["cores_busy"]) > 0.0, "{frame}");
+    assert!(
+        number(&frame["process"]["resident_bytes"]) > 1e6 && number(&frame["process"]["cores_busy"]) > 0.0,
+        "{frame}"
+    );
     let streams = frame["streams"].as_array().expect("streams");
-    assert_eq!((streams.len(), &streams[0]["stream"], &frame["streams_known"]), (2, &json!("busy"), &json!(2)), "{frame}");
-    assert!(number(&streams[0]["records_per_second"]) > 0.0 && number(&streams[1]["records_per_second"]) == 0.0, "{frame}");
+    assert_eq!(
+        (streams.len(), &streams[0]["stream"], &frame["streams_known"]),
+        (2, &json!("busy"), &json!(2)),
+        "{frame}"
+    );
+    assert!(
+        number(&streams[0]["records_per_second"]) > 0.0 && number(&streams[1]["records_per_second"]) == 0.0,
+        "{frame}"
+    );
 
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split('\t').collect()).collect();
-    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), ["SHARD", "0", "1", "all", "", "STREAM", "busy", "idle"]);
+    assert_eq!(
+        rows.iter().map(|row| row[0]).collect::<Vec<_>>(),
+        ["SHARD", "0", "1", "all", "", "STREAM", "busy", "idle"]
+    );
     assert!(rows[3][1].parse::<f64>().expect("a number") > 0.0, "{table}");
     assert!(server.stop().success(), "a clean stop");
 }
@@ -128,6 +141,7 @@ fn what_a_caller_may_not_see_is_told_and_left_out() {
     let notes = frame["notes"].to_string();
     assert!(notes.contains("quota is not known") && notes.contains("streams are not shown"), "{frame}");
     assert_eq!((&frame["total"]["wal_quota_bytes"], &frame["streams"]), (&Value::Null, &json!([])), "{frame}");
+    assert_eq!(frame["streams_known"], Value::Null, "{frame}");
     assert_eq!(frame["shards"].as_array().map(Vec::len), Some(2), "metrics need no key");
 
     let no_terminal = user.run(&["top"]).fails(2);
@@ -167,7 +181,12 @@ impl Terminal {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("an answer");
         let answer: Value = serde_json::from_str(&line).expect("JSON");
-        assert!(answer["missing"].is_null(), "{} did not come; the terminal has {:?}", answer["missing"], answer["written"]);
+        assert!(
+            answer["missing"].is_null(),
+            "{} did not come; the terminal has {:?}",
+            answer["missing"],
+            answer["written"]
+        );
         answer
     }
 
@@ -236,7 +255,9 @@ fn the_screen_shows_the_shards_takes_keys_and_outlives_the_server() {
 fn however_it_is_ended_the_terminal_is_put_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[]);
-    for step in [json!({"send": "\u{3}"}), json!({"signal": "INT"}), json!({"signal": "TERM"}), json!({"signal": "HUP"})] {
+    for step in
+        [json!({"send": "\u{3}"}), json!({"signal": "INT"}), json!({"signal": "TERM"}), json!({"signal": "HUP"})]
+    {
         let mut terminal = Terminal::of(&Client::new(&server.http), &["top"]);
         terminal.wait("SHARD");
         terminal.step(&step);

@@ -120,13 +120,24 @@ mod tests {
     #[test]
     fn each_scenario_is_a_load_that_flags_can_change() {
         for scenario in SCENARIOS {
-            let args = load(&format!("--scenario {} --duration 3s --connections 9", scenario.name)).expect("good flags");
+            let args =
+                load(&format!("--scenario {} --duration 3s --connections 9", scenario.name)).expect("good flags");
             assert_eq!(args.scenario.as_deref(), Some(scenario.name));
-            assert_eq!((args.duration.as_secs(), args.connections), (3, 9), "{}: what is given comes first", scenario.name);
+            assert_eq!(
+                (args.duration.as_secs(), args.connections),
+                (3, 9),
+                "{}: what is given comes first",
+                scenario.name
+            );
             assert!(list().contains(scenario.about));
         }
         let args = load("--batch 7 --scenario=append16").expect("good flags");
         assert_eq!((args.batch, args.in_flight, args.method), (7, 4, Method::Append));
+        let notes = load("--note a=b --scenario keys --note c=d=e --note a=f").expect("good flags").notes;
+        assert_eq!(
+            notes.iter().map(|(name, value)| format!("{name}:{value}")).collect::<Vec<_>>(),
+            ["a:b", "c:d=e", "a:f"]
+        );
         assert_eq!(load("--scenario stream").expect("good flags").in_flight, 64);
         let told = load("--scenario nothing").expect_err("there is none").to_string();
         assert!(told.contains("append100"), "{told}");
@@ -134,7 +145,9 @@ mod tests {
 
     #[test]
     fn other_commands_are_left_alone() {
-        for line in [&["ttdust-bench"][..], &["ttdust-bench", "micro", "--scenario", "keys"], &["x", "load", "--scenario"]] {
+        for line in
+            [&["ttdust-bench"][..], &["ttdust-bench", "micro", "--scenario", "keys"], &["x", "load", "--scenario"]]
+        {
             let args: Vec<_> = line.iter().map(OsString::from).collect();
             assert_eq!(expanded(args.clone()), args);
         }

@@ -81,7 +81,8 @@ pub(super) async fn run(top: Top, session: &mut Session) -> Outcome {
         return output.table(of_streams, streams);
     }
     if output.form == Form::Json || !output.is_terminal() || !io::stdin().is_terminal() {
-        let what = "top draws on a terminal, and this is none: give --once for one look, and -o json with it for programs";
+        let what =
+            "top draws on a terminal, and this is none: give --once for one look, and -o json with it for programs";
         return Err(Failure::usage(what));
     }
     let (looks, looked) = channel(1);

@@ -8,7 +8,9 @@ use crate::payload::PayloadKind;
 
 /// Flags of the load generator.
 #[derive(Debug, Clone, Args)]
-#[command(args_override_self = true, after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
   ttdust-bench load --scenario append100 --create -o json >full.json   # `ttdust-bench scenarios` lists them
   ttdust-bench load --create --duration 10s --server-pid $(pidof ttdust)
   ttdust-bench load --method ingest-stream --connections 8 --in-flight 64 --verify
@@ -17,7 +19,8 @@ use crate::payload::PayloadKind;
 Closed loop (no --rate): a request goes when an answer frees a slot; latency counts from its sending.
 Open loop (--rate): requests go on a schedule; latency counts from when each was due, so a stall shows in every request
 that it delays.
-A RATE_LIMITED answer is counted as such and, in a closed loop, its request goes again after the told time.")]
+A RATE_LIMITED answer is counted as such and, in a closed loop, its request goes again after the told time."
+)]
 pub struct LoadArgs {
     /// A load that has a name; flags change it. `ttdust-bench scenarios` lists them
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::scenario::names()),

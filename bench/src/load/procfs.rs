@@ -56,8 +56,11 @@ pub struct Machine {
 pub fn machine() -> Machine {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpus = text("/proc/cpuinfo");
-    let models: Vec<_> =
-        cpus.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(':')).map(|(_, name)| name).collect();
+    let models: Vec<_> = cpus
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map(|(_, name)| name)
+        .collect();
     Machine {
         cpu: models.first().map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned()),
         cores: cpus.lines().filter(|line| line.starts_with("processor")).count(),

@@ -37,7 +37,10 @@ svg text { fill: var(--ink); }
 /// The whole page.
 pub fn page(title: &str, reports: &Reports) -> String {
     let mut out = Markup::default();
-    out.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n").raw(HEAD).element("title", title).raw("\n</head>\n<body>\n");
+    out.raw("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n")
+        .raw(HEAD)
+        .element("title", title)
+        .raw("\n</head>\n<body>\n");
     out.element("h1", title).raw("\n");
     if !reports.runs.is_empty() {
         comparison(&mut out, &reports.runs);
@@ -132,7 +135,8 @@ fn conditions(out: &mut Markup, runs: &[Run]) {
             names.push(name);
         }
     }
-    let of = |run: &Run, name: &str| run.conditions.iter().find(|(other, _)| *other == name).map(|(_, text)| text.clone());
+    let of =
+        |run: &Run, name: &str| run.conditions.iter().find(|(other, _)| *other == name).map(|(_, text)| text.clone());
     let shared = |name: &&'static str| runs.iter().all(|run| of(run, name) == of(&runs[0], name));
     let (same, differing): (Vec<_>, Vec<_>) = names.into_iter().partition(shared);
     out.raw("<h2>Conditions</h2>\n<table class=\"words\">\n");
@@ -177,21 +181,25 @@ fn latencies(out: &mut Markup, runs: &[Run]) {
 }
 
 /// Plots of what each second had.
-fn by_second(out: &mut Markup, runs: &[Run], title: &str, axis: &'static str, of: fn(&(f64, Option<f64>)) -> Option<f64>) {
+fn by_second(
+    out: &mut Markup,
+    runs: &[Run],
+    title: &str,
+    axis: &'static str,
+    of: fn(&(f64, Option<f64>)) -> Option<f64>,
+) {
     let has = |run: &&Run| run.seconds.iter().filter_map(of).count() > 1;
     let with: Vec<_> = runs.iter().filter(has).collect();
     for some in with.chunks(LINES_MAX) {
         let longest = some.iter().map(|run| run.seconds.len()).max().unwrap_or(0);
         let x = Axis::of("second of the measured time", Scale::Linear, [longest as f64].into_iter());
         let y = Axis::of(axis, Scale::Linear, some.iter().flat_map(|run| run.seconds.iter().filter_map(of)));
-        let line = |run: &&&Run| {
-            let point = |(at, second): (usize, &(f64, Option<f64>))| {
-                let value = of(second)?;
-                Some((at as f64 + 1.0, value, format!("{} in second {}", figure(Some(value), 1), at + 1)))
-            };
-            Line { name: &run.name, points: run.seconds.iter().enumerate().filter_map(point).collect() }
+        let point = |(at, second): (usize, &(f64, Option<f64>))| {
+            let value = of(second)?;
+            Some((at as f64 + 1.0, value, format!("{} in second {}", figure(Some(value), 1), at + 1)))
         };
-        let lines: Vec<_> = some.iter().map(|run| line(&run)).collect();
+        let points = |run: &Run| run.seconds.iter().enumerate().filter_map(point).collect();
+        let lines: Vec<_> = some.iter().map(|run| Line { name: &run.name, points: points(run) }).collect();
         chart(out, title, &x, &y, &lines);
     }
 }
@@ -247,7 +255,10 @@ mod tests {
     fn runs_are_compared_with_the_first_and_plotted() {
         let mut second = run("after", 1_500_000.0);
         second.faults.push("ended before its time".to_owned());
-        let reports = Reports { runs: vec![run("before", 1_000_000.0), second], others: vec![("recovery".into(), "{\"ready_ms\":5}".into())] };
+        let reports = Reports {
+            runs: vec![run("before", 1_000_000.0), second],
+            others: vec![("recovery".into(), "{\"ready_ms\":5}".into())],
+        };
         let page = page("Two runs", &reports);
         assert_eq!(is_balanced(&page), Ok(()));
         for part in [

@@ -177,7 +177,11 @@ mod tests {
         assert_eq!(texts(&narrow), ["1", "2", "5", "10"]);
         let percentiles = Axis::of_percentiles("p", 5000.0);
         assert_eq!(texts(&percentiles), ["0%", "50%", "90%", "99%", "99.9%"]);
-        for empty in [Axis::of("x", Scale::Linear, [].into_iter()), Axis::of("x", Scale::Log, [0.0].into_iter()), Axis::of("x", Scale::Log, [10.0].into_iter())] {
+        for empty in [
+            Axis::of("x", Scale::Linear, [].into_iter()),
+            Axis::of("x", Scale::Log, [0.0].into_iter()),
+            Axis::of("x", Scale::Log, [10.0].into_iter()),
+        ] {
             assert!(empty.ticks.len() >= 2 && empty.to > empty.from, "{empty:?}");
             assert!((0.0..=1.0).contains(&empty.place(f64::NAN)));
         }

@@ -168,7 +168,8 @@ impl Reports {
     /// # Errors
     /// None is left.
     pub fn keep(&mut self, prefixes: &[String]) -> Result<(), ReportError> {
-        let wanted = |name: &str| prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        let wanted =
+            |name: &str| prefixes.is_empty() || prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
         self.runs.retain(|run| wanted(&run.name));
         self.others.retain(|(name, _)| wanted(name));
         let is_empty = self.runs.is_empty() && self.others.is_empty();
@@ -258,12 +259,12 @@ fn run_of(path: &Path, told: &Told, beside: &[(&'static str, String)]) -> Run {
 }
 
 fn conditions(told: &Told, path: &Path, beside: &[(&'static str, String)]) -> Vec<(&'static str, String)> {
-    let notes: Vec<_> = told.notes.iter().filter(|(name, _)| !matches!(name.as_str(), "commit" | "durability")).collect();
+    let notes: Vec<_> =
+        told.notes.iter().filter(|(name, _)| !matches!(name.as_str(), "commit" | "durability")).collect();
     let pace = told.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("open loop at {rate} records/s"));
     let keys = if told.keys { ", a key a record" } else { "" };
     let machine = told.machine.as_ref().map(|m| format!("{}, {} cores, Linux {}", m.cpu, m.cores, m.kernel));
-    let from_beside =
-        |wanted: &str| beside.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.clone());
+    let from_beside = |wanted: &str| beside.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.clone());
     let commit = told.notes.get("commit").cloned().or_else(|| commit_of(path));
     let unknown = || "not recorded".to_owned();
     let mut all = vec![
@@ -271,9 +272,18 @@ fn conditions(told: &Told, path: &Path, beside: &[(&'static str, String)]) -> Ve
         ("commit", commit.unwrap_or_else(unknown)),
         ("machine", machine.or_else(|| from_beside("machine")).unwrap_or_else(unknown)),
         ("payload", format!("{}, {:.0} bytes a record{keys}", told.payload, told.payload_bytes)),
-        ("load", format!("{}, {} records a request, {} connections × {} in flight, {} streams, {pace}", told.method, told.batch, told.connections, told.in_flight, told.streams)),
+        (
+            "load",
+            format!(
+                "{}, {} records a request, {} connections × {} in flight, {} streams, {pace}",
+                told.method, told.batch, told.connections, told.in_flight, told.streams
+            ),
+        ),
         ("measured", format!("{:.1} s", told.seconds)),
-        ("durability", told.notes.get("durability").cloned().unwrap_or_else(|| "of the server: no ack before the sync".to_owned())),
+        (
+            "durability",
+            told.notes.get("durability").cloned().unwrap_or_else(|| "of the server: no ack before the sync".to_owned()),
+        ),
     ];
     all.extend(beside.iter().filter(|(name, _)| *name != "machine").cloned());
     if !notes.is_empty() {
@@ -318,9 +328,11 @@ fn beside(path: &Path) -> Vec<(&'static str, String)> {
     let under = of("Hypervisor vendor:").map_or_else(String::new, |vendor| format!(" under {vendor}"));
     let mut found = vec![("machine", format!("{model}{under}, {cores} cores, Linux {kernel}"))];
     found.extend(of("commit ").and_then(|line| line.split_once("; ")).map(|(_, cores)| ("placed", cores.to_owned())));
-    found.extend(head.iter().find(|line| line.starts_with("/dev/")).map(|line| {
-        ("disk", line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
-    }));
+    found.extend(
+        head.iter()
+            .find(|line| line.starts_with("/dev/"))
+            .map(|line| ("disk", line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))),
+    );
     found
 }
 
@@ -397,7 +409,11 @@ mod tests {
         let condition = |name| run.conditions.iter().find(|(other, _)| *other == name).map(|(_, text)| text.as_str());
         assert_eq!((condition("commit"), condition("date")), (Some("abcdef0"), Some("2026-11-30 05:31 UTC")));
         assert_eq!((condition("machine"), condition("notes")), (Some("A, 2 cores, Linux 6.1"), Some("disk: nvme")));
-        assert!(run.faults[0].contains("2 × UNAVAILABLE: gone") && run.faults[1].contains("saturated"), "{:?}", run.faults);
+        assert!(
+            run.faults[0].contains("2 × UNAVAILABLE: gone") && run.faults[1].contains("saturated"),
+            "{:?}",
+            run.faults
+        );
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl Exposition {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, series) = series(line).ok_or_else(|| format!("line {} of the metrics cannot be read", at + 1))?;
+            let (name, series) =
+                series(line).ok_or_else(|| format!("line {} of the metrics cannot be read", at + 1))?;
             read.0.entry(name.to_owned()).or_default().push(series);
         }
         Ok(read)
@@ -102,10 +103,10 @@ mod tests {
                     c{reason=\"a \\\"quoted\\\" \\\\ one, with } and \\n\"} NaN\n\nd{} -1\n";
         let read = Exposition::parse(text).expect("text");
         assert_eq!(read.sum("a_total"), Some(5.0));
-        assert_eq!(read.of("b").iter().map(|s| (s.label("shard"), s.label("le"), s.value)).collect::<Vec<_>>(), [
-            ("0", "", 1500.0),
-            ("1", "+Inf", 2.0)
-        ]);
+        assert_eq!(
+            read.of("b").iter().map(|s| (s.label("shard"), s.label("le"), s.value)).collect::<Vec<_>>(),
+            [("0", "", 1500.0), ("1", "+Inf", 2.0)]
+        );
         assert_eq!(read.of("c")[0].label("reason"), "a \"quoted\" \\ one, with } and \n");
         assert!(read.of("c")[0].value.is_nan());
         assert_eq!((read.sum("d"), read.sum("e")), (Some(-1.0), None));

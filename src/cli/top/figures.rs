@@ -288,10 +288,10 @@ mod tests {
 
     #[test]
     fn rates_are_differences_by_time() {
-        let (before, after) = looks(&[[1000, 5_000_000, 1, 0, 10, 10, 10], [0; 7]], &[
-            [3000, 9_000_000, 5, 500, 110, 110, 110],
-            [0, 0, 0, 7, 0, 100, 100],
-        ]);
+        let (before, after) = looks(
+            &[[1000, 5_000_000, 1, 0, 10, 10, 10], [0; 7]],
+            &[[3000, 9_000_000, 5, 500, 110, 110, 110], [0, 0, 0, 7, 0, 100, 100]],
+        );
         let shards = after.shards_since(Some(&before), Some(8000));
         assert_eq!(shards.len(), 2);
         let first = &shards[0];

@@ -124,6 +124,8 @@ pub(super) struct Poller<'a> {
     /// Where the round over the streams goes on.
     next: usize,
     listed: Option<Instant>,
+    /// Whether the caller may know them.
+    may_know: bool,
     /// Why there is no list of streams, or no quota.
     refused: Vec<String>,
 }
@@ -138,6 +140,7 @@ impl<'a> Poller<'a> {
             streams: Vec::new(),
             next: 0,
             listed: None,
+            may_know: false,
             refused: Vec::new(),
         }
     }
@@ -183,7 +186,7 @@ impl<'a> Poller<'a> {
             total: look.total_since(before, self.quota_bytes),
             shards: look.shards_since(before, self.quota_bytes),
             streams: busiest(&self.streams),
-            streams_known: self.listed.map(|_| self.streams.len()),
+            streams_known: self.may_know.then_some(self.streams.len()),
             notes,
         };
         self.before = Some(look);
@@ -192,6 +195,7 @@ impl<'a> Poller<'a> {
 
     /// Which streams there are, and how large the log may be. A caller that may not know either goes without.
     async fn list(&mut self) -> Result<(), Failure> {
+        self.listed = Some(Instant::now());
         self.refused.clear();
         match self.api.get("/api/v1/config", &[]).await {
             Ok(answer) => self.quota_bytes = quota(&answer.parse()?),
@@ -202,6 +206,7 @@ impl<'a> Poller<'a> {
         }
         match self.api.list("/api/v1/streams", &[], "streams", STREAMS_MAX).await {
             Ok(listed) => {
+                self.may_know = true;
                 let mut known: BTreeMap<_, _> =
                     self.streams.drain(..).map(|stream| (stream.id.clone(), stream)).collect();
                 for stream in listed {
@@ -210,9 +215,11 @@ impl<'a> Poller<'a> {
                     self.streams.push(Watched { id, name, ..stream });
                 }
             }
-            Err(failure) => self.refused.push(told("streams are not shown", failure)?),
+            Err(failure) => {
+                self.may_know = false;
+                self.refused.push(told("streams are not shown", failure)?);
+            }
         }
-        self.listed = Some(Instant::now());
         Ok(())
     }
 
@@ -310,7 +317,8 @@ fn chosen(rates: &[f64], most: usize, next: &mut usize) -> Vec<usize> {
 
 fn busiest(streams: &[Watched]) -> Vec<StreamFigures> {
     let mut all: Vec<_> = streams.iter().filter_map(|stream| stream.figures.clone()).collect();
-    let rate = |figures: &StreamFigures| figures.records_per_second.or(figures.minute_records_per_second).unwrap_or(0.0);
+    let rate =
+        |figures: &StreamFigures| figures.records_per_second.or(figures.minute_records_per_second).unwrap_or(0.0);
     all.sort_by(|one, other| rate(other).total_cmp(&rate(one)));
     all
 }
@@ -364,7 +372,10 @@ mod tests {
     #[test]
     fn a_refusal_is_a_note_and_a_server_that_is_gone_a_failure() {
         let refused = Failure::not_found("no such thing", "look elsewhere");
-        assert_eq!(told("streams are not shown", refused).expect("a note"), "streams are not shown: no such thing (NOT_FOUND)");
+        assert_eq!(
+            told("streams are not shown", refused).expect("a note"),
+            "streams are not shown: no such thing (NOT_FOUND)"
+        );
         assert!(told("x", Failure::usage("y")).is_err());
         assert_eq!(quota(&json!({"settings": {"wal.quota_bytes": {"value": "6GiB"}}})), Some(6 << 30));
         assert_eq!(quota(&json!({"settings": {}})), None);
