@@ -67,7 +67,7 @@ struct Column {
     places: usize,
 }
 
-const COLUMNS: [Column; 8] = [
+const COLUMNS: [Column; 9] = [
     Column { title: "records/s", of: |run| run.records_per_second, places: 0 },
     Column { title: "MB/s", of: |run| run.mb_per_second, places: 1 },
     Column { title: "ack p50 ms", of: |run| run.quantile(0.5), places: 3 },
@@ -76,6 +76,7 @@ const COLUMNS: [Column; 8] = [
     Column { title: "p99.9 ms", of: |run| run.quantile(0.999), places: 3 },
     Column { title: "longest ms", of: |run| run.max_ms, places: 1 },
     Column { title: "server CPU µs/record", of: |run| run.server_cpu_us, places: 3 },
+    Column { title: "generator busy %", of: |run| run.load_busy.map(|busy| busy * 100.0), places: 0 },
 ];
 
 fn comparison(out: &mut Markup, runs: &[Run]) {

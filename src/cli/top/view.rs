@@ -471,7 +471,9 @@ mod tests {
         assert_eq!(order(&mut view), "210", "by records/s");
         view.press(Key::Left);
         assert_eq!(order(&mut view), "012");
-        (0..3).for_each(|_| drop(view.press(Key::Right)));
+        for _ in 0..3 {
+            view.press(Key::Right);
+        }
         assert_eq!(order(&mut view), "012", "by unflushed");
         view.press(Key::Char('p'));
         assert!(texts(&view.lines(&shown, 100, 30))[0].ends_with("PAUSED"));
