@@ -12,7 +12,9 @@ mod messages;
 mod micro;
 mod payload;
 mod query;
+mod report;
 mod rest;
+mod scenario;
 mod stalls;
 mod tail;
 mod wire;
@@ -37,6 +39,10 @@ struct Cli {
 enum Command {
     /// Put load on a server and measure
     Load(Box<LoadArgs>),
+    /// List the loads that have a name, for `load --scenario`
+    Scenarios,
+    /// Make a page with plots of what runs reported
+    Report(report::ReportArgs),
     /// Check that what a run acked (`load --acked FILE`) can be read back
     Verify(VerifyArgs),
     /// Call the admin plane at a steady rate and measure
@@ -73,7 +79,12 @@ struct VerifyArgs {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::parse_from(scenario::expanded(std::env::args_os())).command {
+        Command::Scenarios => {
+            print!("{}", scenario::list());
+            Ok(true)
+        }
+        Command::Report(args) => report::run(&args).map(|()| true),
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
         Command::Admin(args) => admin::run(&args),
