@@ -227,7 +227,7 @@ fn the_screen_shows_the_shards_takes_keys_and_outlives_the_server() {
     terminal.send("s");
     terminal.wait("s sort: records/s");
     terminal.send("\u{1b}[D");
-    terminal.wait("s sort: shards by number");
+    terminal.wait("s sort: usual");
     terminal.step(&json!({"resize": [60, 8]}));
     // Eight lines have no room for the streams.
     terminal.wait("more below");

@@ -38,7 +38,7 @@ struct Sort {
 }
 
 const SORTS: [Sort; 6] = [
-    Sort { name: "shards by number, streams by rate", shards: None, streams: None },
+    Sort { name: "usual", shards: None, streams: None },
     Sort {
         name: "records/s",
         shards: Some(|shard| shard.records_per_second.unwrap_or(0.0)),
