@@ -90,8 +90,8 @@ fn comparison(out: &mut Markup, runs: &[Run]) {
         for column in &COLUMNS {
             let value = (column.of)(run);
             out.raw("<td>").text(figure(value, column.places));
-            let first = (column.of)(&runs[0]).filter(|first| at > 0 && *first > 0.0);
-            if let (Some(first), Some(value)) = (first, value) {
+            let first = (column.of)(&runs[0]).filter(|first| at > 0 && *first > 0.0 && first.is_finite());
+            if let (Some(first), Some(value)) = (first, value.filter(|value| value.is_finite())) {
                 out.raw("<span class=\"ratio\">").text(format_args!("× {:.2}", value / first)).raw("</span>");
             }
             out.raw("</td>");
