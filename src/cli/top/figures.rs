@@ -188,7 +188,8 @@ impl ShardLook {
 
     fn figures(&self, since: Option<&Self>, seconds: f64, quota: Option<u64>) -> ShardFigures {
         let rate = |counted: fn(&Self) -> f64| ratio(counted(since?), seconds);
-        let latency = |quantile| Some(self::quantile(&since?.acks, quantile)? * 1e3);
+        // To the nanosecond: what is past it is the arithmetic's.
+        let latency = |quantile| Some((self::quantile(&since?.acks, quantile)? * 1e9).round() / 1e6);
         let records_per_second = rate(|look| look.accepted);
         ShardFigures {
             shard: None,
