@@ -165,7 +165,8 @@ mod tests {
         let output = script.stdin(std::process::Stdio::null()).output().expect("util-linux's script");
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         let lines: Vec<_> = text.lines().collect();
-        let settings: Vec<_> = lines.iter().filter(|line| line.matches(':').count() > 10 && !line.contains(' ')).collect();
+        let settings: Vec<_> =
+            lines.iter().filter(|line| line.matches(':').count() > 10 && !line.contains(' ')).collect();
         assert!(settings.len() == 2 && settings[0] == settings[1], "{text}");
         assert!(text.contains("status 101"), "{text}");
         let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what:?} in {text:?}"));
