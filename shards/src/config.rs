@@ -21,6 +21,8 @@ pub struct EngineConfig {
     pub grpc_address: SocketAddr,
     /// The core of each shard; `None`: not pinned.
     pub shard_cores: Vec<Option<usize>>,
+    /// Where the helpers of a shard that is pinned may run beside its own core: those that nobody waits for.
+    pub helper_cores: Vec<usize>,
     /// The backend wanted.
     pub io: IoChoice,
     /// Holds a folder a shard.

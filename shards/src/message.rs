@@ -57,6 +57,14 @@ impl Submission {
         let bytes = |all: &[Bytes]| all.iter().map(Bytes::len).sum::<usize>();
         bytes(&self.payloads) + bytes(&self.keys) + self.metadata.len()
     }
+
+    /// Bytes that its entry in the log has at most.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        // A payload's end and its key's are four bytes each; a record may end two runs of a writer's numbers, of five each.
+        let writer = self.writer.as_ref().map_or(0, |rows| rows.id.len());
+        self.record_bytes() + 18 * (self.payloads.len() + 1) + writer + 1024
+    }
 }
 
 /// Which of a writer's numbers a request takes.

@@ -59,6 +59,7 @@ pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
     EngineConfig {
         grpc_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         shard_cores: vec![None; shards],
+        helper_cores: Vec::new(),
         io,
         wal_dir: dir.join("wal"),
         staging_dir: dir.join("staging"),
