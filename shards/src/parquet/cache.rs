@@ -309,8 +309,8 @@ mod tests {
             cache.put(&name("many", at), Part::Events, Value::Events(span(at)));
             assert!(cache.bytes() <= PARTS * 100_000);
         }
-        let events = |kept: &Kept| kept.queues[EVENTS].bytes;
-        let bytes: usize = cache.parts.iter().map(|part| events(&part.lock().expect("not poisoned"))).sum();
+        let events = |part: &Mutex<Kept>| part.lock().expect("not poisoned").queues[EVENTS].bytes;
+        let bytes: usize = cache.parts.iter().map(events).sum();
         assert!((PARTS * 10_000..=PARTS * (100_000 / EVENTS_SHARE + 1000)).contains(&bytes), "{bytes}");
         assert!(cache.bytes() > PARTS * 80_000, "the others keep their room: {}", cache.bytes());
     }

@@ -1,5 +1,7 @@
 //! An engine with a control plane of the tests' own: a catalog in memory, files where the flusher wrote them.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
