@@ -24,6 +24,7 @@ use super::{
     health,
     ingest::{self, IngestStream},
     intake::Intake,
+    line::Line,
     opening, query,
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
@@ -134,13 +135,14 @@ async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Tr
         // Boxed: a plain connection's task is none the larger for it.
         let opened = Box::pin(opening::secure(&reactor, &bell, config, transport)).await;
         if let Some((stream, peer)) = opened {
-            let connection = Connection { reactor, descriptors, peer: Peer { address, identity: peer }, bell };
+            let peer = Peer { address, identity: peer, line: Line::new(&bell) };
+            let connection = Connection { reactor, descriptors, peer, bell };
             Box::pin(connection.serve(stream, Instant::now() + PREFACE_TIMEOUT)).await;
         }
     } else {
         let deadline = Instant::now() + PREFACE_TIMEOUT;
         if let Some(transport) = opening::plain(&reactor, &bell, PREFACE_TIMEOUT, transport).await {
-            let peer = Peer { address, identity: None };
+            let peer = Peer { address, identity: None, line: Line::new(&bell) };
             Connection { reactor, descriptors, peer, bell }.serve(transport, deadline).await;
         }
     }
@@ -160,6 +162,7 @@ struct Peer {
     address: IpAddr,
     /// Whom the client's certificate names.
     identity: Option<PeerIdentity>,
+    line: Line,
 }
 
 impl Connection {
@@ -180,7 +183,13 @@ impl Connection {
                 if reactor.is_draining() && !std::mem::replace(&mut told, true) {
                     connection.graceful_shutdown();
                 }
-                let _ = bell.poll_rung(cx);
+                if bell.poll_rung(cx).is_ready() {
+                    // Once more, so that the task is woken by the next.
+                    let _ = bell.poll_rung(cx);
+                }
+                if peer.line.is_cut() {
+                    return Poll::Ready(None);
+                }
                 if silent.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
@@ -247,11 +256,11 @@ async fn call(
         let _ = respond.send_response(response, true);
         return;
     }
-    let deadline = head.headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    let deadline = deadline_of(&head.headers);
     let work = dispatch(reactor, descriptors, peer, head, body, &mut respond);
     let ended = match deadline {
         None => work.await,
-        Some(after) => match time::timeout(after, work).await {
+        Some(deadline) => match time::timeout_at(deadline, work).await {
             Ok(ended) => ended,
             Err(_) => Err(deadline_exceeded()),
         },
@@ -259,6 +268,12 @@ async fn call(
     if let Err(status) = ended {
         respond_status(&mut respond, &status);
     }
+}
+
+/// When the client gives the call up, as it says.
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let after = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    after.and_then(|after| Instant::now().checked_add(after))
 }
 
 fn deadline_exceeded() -> Status {
@@ -342,9 +357,11 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let (answer, held) = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
+            let deadline = deadline_of(&head.headers);
+            let asked = query::time_range(&reactor, caller, &bell, message, deadline);
+            let (answer, held) = while_wanted(respond, asked).await?;
             let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?)).await;
+            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
             Ok(())
         }
         path::LOOKUP_BY_KEY => {
@@ -353,7 +370,7 @@ async fn dispatch(
             let message = only_message(reader).await?;
             let (answer, held) = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
             let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?)).await;
+            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
             Ok(())
         }
         path::STREAMING_READ => {
@@ -370,7 +387,9 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            respond_bytes(respond, admin::call(&reactor, caller, &bell, path, message).await?)
+            let answer = Answer::framed(admin::call(&reactor, caller, &bell, path, message).await?);
+            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
+            Ok(())
         }
         other => Err(unimplemented_method(other)),
     }
@@ -419,7 +438,10 @@ async fn only_message(mut reader: MessageReader) -> Result<Bytes, Status> {
         Ok(None) => {
             Err(Status::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the call ended without a request message"))
         }
-        Err(_) => Err(deadline_exceeded()),
+        Err(_) => {
+            let seconds = FIRST_MESSAGE_TIMEOUT.as_secs();
+            Err(Status::message_stalled(format_args!("no whole request message came within {seconds} s")))
+        }
     }
 }
 
@@ -456,13 +478,9 @@ fn respond_headers(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes
 fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Message) -> Result<(), Status> {
     let mut out = BytesMut::new();
     put_message(&mut out, message);
-    respond_bytes(respond, out.freeze())
-}
-
-fn respond_bytes(respond: &mut SendResponse<Bytes>, message: Bytes) -> Result<(), Status> {
     let mut send = respond_headers(respond)?;
-    // h2 holds what the client's window does not take yet: such answers are small.
-    if send.send_data(message, false).is_ok() {
+    // h2 holds what the client's window does not take yet: such answers are a few hundred bytes.
+    if send.send_data(out.freeze(), false).is_ok() {
         let _ = send.send_trailers(Status::ok().to_trailers());
     }
     Ok(())
