@@ -45,7 +45,7 @@ fn create(server: &Server, path: &str, headers: &[(&str, &str)], body: &Value) -
     answer
 }
 
-/// Runs the browser on a server. Where `CONSOLE_PICTURES` names a directory, what it looked like is put there.
+/// Runs the browser on a server. Where `CONSOLE_PICTURES` names a directory, what it looked like is put there: light, dark, narrow.
 #[track_caller]
 fn browse(server: &Server, what: &str, dir: &Path, more: &[&str]) {
     let pictures = std::env::var_os("CONSOLE_PICTURES").map_or_else(|| dir.to_owned(), |dir| dir.into());
