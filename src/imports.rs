@@ -46,6 +46,7 @@ use crate::{
     objects::{ForeignObjects, ObjectError},
     producer::Producer,
     query::Queries,
+    traces::Traces,
     workers::{WorkerError, Workers},
 };
 use input::Broken;
@@ -122,6 +123,8 @@ pub struct ImportParts {
     pub roots: Vec<ImportRoot>,
     /// The store whose buckets may be among it.
     pub s3: Option<S3Options>,
+    /// Tells of each run of a job.
+    pub traces: Traces,
 }
 
 /// Runs jobs.
@@ -314,7 +317,13 @@ impl Imports {
 
     async fn run_job(self: Arc<Self>, job: Job, running: Arc<Running>) {
         let id = job.id.clone();
-        let end = self.work(job, &running).await;
+        let mut span = self.parts.traces.own_work(match running.kind {
+            JobKind::Import => "import",
+            JobKind::Replay => "replay",
+        });
+        span.note("ttdust.job.id", id.clone());
+        span.note("ttdust.stream.id", job.stream);
+        let end = Box::pin(span.scope(self.work(job, &running))).await;
         let (status, reason) = match end {
             End::Done => (JobStatus::Completed, None),
             End::Cancelled if running.is_cancelled.load(Relaxed) => (JobStatus::Cancelled, None),
@@ -326,6 +335,8 @@ impl Imports {
             progress.reason.clone_from(&reason);
             progress.waits_for = None;
         }
+        span.note("ttdust.status", status.name());
+        reason.iter().for_each(|reason| span.fail(reason));
         match &reason {
             Some(reason) => tracing::warn!(job = %id, %reason, "a job failed"),
             None => tracing::info!(job = %id, status = status.name(), "a job ended"),
@@ -335,6 +346,7 @@ impl Imports {
         let audit = audit.filter(|_| status == JobStatus::Cancelled);
         let change =
             JobChange { id: id.clone(), status, objects: None, progress: running.progress().to_value(), completed_at };
+        drop(span);
         while let Err(error @ CatalogError::Unavailable(_)) =
             self.parts.catalog.change_job(change.clone(), audit.clone()).await
         {

@@ -4,6 +4,7 @@ pub mod dedup;
 pub mod lookup;
 pub mod parquet;
 pub mod pipeline;
+pub mod trace;
 pub mod validate;
 pub mod wal;
 
@@ -56,6 +57,8 @@ enum Part {
     Validate,
     /// What each step of a pipeline costs, on the flights
     Pipeline,
+    /// Deciding whether a request is traced, and tracing one
+    Trace,
     /// Finding records in a local file, by key and by range
     Lookup {
         /// Records of the file
@@ -85,6 +88,10 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
         if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks(0)] } else { args.payload.clone() };
     match &args.part {
         &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
+        Part::Trace => {
+            trace::run(args.duration);
+            Ok(())
+        }
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;
             Ok(())

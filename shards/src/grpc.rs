@@ -2,7 +2,8 @@
 //!
 //! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
 //! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
-//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends).
+//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends), `traced` (what is told of it
+//! where it is traced).
 
 pub mod access;
 pub mod admin;
@@ -20,4 +21,5 @@ pub mod rows;
 pub mod server;
 pub mod status;
 pub mod tail;
+pub mod traced;
 pub mod transport;

@@ -221,7 +221,7 @@ impl Control {
         let changed = self.parts.catalog.change_stream(stream.id, change, now_unix_micros(), audit).await;
         self.published(changed).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, trace_id, "pipeline deleted");
+        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, request_id = trace_id, "pipeline deleted");
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl Control {
         let changed = self.parts.catalog.change_stream(stream.id, change, now, audit).await;
         let stream = self.published(changed).await?;
         let (id, Actor { caller, trace_id }) = (&pipeline.id, actor);
-        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, trace_id, "{action}");
+        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, request_id = trace_id, "{action}");
         whole(&stream).ok_or_else(|| ControlError::Internal(format!("pipeline {id} is not in the catalog")))
     }
 

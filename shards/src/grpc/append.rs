@@ -4,7 +4,10 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use ttdust_proto::ingestion::{AppendRequest, OnInvalid, Status as RecordStatus};
+use ttdust_proto::{
+    ingestion::{AppendRequest, AppendResponse, OnInvalid, Status as RecordStatus},
+    path,
+};
 
 use super::{
     exchange::Method,
@@ -12,6 +15,7 @@ use super::{
     intake::{Intake, take_outcome},
     rows::{KnownBy, Letters, Rows},
     status::{Code, Status},
+    traced::{Traced, note_request},
 };
 use crate::{
     dedup::writers::ID_BYTES_MAX,
@@ -47,6 +51,7 @@ struct Request {
     letters: Vec<(Rc<Slot>, Option<Outcome>)>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
+    traced: Option<Box<Traced>>,
 }
 
 impl Append {
@@ -104,7 +109,7 @@ impl Append {
         }
         let Some(target) = self.letters_of(stream) else { return Vec::new() };
         let submit = |Letters { payloads, keys }| {
-            (self.intake.submit(&target, payloads, keys, Bytes::new(), None, &self.bell), None)
+            (self.intake.submit(&target, payloads, keys, Bytes::new(), (None, None), &self.bell), None)
         };
         letters.into_iter().map(submit).collect()
     }
@@ -131,10 +136,16 @@ impl Request {
     }
 }
 
-impl Method for Append {
-    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+impl Append {
+    fn take_request(
+        &mut self,
+        message: Bytes,
+        received: Instant,
+        traced: &mut Option<Box<Traced>>,
+    ) -> Result<(), Status> {
         let bytes = message.len();
         let mut request = AppendRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
+        step(traced, "decode");
         if !request.stream_id.is_empty() {
             self.stream_id = std::mem::take(&mut request.stream_id);
         }
@@ -144,8 +155,16 @@ impl Method for Append {
         request.idempotency_keys.iter().try_for_each(|key| self.intake.check_key(key))?;
         let is_writers = !request.writer_id.is_empty();
         let rows = Rows::new(&stream, request.payloads.len(), is_writers);
-        let mut answer =
-            Request { rows, bytes, received, slot: None, outcome: None, letters: Vec::new(), limited: None };
+        let mut answer = Request {
+            rows,
+            bytes,
+            received,
+            slot: None,
+            outcome: None,
+            letters: Vec::new(),
+            limited: None,
+            traced: None,
+        };
         let on_invalid = request.on_invalid();
         if on_invalid == OnInvalid::Dlq && self.letters_of(&stream).is_none() {
             return Err(Status::dlq_missing());
@@ -172,15 +191,44 @@ impl Method for Append {
             sent: answer.rows.records(),
             taken: answer.rows.taken(),
         });
+        if let Some(traced) = traced {
+            traced.step("validate");
+            note_request(traced, &stream, answer.rows.records(), bytes);
+        }
         if !refused && (writer.is_some() || !request.payloads.is_empty()) {
             let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
-            let bell = &self.bell;
-            answer.slot =
-                Some(self.intake.submit(&stream, request.payloads, keys, metadata, writer.map(Box::new), bell));
+            let more = (writer.map(Box::new), traced.is_some().then(Box::default));
+            answer.slot = Some(self.intake.submit(&stream, request.payloads, keys, metadata, more, &self.bell));
         }
+        answer.traced = traced.take();
         self.bytes += bytes;
         self.submitted.push_back(answer);
         Ok(())
+    }
+}
+
+/// A step of a request was done.
+fn step(traced: &mut Option<Box<Traced>>, name: &'static str) {
+    if let Some(traced) = traced {
+        traced.step(name);
+    }
+}
+
+fn note_answer(traced: &mut Traced, response: &AppendResponse) {
+    traced.note("ttdust.status", response.status().as_str_name());
+    traced.note_taken(response.accepted, response.duplicates, response.first_sequence);
+    traced.note("ttdust.records.rejected", response.rejected);
+    traced.answered();
+}
+
+impl Method for Append {
+    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+        let mut traced = self.intake.trace(path::APPEND, received);
+        let taken = self.take_request(message, received, &mut traced);
+        if let (Err(status), Some(traced)) = (&taken, &mut traced) {
+            traced.failed(status);
+        }
+        taken
     }
 
     fn flush(&mut self) {}
@@ -192,14 +240,21 @@ impl Method for Append {
                 break;
             }
             let Some(mut request) = self.submitted.pop_front() else { break };
-            let (outcome, letters) = request.take_outcomes();
+            let (mut outcome, letters) = request.take_outcomes();
+            if let Some(traced) = &mut request.traced {
+                traced.outcome(outcome.take_marks().as_deref());
+            }
             self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;
             let response = match &request.limited {
                 Some(over) => request.rows.refused(over),
                 None => {
                     let was_refused = matches!(outcome, Outcome::Refused(_));
-                    let response = request.rows.answer_with_letters(outcome, letters)?;
+                    let answered = request.rows.answer_with_letters(outcome, letters);
+                    if let (Err(status), Some(traced)) = (&answered, &mut request.traced) {
+                        traced.failed(status);
+                    }
+                    let response = answered?;
                     if was_refused && response.status() == RecordStatus::RateLimited {
                         reactor.metrics.backpressure.add(1);
                     }
@@ -208,6 +263,9 @@ impl Method for Append {
             };
             reactor.count_requests(response.status(), 1);
             put_message(out, &response);
+            if let Some(traced) = &mut request.traced {
+                note_answer(traced, &response);
+            }
             reactor.observe_ack(request.received, *now.get_or_insert_with(Instant::now));
         }
         Ok(())
