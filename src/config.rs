@@ -19,7 +19,9 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 pub use client::{API_KEY_VARIABLE, ClientEnvironment, ENDPOINT_VARIABLE, PROFILE_VARIABLE};
 pub use manager::ServiceManager;
 pub use reference::{reference, show};
-pub use resolve::{AuthMode, Config, OtlpOptions, PgOptions, S3Credentials, S3Options, TlsFiles, usable_cores};
+pub use resolve::{
+    AuthMode, Config, OtlpOptions, PgOptions, PgPassword, S3Credentials, S3Options, TlsFiles, usable_cores,
+};
 pub use secrets::RedisUrl;
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, ImportRoot, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret,

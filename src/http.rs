@@ -1,4 +1,5 @@
-//! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id.
+//! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id. And the console,
+//! which uses nothing else.
 
 mod answer;
 mod audit;
@@ -20,6 +21,7 @@ mod schemas;
 mod streams;
 mod system;
 mod tail;
+mod ui;
 
 use std::{sync::Arc, time::Duration};
 
@@ -122,8 +124,7 @@ fn routes() -> Vec<Group> {
 /// The router of all routes.
 pub fn router(app: Arc<App>) -> Router {
     let served = routes().into_iter().flat_map(|group| group.routes);
-    served
-        .fold(Router::new(), |router, route| route.serve(router))
+    ui::serve(served.fold(Router::new(), |router, route| route.serve(router)))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such path"))
         .method_not_allowed_fallback(async || {
             let detail = "this path does not take this method; the allow header names those it does";
@@ -151,7 +152,9 @@ async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> 
     let mut response = span.scope(next.run(request)).await;
     if let Some(path) = &path {
         let status = response.status();
-        let documented = !cfg!(debug_assertions) || openapi::is_documented(&asked, path.as_str(), status);
+        let documented = !cfg!(debug_assertions)
+            || ui::is_of(path.as_str())
+            || openapi::is_documented(&asked, path.as_str(), status);
         assert!(documented, "{asked} {} answers {status}, which its route does not tell of", path.as_str());
     }
     let failed = response.status().is_client_error() || response.status().is_server_error();

@@ -114,7 +114,7 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info(
         "ttdust_upkeep_failures_total",
         "counter",
-        "job",
+        "task",
         "passes of the upkeep that were cut short by an error, and failed tries to archive",
     ),
     info(
@@ -553,6 +553,15 @@ mod tests {
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
         let wanted: BTreeSet<_> = metrics().iter().map(|m| format!("{} {}", m.name, m.kind)).collect();
         assert_eq!(kinds, wanted);
+        // What Prometheus sets itself takes the place of a metric's own.
+        let clash =
+            metrics().into_iter().filter(|m| m.labels.split(',').any(|label| ["job", "instance"].contains(&label)));
+        assert_eq!(clash.map(|metric| metric.name).collect::<Vec<_>>(), [""; 0]);
+        assert!(text.contains("ttdust_upkeep_failures_total{task=\"compaction\"} 0"), "{text}");
+        for outcome in ["ok", "denied", "connection"] {
+            let series = format!("ttdust_s3_operations_total{{operation=\"put\",outcome=\"{outcome}\"}} 0");
+            assert!(text.contains(&series), "{series}");
+        }
     }
 
     #[test]

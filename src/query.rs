@@ -153,9 +153,12 @@ impl Queries {
         Self { lists, link, workers, publisher, metrics, cache, memory, limits }
     }
 
-    /// What one more query may hold.
-    fn meter(&self) -> Meter {
-        Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes)
+    /// What one more query may take, that begins now.
+    fn bounds(&self, now: Instant, cancel: Cancel) -> Bounds {
+        let meter = Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes);
+        let most = now + self.limits.timeout;
+        let deadline = cancel.until().map_or(most, |until| until.min(most));
+        Bounds { deadline: Some(deadline), page_until: None, cancel, meter }
     }
 
     /// The answer to a query. `cancel` ends it, and so does dropping this.
@@ -167,11 +170,12 @@ impl Queries {
         let _waiting = cancel.on_drop();
         let asked = Asked { metrics: &self.metrics, start, counted: false };
         let stream = query.stream();
-        let bounds = Bounds { deadline: Some(start + self.limits.timeout), cancel, meter: self.meter() };
+        let bounds = self.bounds(start, cancel);
+        let timeout = bounds.deadline.map_or(self.limits.timeout, |deadline| deadline.saturating_duration_since(start));
         let mut span = traces::child(if matches!(query, Query::Lookup(_)) { "lookup" } else { "query" });
         span.note("ttdust.stream.id", stream);
         let answering = span.scope(self.answer(query, bounds));
-        let mut answer = match time::timeout(self.limits.timeout, answering).await {
+        let mut answer = match time::timeout(timeout, answering).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryFailure::TimedOut),
         };
@@ -239,6 +243,8 @@ impl Queries {
         let (query, buffer, bounds) = (Arc::clone(query), Arc::clone(buffer), bounds.clone());
         let run = move || {
             let start = Instant::now();
+            // The wait for a worker is none of a page's time: it goes ahead, however long that was.
+            let bounds = bounds.begun(start);
             let answer = query.answer(&buffer, &files, &QueryContext { cache: &cache, bounds: &bounds });
             metrics.query_executed(start.elapsed());
             answer

@@ -330,7 +330,7 @@ impl Server {
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let data = data_paths(&config, &base, &link, &queries)?;
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
-        let objects = base.objects.clone();
+        let (objects, catalog) = (base.objects.clone(), base.catalog.clone());
         let archive = start_archive(&config, objects.clone(), Arc::clone(&base.metrics))?;
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
@@ -362,6 +362,7 @@ impl Server {
             config: Arc::clone(&config),
             control: Arc::clone(&control),
             objects,
+            catalog,
             link: link.clone(),
             level,
             metrics,

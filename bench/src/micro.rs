@@ -2,6 +2,7 @@
 
 pub mod dedup;
 pub mod lookup;
+pub mod once;
 pub mod parquet;
 pub mod pipeline;
 pub mod trace;
@@ -53,6 +54,15 @@ enum Part {
         #[arg(long, value_name = "DIR", default_value = ".")]
         dir: PathBuf,
     },
+    /// One part over so many records and nothing more, for a counter of instructions: see perf/instructions.sh
+    Once {
+        /// The part
+        #[arg(value_enum)]
+        part: once::Part,
+        /// Records
+        #[arg(long, value_name = "N", default_value_t = 40_000)]
+        records: usize,
+    },
     /// Checking records against their schema
     Validate,
     /// What each step of a pipeline costs, on the flights
@@ -92,6 +102,7 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
             trace::run(args.duration);
             Ok(())
         }
+        &Part::Once { part, records } => once::run(part, records),
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;
             Ok(())

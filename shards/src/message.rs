@@ -63,6 +63,14 @@ impl Submission {
         let bytes = |all: &[Bytes]| all.iter().map(Bytes::len).sum::<usize>();
         bytes(&self.payloads) + bytes(&self.keys) + self.metadata.len()
     }
+
+    /// Bytes that its entry in the log has at most.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        // A payload's end and its key's are four bytes each; a record may end two runs of a writer's numbers, of five each.
+        let writer = self.writer.as_ref().map_or(0, |rows| rows.id.len());
+        self.record_bytes() + 18 * (self.payloads.len() + 1) + writer + 1024
+    }
 }
 
 /// Which of a writer's numbers a request takes.
@@ -217,14 +225,15 @@ pub enum ToShard {
     Answer(u64, Result<QueryAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
     Admin(u64, Box<Result<AdminReply, AdminFailure>>),
-    /// The shard has readers of the stream from now on: answered with [`ToShard::Following`]. Queue full: it asks again.
-    Follow(StreamId, ShardId),
+    /// The shard has readers of the stream from now on, or one more. A question with a number of the shard's, answered with
+    /// [`ToShard::Following`]. Queue full: it asks again.
+    Follow(StreamId, ShardId, u64),
     /// It has none any more. Queue full: it says so again.
     Unfollow(StreamId, ShardId),
     /// Readers that are on no shard get the rows of the stream from now on. Queue full: the reader cannot begin.
     Subscribe(StreamId, Subscription),
-    /// Every row of the stream past this one is sent from now on. Never refused: one answer a question.
-    Following(StreamId, i64),
+    /// Rows of the stream up to this one are there, and every row past it is sent. Never refused: one answer a question.
+    Following(StreamId, i64, u64),
     /// Rows for readers. Queue full: left out, and the readers catch up from pages once they are told, with what comes next.
     Live(LiveRows),
     /// Whether a reader may begin. Never refused: bounded by the calls.

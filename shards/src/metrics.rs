@@ -98,18 +98,24 @@ pub struct ShardMetrics {
     pub wal_bytes: Counter,
     /// One durable write.
     pub wal_latency: LatencyHistogram,
+    /// Commits put off for the flusher's sake.
+    pub wal_pauses: Counter,
     /// Records in the frame last written.
     pub wal_commit_records: Gauge,
     /// Segments in use.
     pub wal_segments: Gauge,
     /// Log in use, in bytes.
     pub wal_used_bytes: Gauge,
+    /// What the log may come to, in bytes.
+    pub wal_quota_bytes: Gauge,
     /// Rows in memory, in bytes.
     pub buffer_bytes: Gauge,
     /// Rows in no committed file.
     pub buffer_records: Gauge,
     /// Writing one flush's files.
     pub flush_latency: LatencyHistogram,
+    /// 1 while the flusher encodes and writes.
+    pub flush_busy: Gauge,
     /// Flushes that failed.
     pub flush_failures: Counter,
     /// Records that pipelines saw on their way into files.

@@ -98,10 +98,12 @@ impl RecordRow {
 /// An answer: of a time range the records of a page, of a lookup one record or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryAnswer {
-    /// At most `limit` records, and fewer when they are large: see [`ANSWER_BYTES_MAX`].
+    /// At most `limit` records; fewer when they are large (see [`ANSWER_BYTES_MAX`]), or when the page ended early.
     pub records: Vec<RecordRow>,
-    /// More may follow: ask again with this as `after_sequence`.
+    /// More may follow: ask again with this as `after_sequence`. It is where the search ended, which may be past the last record.
     pub next_after: Option<i64>,
+    /// The page ended before it was full: its time was over, or there was no memory for more.
+    pub is_partial: bool,
     /// Of a time range in ascending order: the first row that there still was past `after_sequence`. Those between it and the
     /// first record are left out by the pipeline or the time range; those before it are gone.
     pub first_there: i64,

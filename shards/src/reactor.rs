@@ -80,6 +80,8 @@ pub struct Reactor {
     draining: Cell<bool>,
     /// The calls that serve requests now.
     pub calls: Rc<Registry>,
+    /// Those of them that look at the time: each is rung every second.
+    pub timed: Rc<Registry>,
     /// The open connections.
     pub connections: Rc<Registry>,
     /// How many of them each address has.
@@ -227,6 +229,7 @@ impl Reactor {
             key_reader,
             draining: Cell::new(false),
             calls: Rc::default(),
+            timed: Rc::default(),
             connections: Rc::default(),
             peers: Peers::new(limits.connections_per_address),
             catalog_version: Cell::new(0),
@@ -277,6 +280,7 @@ impl Reactor {
     pub fn set_second(&self, second: u64) {
         if self.second.replace(second) != second {
             self.feeds.ring_all();
+            self.timed.ring_all();
         }
     }
 

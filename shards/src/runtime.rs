@@ -550,6 +550,12 @@ struct Silent {
     silent: AtomicUsize,
 }
 
+/// Where the helpers of shard `id` may run; empty: the shard is not pinned.
+fn helper_cores(config: &EngineConfig, id: ShardId) -> Vec<usize> {
+    let Some(own) = config.shard_cores[id.index()] else { return Vec::new() };
+    [own].into_iter().chain(config.helper_cores.iter().copied()).collect()
+}
+
 fn build(start: ShardStart) -> std::io::Result<Parts> {
     let ShardStart { id, config, disk, keys, metrics, to_control, .. } = start;
     let mailbox = start.mailboxes[id.index()].clone();
@@ -558,14 +564,17 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     let clock = Arc::new(SystemClock::new());
     let catalog = Arc::clone(&start.catalog);
     let is_home = |stream| catalog.stream(stream).is_some_and(|stream| stream.home == id);
-    let wal = Wal::new(id, config.wal, start.end);
+    let mut wal = Wal::new(id, config.wal, start.end);
+    wal.learn_free_bytes(disk.free_bytes(&dir));
     let shard =
         Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys, &is_home), clock)?;
-    let keeper = |name| background::start_keeper(name, id, keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
-    let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);
+    let cores = helper_cores(&config, id);
+    let keeper =
+        |name| background::start_keeper(name, id, cores.clone(), keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
+    let (key_keeper, key_merger) = (keeper("keep-keys")?, keeper("merge-keys")?);
     let key_reader = background::start_key_reader(id, mailbox.clone())?;
-    let preparer = background::start_preparer(id, dir, Arc::clone(&disk), mailbox.clone())?;
-    let flusher = background::start_flusher(id, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let preparer = background::start_preparer(id, cores.clone(), dir, Arc::clone(&disk), mailbox.clone())?;
+    let flusher = background::start_flusher(id, cores, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     if id == ShardId(0) {
         metrics.dedup_damaged.add(keys.damaged);
     }

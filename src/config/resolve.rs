@@ -31,6 +31,15 @@ pub struct TlsFiles {
     pub clients: Option<(PathBuf, bool)>,
 }
 
+/// With which password to log in to Postgres.
+#[derive(Debug, Clone)]
+pub enum PgPassword {
+    /// By the settings; empty: none.
+    Text(Secret),
+    /// By what this file holds.
+    File(PathBuf),
+}
+
 /// Where the catalog is, if it is in Postgres, and how to get there.
 #[derive(Debug, Clone)]
 pub struct PgOptions {
@@ -42,8 +51,8 @@ pub struct PgOptions {
     pub database: String,
     /// Who to log in as.
     pub user: String,
-    /// Empty: none.
-    pub password: Secret,
+    /// With which password.
+    pub password: PgPassword,
     /// Whether connections are encrypted.
     pub tls: PgTls,
     /// PEM certificates that vouch for the server's.
@@ -163,6 +172,7 @@ impl Config {
                 ..DedupConfig::default()
             },
             shard_cores: shard_cores.into_iter().map(Some).collect(),
+            helper_cores: control_cores.clone(),
         };
         check_pins(settings, engine.shard_cores.len())?;
         check_tokens(settings)?;
@@ -404,12 +414,19 @@ fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
                 .into(),
         );
     }
+    let password = match (&settings.pg_password_path, settings.pg_password.reveal().is_empty()) {
+        (None, _) => PgPassword::Text(settings.pg_password.clone()),
+        (Some(path), true) => PgPassword::File(path.clone()),
+        (Some(_), false) => {
+            return conflict("pg.password and pg.password_path are set: set the one or the other".into());
+        }
+    };
     Ok(Some(PgOptions {
         host: settings.pg_host.clone(),
         port: settings.pg_port,
         database: settings.pg_database.clone(),
         user: settings.pg_user.clone(),
-        password: settings.pg_password.clone(),
+        password,
         tls: settings.pg_tls,
         ca_path: settings.pg_ca_path.clone(),
         pool_size: settings.pg_pool_size,
@@ -551,6 +568,13 @@ mod tests {
         assert!(postgres(&[]).expect("valid").is_none());
         let options = postgres(&[("pg.host", "db"), ("pg.password", "x")]).expect("valid").expect("Postgres");
         assert_eq!((options.host.as_str(), options.port, options.tls), ("db", 5432, PgTls::Prefer));
+        assert!(matches!(options.password, PgPassword::Text(text) if text.reveal() == "x"));
+        let file = [("pg.host", "db"), ("pg.password_path", "/run/pg")];
+        let options = postgres(&file).expect("valid").expect("Postgres");
+        assert!(matches!(options.password, PgPassword::File(path) if path.as_os_str() == "/run/pg"));
+        let both = postgres(&[&file[..], &[("pg.password", "s3cret")]].concat()).expect_err("one of them").to_string();
+        assert!(both.contains("pg.password_path") && !both.contains("s3cret"), "{both}");
+        assert!(matches!(postgres(&[("pg.password_path", "/run/pg")]), Err(ConfigError::Conflict(_))));
         assert!(matches!(postgres(&[("pg.user", "u")]), Err(ConfigError::Conflict(_))));
         assert!(matches!(postgres(&[("pg.host", "db"), ("pg.tls", "require")]), Err(ConfigError::Conflict(_))));
     }

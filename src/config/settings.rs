@@ -184,6 +184,7 @@ pub struct Settings {
     pub pg_database: String,
     pub pg_user: String,
     pub pg_password: Secret,
+    pub pg_password_path: Option<PathBuf>,
     pub pg_tls: PgTls,
     pub pg_ca_path: Option<PathBuf>,
     pub pg_pool_size: usize,
@@ -314,6 +315,7 @@ impl Settings {
             pg_database: String::new(),
             pg_user: String::new(),
             pg_password: Secret::default(),
+            pg_password_path: None,
             pg_tls: PgTls::Disable,
             pg_ca_path: None,
             pg_pool_size: 0,
@@ -456,7 +458,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size"),
     setting!("buffer.flush_interval_ms", "60000", buffer_flush_interval, t => parse::number(t, 10, 86_400_000).map(Duration::from_millis), "a stream's rows become files at this age"),
     setting!("tail.memory_bytes", "128MiB", tail_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "what may wait for the readers of tails, of all shards together, and as much as a shard's part for those over REST; past it those that take nothing are ended"),
-    setting!("dedup.keys_max", "1000000000", dedup_keys_max, t => parse::number(t, 1000, 100_000_000_000), "idempotency keys remembered, of all shards together: 32 bytes of disk and 9 to 18 bits of memory each; at this number records with keys are refused"),
+    setting!("dedup.keys_max", "1000000000", dedup_keys_max, t => parse::number(t, 1000, 100_000_000_000), "idempotency keys remembered, of all shards together: 32 bytes of disk and 20 to 100 bits of memory each; at this number records with keys are refused"),
     setting!("dedup.window_hours", "24", dedup_window, t => parse::number(t, 1, 720).map(|h: u64| Duration::from_secs(h * 3600)), "how long an idempotency key is remembered at least; time while the server is down does not count"),
     setting!("limits.message_bytes", "4MiB", limit_message_bytes, t => parse::bytes(t, 1 << 10, 8 << 20), "one gRPC message, after decompression"),
     setting!("limits.record_bytes", "1MiB", limit_record_bytes, t => parse::bytes(t, 1 << 10, 8 << 20), "one record"),
@@ -493,6 +495,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("pg.database", "ttdust", pg_database, t => Ok(t.to_owned()), "the database"),
     setting!("pg.user", "ttdust", pg_user, t => Ok(t.to_owned()), "who to log in as"),
     setting!("pg.password", "", pg_password, t => Ok(Secret(t.to_owned())), "with which password; never shown", secret: true),
+    setting!("pg.password_path", "", pg_password_path, t => parse::path_or_none(t), "a file with the password instead, one line; read again on SIGHUP"),
     setting!("pg.tls", "prefer", pg_tls, t => parse::choice(t, PG_TLS), "disable, prefer, or require: only to a server whose certificate pg.ca_path vouches for"),
     setting!("pg.ca_path", "", pg_ca_path, t => parse::path_or_none(t), "PEM certificates that vouch for the server's; without it, prefer takes any certificate"),
     setting!("pg.pool_size", "8", pg_pool_size, t => parse::number(t, 1, 1000), "open connections to Postgres at most"),
@@ -582,6 +585,7 @@ impl Settings {
             connections_per_address: self.limit_connections_per_address,
             tails: self.limit_tails,
             requests_in_flight: self.limit_requests_in_flight,
+            ..ttdust_shards::config::Limits::default()
         }
     }
 }

@@ -13,14 +13,14 @@ use ttdust_shards::{
 use super::{Actor, Control, ControlError, FieldError, PipelineFault, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
+    catalog::{Judged, Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
     compatibility::{self, Mode, Policy, Verdict},
 };
 
 /// Streams that an answer tells the first sequence number of.
 const EFFECTIVE_MAX: usize = 100;
-/// How often a version is judged anew because its schema was changed meanwhile.
-const JUDGEMENTS_MAX: usize = 5;
+/// How often a version, of a schema or a pipeline, is judged anew because the catalog was changed meanwhile.
+pub(super) const JUDGEMENTS_MAX: usize = 5;
 /// Versions that one page reads from the catalog.
 const HISTORY_PAGE: u32 = 500;
 const DEFAULT_NAMESPACE: &str = "default";
@@ -242,6 +242,9 @@ impl Control {
         }
         let verdict = self.judge(&schema, &version.definition).await?;
         if new.dry_run {
+            let changing = self.changing().await?;
+            self.catch_up().await?;
+            drop(changing);
             let faults = self.faults_under(new.schema, &version.definition).await?;
             return Ok(AddedVersion::Judged { schema, verdict, faults });
         }
@@ -250,13 +253,15 @@ impl Control {
         }
         let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
         let changing = self.changing().await?;
-        // From here on no stream is given another pipeline, and what they have is in force.
+        // What pipelines there are is in force from here on; that no stream is given another one until the version is added, the
+        // catalog sees to.
         self.catch_up().await?;
+        let judged = Judged { schema: schema.version, generation: Some(self.parts.publisher.generation()) };
         let faults = self.faults_under(new.schema, &version.definition).await?;
         if !faults.is_empty() {
             return Err(ControlError::BreaksPipelines(faults));
         }
-        self.parts.catalog.add_version(version.clone(), schema.version, audit).await?;
+        self.parts.catalog.add_version(version.clone(), judged, audit).await?;
         self.publish().await?;
         drop(changing);
         let (schema, Actor { caller, trace_id }) = (new.schema, actor);

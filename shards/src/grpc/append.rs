@@ -33,6 +33,8 @@ pub struct Append {
     stream_id: String,
     submitted: VecDeque<Request>,
     bytes: usize,
+    /// Requests whose dead letters are not sent yet.
+    unsent: usize,
     /// Something was taken that is not answered: see [`Method::settle`].
     in_doubt: bool,
 }
@@ -49,6 +51,8 @@ struct Request {
     outcome: Option<Outcome>,
     /// Dead letters, and what became of them.
     letters: Vec<(Rc<Slot>, Option<Outcome>)>,
+    /// Those that follow once the records are taken, and their stream.
+    unsent: Option<(Arc<StreamEntry>, Vec<Letters>)>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
     traced: Option<Box<Traced>>,
@@ -58,7 +62,15 @@ impl Append {
     /// A call whose submissions ring `bell`.
     #[must_use]
     pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
-        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0, in_doubt: false }
+        Self {
+            intake,
+            bell,
+            stream_id: String::new(),
+            submitted: VecDeque::new(),
+            bytes: 0,
+            unsent: 0,
+            in_doubt: false,
+        }
     }
 
     /// Whether the request is one that this server takes.
@@ -103,21 +115,30 @@ impl Append {
         stream.dead_letters.and_then(|id| self.intake.reactor.catalog().stream(id).cloned())
     }
 
-    fn submit_letters(&self, stream: &StreamEntry, letters: Vec<Letters>) -> Vec<(Rc<Slot>, Option<Outcome>)> {
-        if letters.is_empty() {
-            return Vec::new();
+    /// Sends the dead letters of requests whose records are taken. Of records that are not, there are none: what is sent again
+    /// whole would make second ones, where it has no keys.
+    fn send_letters(&mut self) {
+        if self.unsent == 0 {
+            return;
         }
-        let Some(target) = self.letters_of(stream) else { return Vec::new() };
-        let submit = |Letters { payloads, keys }| {
-            (self.intake.submit(&target, payloads, keys, Bytes::new(), (None, None), &self.bell), None)
-        };
-        letters.into_iter().map(submit).collect()
+        for request in &mut self.submitted {
+            request.look();
+            let is_known = request.slot.is_none() || request.outcome.is_some();
+            let Some((stream, letters)) = request.unsent.take_if(|_| is_known) else { continue };
+            self.unsent -= 1;
+            if matches!(&request.outcome, None | Some(Outcome::Committed(_))) {
+                let submit = |Letters { payloads, keys }| {
+                    (self.intake.submit(&stream, payloads, keys, Bytes::new(), (None, None), &self.bell), None)
+                };
+                request.letters = letters.into_iter().map(submit).collect();
+            }
+        }
     }
 }
 
 impl Request {
-    /// Whether it is known what became of it; takes note of what is.
-    fn is_done(&mut self) -> bool {
+    /// Takes note of what is known by now.
+    fn look(&mut self) {
         if let (Some(slot), None) = (&self.slot, &self.outcome) {
             self.outcome = take_outcome(slot);
         }
@@ -126,7 +147,14 @@ impl Request {
                 *outcome = take_outcome(slot);
             }
         }
-        (self.slot.is_none() || self.outcome.is_some()) && self.letters.iter().all(|(_, outcome)| outcome.is_some())
+    }
+
+    /// Whether it is known what became of it; takes note of what is.
+    fn is_done(&mut self) -> bool {
+        self.look();
+        self.unsent.is_none()
+            && (self.slot.is_none() || self.outcome.is_some())
+            && self.letters.iter().all(|(_, outcome)| outcome.is_some())
     }
 
     /// What became of the records, and of the letters.
@@ -162,13 +190,15 @@ impl Append {
             slot: None,
             outcome: None,
             letters: Vec::new(),
+            unsent: None,
             limited: None,
             traced: None,
         };
         let on_invalid = request.on_invalid();
-        if on_invalid == OnInvalid::Dlq && self.letters_of(&stream).is_none() {
-            return Err(Status::dlq_missing());
-        }
+        let to_letters = match on_invalid {
+            OnInvalid::Dlq => Some(self.letters_of(&stream).ok_or_else(Status::dlq_missing)?),
+            OnInvalid::Atomic | OnInvalid::Skip => None,
+        };
         // Of what is not taken, the keys are wanted too.
         let sent_keys = if on_invalid == OnInvalid::Dlq { request.idempotency_keys.clone() } else { Vec::new() };
         let (payloads, keys) = (&mut request.payloads, &mut request.idempotency_keys);
@@ -181,7 +211,8 @@ impl Append {
         } else {
             KnownBy::Keys(&sent_keys)
         };
-        answer.letters = self.submit_letters(&stream, answer.rows.letters(&stream, known_by, &metadata));
+        let letters = answer.rows.letters(&stream, known_by, &metadata);
+        answer.unsent = to_letters.filter(|_| !letters.is_empty()).map(|to| (to, letters));
         // Rejected records take a number of their writer's too, but for those of a request that is refused whole.
         let refused = answer.limited.is_some() || answer.rows.are_refused(on_invalid);
         let writer = is_writers.then(|| WriterRows {
@@ -202,7 +233,9 @@ impl Append {
         }
         answer.traced = traced.take();
         self.bytes += bytes;
+        self.unsent += usize::from(answer.unsent.is_some());
         self.submitted.push_back(answer);
+        self.send_letters();
         Ok(())
     }
 }
@@ -234,6 +267,7 @@ impl Method for Append {
     fn flush(&mut self) {}
 
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
+        self.send_letters();
         let mut now = None;
         while let Some(request) = self.submitted.front_mut() {
             if !request.is_done() {
@@ -272,6 +306,9 @@ impl Method for Append {
     }
 
     fn settle(&mut self) -> Option<bool> {
+        // Who gets no answer sends again.
+        self.submitted.iter_mut().for_each(|request| request.unsent = None);
+        self.unsent = 0;
         while let Some(request) = self.submitted.front_mut() {
             if !request.is_done() {
                 return None;

@@ -34,6 +34,7 @@ pub async fn time_range(
     mut caller: Principal,
     bell: &Rc<Bell>,
     (message, trace): (Bytes, Option<SpanContext>),
+    deadline: Option<Instant>,
 ) -> Result<(TimeRangeQueryResponse, Held), Status> {
     let started = Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
@@ -41,12 +42,14 @@ pub async fn time_range(
     let stream = permitted(&mut caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
     let query = plan(stream, &request)?;
     let order = query.order;
-    let answer = ask(reactor, &caller, bell, (Query::TimeRange(query), trace)).await?;
+    // A page is made in the time that the client has, so that a long search goes on with the next.
+    let answer = ask(reactor, &caller, bell, (Query::TimeRange(query), trace), deadline).await?;
     let metadata = QueryMetadata {
         total_records_scanned: answer.rows_scanned as i64,
         partitions_scanned: answer.partitions_scanned as i64,
         cache_hits: answer.cache_hits as i64,
         execution_time_micros: started.elapsed().as_micros() as i64,
+        partial: answer.is_partial,
     };
     let next_cursor = answer.next_after.map(|after| encode_cursor(after, order));
     let records = answer.records.into_iter().map(|row| record(stream, row)).collect();
@@ -69,7 +72,7 @@ pub async fn lookup(
     let query = KeyLookup::plan(stream, &request.key_field, &request.key_value)
         .map_err(|error| Status::new(Code::InvalidArgument, error.reason, error.message))?;
     let id = stream.id;
-    let mut answer = ask(reactor, &caller, bell, (Query::Lookup(query), trace)).await?;
+    let mut answer = ask(reactor, &caller, bell, (Query::Lookup(query), trace), None).await?;
     let record = answer.records.pop().map(|row| record(id, row));
     Ok((KeyLookupResponse { found: record.is_some(), record }, answer.held))
 }
@@ -79,8 +82,9 @@ async fn ask(
     caller: &Principal,
     bell: &Rc<Bell>,
     (query, trace): (Query, Option<SpanContext>),
+    deadline: Option<Instant>,
 ) -> Result<QueryAnswer, Status> {
-    let cancel = Cancel::default();
+    let cancel = Cancel::waits_until(deadline);
     let _waiting = cancel.on_drop();
     let slot = reactor.query(Arc::clone(&caller.id), query, cancel, trace, bell);
     let reply = loop {

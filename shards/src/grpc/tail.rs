@@ -37,9 +37,6 @@ use crate::{
     trace::SpanContext,
 };
 
-/// A reader that takes nothing of what is at hand for it is ended after so many seconds.
-const STALL_SECONDS: u64 = 30;
-
 /// One call.
 #[derive(Debug)]
 pub struct Tail {
@@ -130,13 +127,13 @@ pub async fn open(
     };
     let_in.map_err(Status::query)?;
     let follower = reactor.follow(&stream, bell);
-    let through = wait(reactor, bell, || follower.through()).await?;
+    let there = wait(reactor, bell, || follower.there()).await?;
     let position = match start {
-        Start::Now => Position { after: through, not_before: None },
+        Start::Now => Position { after: there, not_before: None },
         Start::Sequence(first) => Position { after: first - 1, not_before: None },
         Start::Time(unix_micros) => Position { after: 0, not_before: Some(unix_micros) },
     };
-    let is_there = position.not_before.is_none() && position.after >= through;
+    let is_there = position.not_before.is_none() && position.after >= there;
     if is_there {
         follower.set_after(position.after);
     }
@@ -267,10 +264,11 @@ impl Tail {
     /// Why the call is to end at once, its last message whole or not.
     fn reason_to_give_up(&self) -> Option<Status> {
         let since = self.follower.blocked_since()?;
-        let (reason, what) = if self.reactor.second() >= since + STALL_SECONDS {
-            ("READER_STALLED", "nothing was read for 30 s")
+        let stall_seconds = self.reactor.limits.stall_seconds;
+        let (reason, what) = if self.reactor.second() >= since + stall_seconds {
+            ("READER_STALLED", format!("nothing was read for {stall_seconds} s"))
         } else if self.follower.is_evicted() {
-            ("READER_TOO_SLOW", "memory for tails is short and nothing was read for seconds")
+            ("READER_TOO_SLOW", "memory for tails is short and nothing was read for seconds".to_owned())
         } else {
             return None;
         };

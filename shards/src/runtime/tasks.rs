@@ -146,6 +146,15 @@ async fn drained(loops: Rc<Loops>) {
 async fn commit(loops: Rc<Loops>) -> String {
     let reactor = &loops.reactor;
     loop {
+        // A flusher that waits for the store of its files would gain nothing.
+        let pause = match reactor.metrics.flush_busy.get() {
+            0 => Duration::ZERO,
+            _ => reactor.shard.borrow().commit_pause(),
+        };
+        if !pause.is_zero() {
+            reactor.metrics.wal_pauses.add(1);
+            time::sleep(pause).await;
+        }
         let write = reactor.shard.borrow_mut().next_write();
         let Some(write) = write else {
             reactor.commit.rung().await;
@@ -237,10 +246,10 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
-            ToShard::Follow(stream, shard) => reactor.begin_following(stream, shard),
+            ToShard::Follow(stream, shard, question) => reactor.begin_following(stream, shard, question),
             ToShard::Unfollow(stream, shard) => reactor.end_following(stream, shard),
             ToShard::Subscribe(stream, subscription) => reactor.subscribe(stream, subscription),
-            ToShard::Following(stream, through) => reactor.feeds.begin(stream, through),
+            ToShard::Following(stream, through, question) => reactor.feeds.answered(stream, through, question),
             ToShard::Live(rows) => reactor.feeds.take(&rows),
             ToShard::TailOpened(token, answer) => reactor.fill(token, Reply::TailOpened(answer)),
             ToShard::TailPage(token, page) => reactor.take_page(token, page),
@@ -386,6 +395,7 @@ impl Loops {
         let usage = shard.wal_usage();
         metrics.wal_segments.set(usage.segments_active as u64);
         metrics.wal_used_bytes.set(usage.used_bytes);
+        metrics.wal_quota_bytes.set(usage.quota_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
         metrics.dead_letters.set(shard.dead_letters());

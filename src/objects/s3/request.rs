@@ -455,6 +455,10 @@ mod tests {
         let body =
             "<Error><Code>Signature<DoesNotMatch?X-Amz-Signature=1</Code><StringToSign>s3cret</StringToSign></Error>";
         assert_eq!(error_code(body.as_bytes()), "SignatureDoesNotMatchXAmzSignature1");
+        let body = "<Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>AKIA</AWSAccessKeyId></Error>";
+        let Err(Failure::Lasting(_, error)) = judged(Operation::Put, 403, body) else { panic!("it is refused") };
+        let text = error.to_string();
+        assert!(text.contains("InvalidAccessKeyId") && !text.contains("AKIA"), "{text}");
         assert_eq!(error_code(b"<html>no</html>"), "");
         assert_eq!(error_code(&[0xff; 20_000]), "");
     }
