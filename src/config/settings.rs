@@ -9,6 +9,9 @@ use super::{
     secrets::{self, RedisUrl},
 };
 
+/// Before an address is read.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -251,10 +254,9 @@ pub struct UpkeepSettings {
 impl Settings {
     /// Values that [`super::load`] overwrites one and all: the table has a default for each.
     pub(super) fn blank() -> Self {
-        let address = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            bind_address: address,
-            grpc_address: address,
+            bind_address: NOWHERE,
+            grpc_address: NOWHERE,
             data_dir: PathBuf::new(),
             shutdown_timeout: Duration::ZERO,
             allow_open: false,
