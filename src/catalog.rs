@@ -5,12 +5,17 @@
 //! remembered as retired until its object is gone; an hour whose files changed owes a manifest; whatever changes a schema, version, stream or key raises the
 //! generation and leaves a line in the audit log, in the same transaction, or does nothing at all.
 
-/// The same call on whichever store it is.
+/// The same call on whichever store it is, with a span of its own where it is traced.
 macro_rules! on_store {
     ($catalog:expr, $method:ident($($argument:expr),*)) => {
-        match &$catalog.store {
-            Store::Embedded(store) => store.$method($($argument),*).await,
-            Store::Postgres(store) => store.$method($($argument),*).await,
+{
+            let mut span = $catalog.span(stringify!($method));
+            let outcome = match &$catalog.store {
+                Store::Embedded(store) => store.$method($($argument),*).await,
+                Store::Postgres(store) => store.$method($($argument),*).await,
+            };
+            span.note_end(&outcome);
+            outcome
         }
     };
 }
@@ -37,7 +42,10 @@ pub use model::{
 };
 pub use postgres::{FreshPassword, PasswordError, PgFigures};
 
-use crate::config::{Config, PgOptions};
+use crate::{
+    config::{Config, PgOptions},
+    traces::{self, Open},
+};
 use embedded::Embedded;
 use postgres::Postgres;
 
@@ -244,6 +252,15 @@ impl Catalog {
             Store::Embedded(_) => "SQLite",
             Store::Postgres(store) => store.place(),
         }
+    }
+
+    /// What is told of a call, where it is made for something that is traced.
+    fn span(&self, method: &'static str) -> Open {
+        let mut span = traces::call(|| format!("catalog {method}"));
+        let system = if self.is_shared() { "postgresql" } else { "sqlite" };
+        span.note("db.system.name", system);
+        span.note("db.operation.name", method);
+        span
     }
 
     /// Whether it answers.

@@ -52,6 +52,7 @@ use crate::{
     objects::{ObjectError, Objects},
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParameterError},
+    traces,
     workers::{WorkerError, Workers},
 };
 
@@ -497,7 +498,9 @@ impl Control {
         let (shards, delivered, version) =
             (join_all(shards.collect::<Vec<_>>()), self.delivered.clone(), snapshot.version);
         // On a task of its own, so that it goes on when the time is up.
+        let publishing = traces::child("publish");
         let published = tokio::spawn(async move {
+            let _publishing = publishing;
             let gone = shards.await.into_iter().find_map(Result::err);
             if gone.is_none() {
                 delivered.send_modify(|delivered| *delivered = version.max(*delivered));

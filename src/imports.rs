@@ -50,6 +50,7 @@ use crate::{
     objects::{ForeignObjects, ObjectError},
     producer::Producer,
     query::Queries,
+    traces::Traces,
     workers::{WorkerError, Workers},
 };
 use input::Broken;
@@ -129,6 +130,8 @@ pub struct ImportParts {
     pub roots: Vec<ImportRoot>,
     /// The store whose buckets may be among it.
     pub s3: Option<S3Options>,
+    /// Tells of each run of a job.
+    pub traces: Traces,
 }
 
 /// Runs jobs.
@@ -381,7 +384,13 @@ impl Imports {
 
     async fn run_job(self: Arc<Self>, job: Job, running: Arc<Running>) {
         let id = job.id.clone();
-        let end = self.work(job, &running).await;
+        let mut span = self.parts.traces.own_work(match running.kind {
+            JobKind::Import => "import",
+            JobKind::Replay => "replay",
+        });
+        span.note("ttdust.job.id", id.clone());
+        span.note("ttdust.stream.id", job.stream);
+        let end = Box::pin(span.scope(self.work(job, &running))).await;
         let (status, reason, waits_for) = match end {
             End::Done => (JobStatus::Completed, None, None),
             End::Cancelled | End::Later | End::Waits(_) if running.is_cancelled.load(Relaxed) => {
@@ -396,6 +405,8 @@ impl Imports {
             progress.reason.clone_from(&reason);
             progress.waits_for.clone_from(&waits_for);
         }
+        span.note("ttdust.status", status.name());
+        reason.iter().for_each(|reason| span.fail(reason));
         match (&reason, &waits_for) {
             (Some(reason), _) => tracing::warn!(job = %id, %reason, "a job failed"),
             (None, Some(what)) => tracing::info!(job = %id, %what, "a job waits"),
@@ -406,6 +417,7 @@ impl Imports {
         let audit = audit.filter(|_| status == JobStatus::Cancelled);
         let change =
             JobChange { id: id.clone(), status, objects: None, progress: running.progress().to_value(), completed_at };
+        drop(span);
         while let Err(error @ CatalogError::Unavailable(_)) =
             self.parts.catalog.change_job(change.clone(), audit.clone()).await
         {

@@ -29,6 +29,7 @@ use crate::{
     link::ShardLink,
     metrics::ControlMetrics,
     publish::Publisher,
+    traces::{self, Open},
     workers::{WorkerError, Workers},
 };
 
@@ -171,7 +172,10 @@ impl Queries {
         let stream = query.stream();
         let bounds = self.bounds(start, cancel);
         let timeout = bounds.deadline.map_or(self.limits.timeout, |deadline| deadline.saturating_duration_since(start));
-        let mut answer = match time::timeout(timeout, self.answer(query, bounds)).await {
+        let mut span = traces::child(if matches!(query, Query::Lookup(_)) { "lookup" } else { "query" });
+        span.note("ttdust.stream.id", stream);
+        let answering = span.scope(self.answer(query, bounds));
+        let mut answer = match time::timeout(timeout, answering).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryFailure::TimedOut),
         };
@@ -193,6 +197,7 @@ impl Queries {
             }
         };
         asked.count(outcome, answer.as_ref().ok());
+        note_answer(&mut span, outcome, &answer);
         answer
     }
 
@@ -202,7 +207,7 @@ impl Queries {
 
     async fn answer(&self, query: Query, bounds: Bounds) -> Result<QueryAnswer, QueryFailure> {
         let stream = self.readable(query.stream()).ok_or(QueryFailure::Deleting)?;
-        let buffer = self.link.snapshot(stream.home, stream.id).await?;
+        let buffer = traces::child("snapshot").scope(self.link.snapshot(stream.home, stream.id)).await?;
         let (query, buffer) = (Arc::new(query), Arc::new(buffer));
         let mut tries = 1;
         loop {
@@ -230,7 +235,10 @@ impl Queries {
         buffer: &Arc<BufferSnapshot>,
         bounds: &Bounds,
     ) -> Result<Result<QueryAnswer, QueryError>, QueryFailure> {
-        let files = self.files_of(buffer).await?;
+        let listing = traces::child("list_files");
+        let files = listing.scope(self.files_of(buffer)).await?;
+        drop(listing);
+        let executing = traces::child("execute");
         let (metrics, cache) = (Arc::clone(&self.metrics), Arc::clone(&self.cache));
         let (query, buffer, bounds) = (Arc::clone(query), Arc::clone(buffer), bounds.clone());
         let run = move || {
@@ -241,7 +249,7 @@ impl Queries {
             metrics.query_executed(start.elapsed());
             answer
         };
-        self.workers.run(run).await.map_err(not_run)
+        executing.scope(self.workers.run(run)).await.map_err(not_run)
     }
 
     /// The committed files of the snapshot's stream that hold its rows up to the flush.
@@ -252,6 +260,23 @@ impl Queries {
             }
             error => QueryFailure::Internal(error.to_string()),
         })
+    }
+}
+
+/// What a query came to.
+fn note_answer(span: &mut Open, outcome: &'static str, answer: &Result<QueryAnswer, QueryFailure>) {
+    span.note("ttdust.status", outcome);
+    match answer {
+        Ok(answer) => {
+            span.note("ttdust.query.rows", answer.records.len());
+            span.note("ttdust.query.rows_scanned", answer.rows_scanned);
+            span.note("ttdust.query.partitions", answer.partitions_scanned);
+            span.note("ttdust.query.files", answer.files_opened);
+            span.note("ttdust.query.cache_hits", answer.cache_hits);
+            span.note("ttdust.query.cache_misses", answer.cache_misses);
+        }
+        Err(QueryFailure::Internal(_)) => span.fail("the query failed; the log says why"),
+        Err(_) => span.fail(outcome),
     }
 }
 

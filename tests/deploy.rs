@@ -296,6 +296,7 @@ fn compose_runs_the_server_with_settings_that_it_takes() {
     let make_bucket = compose["services"]["bucket"]["command"].to_string();
     assert!(make_bucket.contains(&format!("s3/{}", s3.bucket)), "{make_bucket}");
     let uses = |url: &str| compose["services"].get(url.split(['/', ':']).nth(3).expect("a host")).is_some();
+    assert!(uses(&config.otlp.as_ref().expect("traces").endpoint));
     assert!(uses(&s3.endpoint) && uses(config.settings().redis_url.as_ref().expect("Redis").secret()));
     assert!(compose["services"].get(&postgres.host).is_some());
 

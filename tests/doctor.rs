@@ -308,7 +308,8 @@ fn the_disk_of_the_data_is_looked_at_where_the_log_has_its_own() {
     let (data, log) = (dir.path().join("data"), dir.path().join("log"));
     let setting = format!("wal.directory={}", log.display());
     let json = report(doctor(&data, &["-o", "json", "--set", &setting]), 0);
-    let is_there = |json: &Value, name: &str| json["checks"].as_array().expect("a list").iter().any(|c| c["name"] == name);
+    let is_there =
+        |json: &Value, name: &str| json["checks"].as_array().expect("a list").iter().any(|c| c["name"] == name);
     assert!(is_there(&json, "disk_space") && !is_there(&json, "data_disk_space"), "one disk is told of once: {json}");
 
     let _disk = SmallDisk::mount(&data, "8m");
@@ -323,10 +324,9 @@ fn the_disk_of_the_data_is_looked_at_where_the_log_has_its_own() {
 fn an_error_of_the_store_tells_no_access_key() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::start();
-    for (key, value, code) in [
-        ("s3.access_key", "AKOTHER", "InvalidAccessKeyId"),
-        ("s3.secret_key", "other", "SignatureDoesNotMatch"),
-    ] {
+    for (key, value, code) in
+        [("s3.access_key", "AKOTHER", "InvalidAccessKeyId"), ("s3.secret_key", "other", "SignatureDoesNotMatch")]
+    {
         let mut settings: Vec<String> = store.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
         settings.push(format!("{key}={value}"));
         let mut more = vec!["-o", "json"];

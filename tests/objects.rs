@@ -5,7 +5,12 @@ mod disk;
 #[path = "server/s3.rs"]
 mod s3;
 
-use std::{fs, io, ops::Range, os::unix::fs::MetadataExt as _, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    ops::Range,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use disk::SmallDisk;

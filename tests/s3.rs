@@ -29,11 +29,11 @@ use rustls::pki_types::{PrivateKeyDer, pem::PemObject as _};
 use s3::{Fault, Store};
 use serde_json::{Value, json};
 use site::{Site, wait_until_flushed};
+use ttdust::objects::{FileName, ObjectError, Objects, S3Figures};
 use ttdust_proto::{
     path,
     query::{Order, TimeField, TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
-use ttdust::objects::{FileName, ObjectError, Objects, S3Figures};
 
 fn batch(from: usize) -> Vec<Bytes> {
     (from..from + 10).map(|n| Bytes::from(json!({"n": n, "filler": "x".repeat(100)}).to_string())).collect()

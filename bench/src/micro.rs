@@ -5,6 +5,7 @@ pub mod lookup;
 pub mod once;
 pub mod parquet;
 pub mod pipeline;
+pub mod trace;
 pub mod validate;
 pub mod wal;
 
@@ -66,6 +67,8 @@ enum Part {
     Validate,
     /// What each step of a pipeline costs, on the flights
     Pipeline,
+    /// Deciding whether a request is traced, and tracing one
+    Trace,
     /// Finding records in a local file, by key and by range
     Lookup {
         /// Records of the file
@@ -95,6 +98,10 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
         if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks(0)] } else { args.payload.clone() };
     match &args.part {
         &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
+        Part::Trace => {
+            trace::run(args.duration);
+            Ok(())
+        }
         &Part::Once { part, records } => once::run(part, records),
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;

@@ -114,11 +114,13 @@ pub fn start_flusher(
             metrics.flush_busy.set(0);
             match written {
                 Ok(Written { file, dead, processed }) => {
-                    let micros = started.elapsed().as_micros() as u64;
+                    let ended = std::time::Instant::now();
+                    let micros = ended.duration_since(started).as_micros() as u64;
                     metrics.flush_latency.observe(micros);
                     count_processed(&metrics, processed, micros);
                     tracing::debug!(%shard, stream = %job.stream, rows = file.rows, bytes = file.bytes, "file written");
-                    let ready = ToControl::FilesReady { shard, stream: job.stream, files: vec![file], through, dead };
+                    let (stream, written) = (job.stream, (started, ended));
+                    let ready = ToControl::FilesReady { shard, stream, files: vec![file], through, dead, written };
                     // Control is gone: the process ends, and the log keeps the rows.
                     let _ = to_control.blocking_send(ready);
                 }

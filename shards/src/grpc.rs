@@ -3,7 +3,8 @@
 //! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, which a call may end by its `line`;
 //! dispatch) → `framing` (messages)
 //! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
-//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends).
+//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends), `traced` (what is told of it
+//! where it is traced).
 
 pub mod access;
 pub mod admin;
@@ -22,4 +23,5 @@ pub mod rows;
 pub mod server;
 pub mod status;
 pub mod tail;
+pub mod traced;
 pub mod transport;

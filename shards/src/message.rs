@@ -1,6 +1,9 @@
 //! Everything that crosses a core, as closed enums. Each variant says what happens when the queue it goes through is full.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rustls::ServerConfig;
@@ -26,6 +29,7 @@ use crate::{
         LiveRows, Subscription,
         page::{Page, PageAsk},
     },
+    trace::{Marks, SpanContext},
 };
 
 /// How long whoever found a shard's queue full waits.
@@ -46,6 +50,8 @@ pub struct Submission {
     pub metadata: Bytes,
     /// Whose they are, if they are of a writer that numbers them: then they have no keys.
     pub writer: Option<Box<WriterRows>>,
+    /// Where the request is traced: when what happened to it.
+    pub marks: Option<Box<Marks>>,
     /// Who waits for the outcome.
     pub reply: OutcomeTo,
 }
@@ -121,6 +127,21 @@ impl Outcome {
             Self::Unknown => true,
         }
     }
+
+    /// Notes the write that made it stand, where the request is traced.
+    pub fn note_write(&mut self, began: Instant, synced: Instant) {
+        if let Self::Committed(Committed { marks: Some(marks), .. }) = self {
+            (marks.writing, marks.synced) = (Some(began), Some(synced));
+        }
+    }
+
+    /// When what happened to a request that is traced.
+    pub fn take_marks(&mut self) -> Option<Box<Marks>> {
+        match self {
+            Self::Committed(committed) => committed.marks.take(),
+            Self::Refused(_) | Self::Unknown => None,
+        }
+    }
 }
 
 /// Records on stable storage.
@@ -137,13 +158,22 @@ pub struct Committed {
     pub duplicates: Vec<(u32, Seen)>,
     /// Of a writer's request: index of each record that was rejected when its number was taken.
     pub rejected: Vec<u32>,
+    /// See [`Submission::marks`].
+    pub marks: Option<Box<Marks>>,
 }
 
 impl Committed {
     /// Of a group of requests none of which was good: nothing was submitted.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { first_sequence: 0, accepted: 0, timestamp_unix_micros: 0, duplicates: Vec::new(), rejected: Vec::new() }
+        Self {
+            first_sequence: 0,
+            accepted: 0,
+            timestamp_unix_micros: 0,
+            duplicates: Vec::new(),
+            rejected: Vec::new(),
+            marks: None,
+        }
     }
 }
 
@@ -239,6 +269,8 @@ pub enum ToControl {
         through: i64,
         /// Records that are in none of them: to be put into the stream's dead letters before the files are committed.
         dead: Vec<DeadLetter>,
+        /// When the flusher began with them, and when it was done.
+        written: (Instant, Instant),
     },
     /// Answer with [`ToShard::Answer`].
     Query {
@@ -248,6 +280,8 @@ pub enum ToControl {
         query: Query,
         /// Tells that the caller waits no more.
         cancel: Cancel,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },
@@ -255,6 +289,8 @@ pub enum ToControl {
     OpenTail {
         /// Who asks, for its limits.
         client: Arc<str>,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },
@@ -273,6 +309,8 @@ pub enum ToControl {
         caller: Principal,
         /// For what.
         request: AdminRequest,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },

@@ -111,6 +111,8 @@ pub struct QueryAnswer {
     pub rows_scanned: u64,
     /// Hours looked into: files' partitions, and one for the buffer if it had rows.
     pub partitions_scanned: u64,
+    /// Files opened.
+    pub files_opened: u64,
     /// Parts of files that were in the cache.
     pub cache_hits: u64,
     /// Parts of files that were not, and had to be read.
@@ -120,7 +122,9 @@ pub struct QueryAnswer {
 }
 
 impl QueryAnswer {
+    /// Counts a file that was opened.
     fn count(&mut self, counts: ReadCounts) {
+        self.files_opened += 1;
         self.rows_scanned += counts.rows;
         self.cache_hits += counts.cache_hits;
         self.cache_misses += counts.cache_misses;

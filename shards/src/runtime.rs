@@ -40,6 +40,7 @@ use crate::{
     shard::Shard,
     snapshot::CatalogSnapshot,
     threads,
+    trace::{TraceStart, Tracer},
     wal::{
         Wal,
         batch::RowBatch,
@@ -64,6 +65,8 @@ pub struct EngineStart {
     pub to_control: mpsc::Sender<ToControl>,
     /// How connections are secured, until [`ToShard::Tls`] says otherwise; `None`: plain text, for good.
     pub tls: Option<Arc<ServerConfig>>,
+    /// How requests are traced; `None`: none are.
+    pub traces: Option<TraceStart>,
 }
 
 /// What becomes of rows in the log whose stream is not in the catalog. They are what was acked: a catalog that does not know
@@ -199,6 +202,7 @@ struct ShardStart {
     tail_pools: Vec<Arc<Pool>>,
     to_control: mpsc::Sender<ToControl>,
     tls: Option<Arc<ServerConfig>>,
+    traces: Option<TraceStart>,
     disk: Arc<dyn Disk>,
     silent: Arc<Silent>,
     keys: OpenKeys,
@@ -257,6 +261,7 @@ impl Engine {
                 tail_pools: tail_pools.clone(),
                 to_control: start.to_control.clone(),
                 tls: start.tls.clone(),
+                traces: start.traces.clone(),
                 disk: Arc::clone(&disk),
                 silent: Arc::clone(&silent),
                 keys: keys.clone(),
@@ -574,6 +579,7 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
         metrics.dedup_damaged.add(keys.damaged);
     }
     let others = (start.mailboxes, start.tail_pools);
+    let to_control = (to_control, Tracer::new(start.traces));
     let reactor = Reactor::new(id, config.limits, shard, metrics, others, to_control, key_reader);
     reactor.set_catalog(start.catalog);
     if let Some(config) = start.tls {

@@ -298,14 +298,15 @@ impl Shard {
     }
 
     /// Puts a submission into the open frame, without what `looked` or the records before it show to be duplicates.
-    fn commit(&mut self, submission: Submission, looked: Option<&Looked>) -> Submitted {
+    fn commit(&mut self, mut submission: Submission, looked: Option<&Looked>) -> Submitted {
         let now = self.clock.unix_micros();
         let pipeline_version = self.pipeline_version(submission.stream);
         let sequencer = self.sequencer(submission.stream);
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
         let first_sequence = sequencer.next;
         sequencer.last_timestamp = timestamp_unix_micros;
-        let mut committed = Committed { first_sequence, timestamp_unix_micros, ..Committed::nothing() };
+        let marks = submission.marks.take();
+        let mut committed = Committed { first_sequence, timestamp_unix_micros, marks, ..Committed::nothing() };
         let (payloads, keys): (&[_], &[_]) = match looked {
             Some(looked) => {
                 self.drop_duplicates(&submission, looked, &mut committed);
@@ -356,7 +357,8 @@ impl Shard {
         let payloads = &submission.payloads[skipped..];
         sequencer.last_timestamp = timestamp_unix_micros;
         sequencer.next += payloads.len() as i64;
-        let mut committed = Committed { timestamp_unix_micros, ..Committed::nothing() };
+        let marks = submission.marks.take();
+        let mut committed = Committed { timestamp_unix_micros, marks, ..Committed::nothing() };
         for index in 0..again as u32 {
             let original = match self.dedup.writers().taken(stream, &rows.id, rows.first + u64::from(index)) {
                 Taken::Rejected => {
@@ -734,6 +736,7 @@ mod tests {
             keys: Vec::new(),
             metadata: bytes::Bytes::new(),
             writer: None,
+            marks: None,
             reply: OutcomeTo::Call(ReplyTo { shard: ShardId(1), token: 0 }),
         }
     }

@@ -230,6 +230,7 @@ impl World {
             keys,
             metadata: Bytes::new(),
             writer: writer.map(Box::new),
+            marks: None,
             reply: OutcomeTo::Call(ReplyTo { shard: SHARD, token }),
         };
         self.sent.insert(token, sent);

@@ -4,9 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 use sha2::{Digest, Sha256};
-use ttdust_shards::config::{BufferConfig, DedupConfig, EngineConfig, WalConfig};
+use ttdust_shards::{
+    config::{BufferConfig, DedupConfig, EngineConfig, WalConfig},
+    trace::sampling::Sampling,
+};
 
-use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings};
+use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings, parse};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +110,23 @@ pub struct S3Options {
     pub multipart_bytes: u64,
 }
 
+/// Where traces go, and of what.
+#[derive(Debug, Clone)]
+pub struct OtlpOptions {
+    /// The collector's URL, without the path of traces.
+    pub endpoint: String,
+    /// For every request to it.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// PEM certificates that vouch for the collector's; `None`: the system's.
+    pub ca_path: Option<PathBuf>,
+    /// What one request may take.
+    pub timeout: Duration,
+    /// What is traced.
+    pub sampling: Sampling,
+    /// What this server is called.
+    pub service_name: String,
+}
+
 /// The configuration that the server runs on.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -122,6 +142,8 @@ pub struct Config {
     pub postgres: Option<PgOptions>,
     /// The S3 store of the objects; `None`: they are in the directory [`Config::objects_dir`].
     pub s3: Option<S3Options>,
+    /// The collector of traces; `None`: nothing is traced.
+    pub otlp: Option<OtlpOptions>,
     /// What the shards are told.
     pub engine: EngineConfig,
 }
@@ -170,6 +192,7 @@ impl Config {
             tls: tls_files(settings)?,
             postgres: postgres(&loaded)?,
             s3: s3(&loaded)?,
+            otlp: otlp(&loaded)?,
             engine,
             loaded,
         })
@@ -416,6 +439,31 @@ fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
 fn set_without(loaded: &Loaded, prefix: &str, leading: &str) -> Option<&'static str> {
     let mut keys = super::SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with(prefix));
     keys.find(|&key| key != leading && loaded.is_set(key))
+}
+
+fn otlp(loaded: &Loaded) -> Result<Option<OtlpOptions>, ConfigError> {
+    let settings = &loaded.settings.otlp;
+    if settings.endpoint.is_empty() {
+        return match set_without(loaded, "otlp.", "otlp.endpoint") {
+            None => Ok(None),
+            Some(key) => conflict(format!(
+                "{key} is set without otlp.endpoint, so nothing would be traced: set otlp.endpoint, or unset {key}"
+            )),
+        };
+    }
+    if settings.ca_path.is_some() && !settings.endpoint.starts_with("https:") {
+        return conflict(
+            "otlp.ca_path is set, but otlp.endpoint is not encrypted: make it https://, or unset otlp.ca_path".into(),
+        );
+    }
+    Ok(Some(OtlpOptions {
+        endpoint: settings.endpoint.clone(),
+        headers: parse::headers(settings.headers.reveal()).expect("it was parsed before"),
+        ca_path: settings.ca_path.clone(),
+        timeout: settings.timeout,
+        sampling: Sampling { ratio: settings.sample_ratio, per_second: settings.max_traced_per_second },
+        service_name: settings.service_name.clone(),
+    }))
 }
 
 fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {

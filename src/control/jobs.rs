@@ -85,7 +85,7 @@ impl Control {
         let id = new_id();
         let job = self.parts.imports.create(stream.id, spec, actor.did("job.create", "job", &id)).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(job = %id, stream = %stream.id, source = %spec.source_uri, actor = %caller.id, trace_id, "import created");
+        tracing::info!(job = %id, stream = %stream.id, source = %spec.source_uri, actor = %caller.id, request_id = trace_id, "import created");
         Ok(job)
     }
 
@@ -111,7 +111,7 @@ impl Control {
         let (id, spec) = (new_id(), ReplaySpec { filter, dry_run, letters, through });
         let job = self.parts.imports.create_replay(stream.id, &spec, actor.did("job.create", "job", &id)).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(job = %id, stream = %stream.id, dry_run, actor = %caller.id, trace_id, "replay of dead letters created");
+        tracing::info!(job = %id, stream = %stream.id, dry_run, actor = %caller.id, request_id = trace_id, "replay of dead letters created");
         Ok(job)
     }
 

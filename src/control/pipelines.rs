@@ -234,7 +234,7 @@ impl Control {
         let changed = self.parts.catalog.change_stream(stream.id, change, now_unix_micros(), audit).await;
         self.published(changed).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, trace_id, "pipeline deleted");
+        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, request_id = trace_id, "pipeline deleted");
         Ok(())
     }
 
@@ -286,7 +286,7 @@ impl Control {
         }
         let stream = self.published(changed).await?;
         let (id, Actor { caller, trace_id }) = (&pipeline.id, actor);
-        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, trace_id, "{action}");
+        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, request_id = trace_id, "{action}");
         let done = whole(&stream);
         done.map(Some).ok_or_else(|| ControlError::Internal(format!("pipeline {id} is not in the catalog")))
     }

@@ -106,7 +106,7 @@ impl Control {
         let audit = actor.did("schema.create", "schema", &id.to_string());
         self.parts.catalog.create_schema(schema.clone(), version.clone(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, name = %schema.name, actor = %caller.id, trace_id, "schema created");
+        tracing::info!(schema = %id, name = %schema.name, actor = %caller.id, request_id = trace_id, "schema created");
         Ok((schema, version))
     }
 
@@ -183,7 +183,7 @@ impl Control {
         let audit = actor.did("schema.change", "schema", &id.to_string());
         let schema = self.parts.catalog.change_schema(id, change, now_unix_micros(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, version = schema.version, actor = %caller.id, trace_id, "schema changed");
+        tracing::info!(schema = %id, version = schema.version, actor = %caller.id, request_id = trace_id, "schema changed");
         Ok(schema)
     }
 
@@ -201,7 +201,7 @@ impl Control {
         let audit = actor.did("schema.retire_version", "schema", &id.to_string());
         let version = self.parts.catalog.retire_version(id, number, now_unix_micros(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, version = number, actor = %caller.id, trace_id, "schema version retired");
+        tracing::info!(schema = %id, version = number, actor = %caller.id, request_id = trace_id, "schema version retired");
         Ok(version)
     }
 
@@ -265,7 +265,7 @@ impl Control {
         self.publish().await?;
         drop(changing);
         let (schema, Actor { caller, trace_id }) = (new.schema, actor);
-        tracing::info!(%schema, version = number, actor = %caller.id, trace_id, "schema version added");
+        tracing::info!(%schema, version = number, actor = %caller.id, request_id = trace_id, "schema version added");
         Ok(AddedVersion::Added { version, effective_from: self.effective_from(new.schema).await })
     }
 

@@ -162,9 +162,11 @@ fn data_space(subject: &Subject, base: &Path) -> Check {
 /// Whether `free` bytes are enough for the catalog and for files as they are made, of which there may be `flush` at a time.
 fn data_room(free: u64, flush: u64, is_local: bool) -> Check {
     let what = if is_local { "all committed files" } else { "files on their way to S3" };
-    let found = format!("{} free for the catalog and {what}; a flush of every shard makes up to {}", size(free), size(flush));
+    let found =
+        format!("{} free for the catalog and {what}; a flush of every shard makes up to {}", size(free), size(flush));
     if free < DATA_LEAST {
-        let remedy = format!("make room: the catalog cannot be changed on a full disk, and {} are the least", size(DATA_LEAST));
+        let remedy =
+            format!("make room: the catalog cannot be changed on a full disk, and {} are the least", size(DATA_LEAST));
         return Check::failed(DATA_SPACE, found, remedy);
     }
     if free < flush.saturating_add(DATA_LEAST) {

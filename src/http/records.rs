@@ -310,6 +310,7 @@ mod tests {
             first_there: 0,
             rows_scanned: 9,
             partitions_scanned: 2,
+            files_opened: 1,
             cache_hits: 3,
             cache_misses: 1,
             held: Held::default(),

@@ -169,6 +169,11 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "gRPC connections over a limit"
     ),
     metric!("shard_queue_depth", Read::Gauge(|m| m.queue_depth.get()), "messages in the shard's queue"),
+    metric!(
+        "shard_stalls_total",
+        Read::Counter(|m| m.stalls.get()),
+        "times that the shard had no turn for a second or longer, as it saw afterwards"
+    ),
     metric!("shard_memory_bytes", Read::Memory, "memory by pool"),
     metric!("shard_busy_ratio", Read::BusyRatio, "CPU time of the shard's thread by time, since the scrape before"),
 ];

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use ttdust_proto::ingestion::{AppendRequest, OnInvalid, Status as RecordStatus};
+use ttdust_proto::{
+    ingestion::{AppendRequest, AppendResponse, OnInvalid, Status as RecordStatus},
+    path,
+};
 
 use super::{
     exchange::Method,
@@ -12,6 +15,7 @@ use super::{
     intake::{Intake, take_outcome},
     rows::{KnownBy, Letters, Rows},
     status::{Code, Status},
+    traced::{Traced, note_request},
 };
 use crate::{
     dedup::writers::ID_BYTES_MAX,
@@ -51,6 +55,7 @@ struct Request {
     unsent: Option<(Arc<StreamEntry>, Vec<Letters>)>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
+    traced: Option<Box<Traced>>,
 }
 
 impl Append {
@@ -123,7 +128,7 @@ impl Append {
             self.unsent -= 1;
             if matches!(&request.outcome, None | Some(Outcome::Committed(_))) {
                 let submit = |Letters { payloads, keys }| {
-                    (self.intake.submit(&stream, payloads, keys, Bytes::new(), None, &self.bell), None)
+                    (self.intake.submit(&stream, payloads, keys, Bytes::new(), (None, None), &self.bell), None)
                 };
                 request.letters = letters.into_iter().map(submit).collect();
             }
@@ -159,10 +164,16 @@ impl Request {
     }
 }
 
-impl Method for Append {
-    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+impl Append {
+    fn take_request(
+        &mut self,
+        message: Bytes,
+        received: Instant,
+        traced: &mut Option<Box<Traced>>,
+    ) -> Result<(), Status> {
         let bytes = message.len();
         let mut request = AppendRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
+        step(traced, "decode");
         if !request.stream_id.is_empty() {
             self.stream_id = std::mem::take(&mut request.stream_id);
         }
@@ -181,6 +192,7 @@ impl Method for Append {
             letters: Vec::new(),
             unsent: None,
             limited: None,
+            traced: None,
         };
         let on_invalid = request.on_invalid();
         let to_letters = match on_invalid {
@@ -210,17 +222,46 @@ impl Method for Append {
             sent: answer.rows.records(),
             taken: answer.rows.taken(),
         });
+        if let Some(traced) = traced {
+            traced.step("validate");
+            note_request(traced, &stream, answer.rows.records(), bytes);
+        }
         if !refused && (writer.is_some() || !request.payloads.is_empty()) {
             let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
-            let bell = &self.bell;
-            answer.slot =
-                Some(self.intake.submit(&stream, request.payloads, keys, metadata, writer.map(Box::new), bell));
+            let more = (writer.map(Box::new), traced.is_some().then(Box::default));
+            answer.slot = Some(self.intake.submit(&stream, request.payloads, keys, metadata, more, &self.bell));
         }
+        answer.traced = traced.take();
         self.bytes += bytes;
         self.unsent += usize::from(answer.unsent.is_some());
         self.submitted.push_back(answer);
         self.send_letters();
         Ok(())
+    }
+}
+
+/// A step of a request was done.
+fn step(traced: &mut Option<Box<Traced>>, name: &'static str) {
+    if let Some(traced) = traced {
+        traced.step(name);
+    }
+}
+
+fn note_answer(traced: &mut Traced, response: &AppendResponse) {
+    traced.note("ttdust.status", response.status().as_str_name());
+    traced.note_taken(response.accepted, response.duplicates, response.first_sequence);
+    traced.note("ttdust.records.rejected", response.rejected);
+    traced.answered();
+}
+
+impl Method for Append {
+    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+        let mut traced = self.intake.trace(path::APPEND, received);
+        let taken = self.take_request(message, received, &mut traced);
+        if let (Err(status), Some(traced)) = (&taken, &mut traced) {
+            traced.failed(status);
+        }
+        taken
     }
 
     fn flush(&mut self) {}
@@ -233,14 +274,21 @@ impl Method for Append {
                 break;
             }
             let Some(mut request) = self.submitted.pop_front() else { break };
-            let (outcome, letters) = request.take_outcomes();
+            let (mut outcome, letters) = request.take_outcomes();
+            if let Some(traced) = &mut request.traced {
+                traced.outcome(outcome.take_marks().as_deref());
+            }
             self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;
             let response = match &request.limited {
                 Some(over) => request.rows.refused(over),
                 None => {
                     let was_refused = matches!(outcome, Outcome::Refused(_));
-                    let response = request.rows.answer_with_letters(outcome, letters)?;
+                    let answered = request.rows.answer_with_letters(outcome, letters);
+                    if let (Err(status), Some(traced)) = (&answered, &mut request.traced) {
+                        traced.failed(status);
+                    }
+                    let response = answered?;
                     if was_refused && response.status() == RecordStatus::RateLimited {
                         reactor.metrics.backpressure.add(1);
                     }
@@ -249,6 +297,9 @@ impl Method for Append {
             };
             reactor.count_requests(response.status(), 1);
             put_message(out, &response);
+            if let Some(traced) = &mut request.traced {
+                note_answer(traced, &response);
+            }
             reactor.observe_ack(request.received, *now.get_or_insert_with(Instant::now));
         }
         Ok(())

@@ -29,13 +29,15 @@ use super::{
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
     tail,
+    traced::{Traced, note_end},
     transport::Transport,
 };
 use crate::{
-    access::NotLetIn,
+    access::{NotLetIn, Principal},
     io::{Clock as _, real::SystemClock},
     reactor::{Bell, PanicWatch, Reactor, yield_now},
     tls::PeerIdentity,
+    trace::{SpanContext, w3c::Incoming},
 };
 
 /// Calls that one connection may have open.
@@ -322,6 +324,7 @@ async fn dispatch(
         return Err(Status::draining());
     }
     let encoding = Encoding::of_request(&head.headers)?;
+    let incoming = reactor.tracer.incoming(&head.headers);
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
     let caller = || {
@@ -337,11 +340,11 @@ async fn dispatch(
     };
     match head.uri.path() {
         path::APPEND => {
-            let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?, incoming), Rc::clone(&bell));
             stream(&reactor, reader, respond, method, bell).await
         }
         path::INGEST_STREAM => {
-            let method = IngestStream::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            let method = IngestStream::new(Intake::new(Rc::clone(&reactor), caller()?, incoming), Rc::clone(&bell));
             stream(&reactor, reader, respond, method, bell).await
         }
         path::REFLECTION | path::REFLECTION_ALPHA => {
@@ -349,50 +352,84 @@ async fn dispatch(
         }
         path::INGEST => {
             let _call = reactor.calls.enter(&bell);
-            let intake = Intake::new(Rc::clone(&reactor), caller()?);
+            let intake = Intake::new(Rc::clone(&reactor), caller()?, incoming);
             let message = only_message(reader).await?;
             respond_message(respond, &ingest::ingest(intake, Rc::clone(&bell), message).await?)
         }
-        path::QUERY_TIME_RANGE => {
+        path::QUERY_TIME_RANGE | path::LOOKUP_BY_KEY | path::STREAMING_READ => {
             let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
             let deadline = deadline_of(&head.headers);
-            let asked = query::time_range(&reactor, caller, &bell, message, deadline);
-            let (answer, held) = while_wanted(respond, asked).await?;
-            let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
-            Ok(())
-        }
-        path::LOOKUP_BY_KEY => {
-            let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
-            let (answer, held) = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
-            let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
-            Ok(())
-        }
-        path::STREAMING_READ => {
-            let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
-            let tail = while_wanted(respond, tail::open(&reactor, caller, &bell, message)).await?;
+            let reading = Reading { caller: caller()?, message: only_message(reader).await?, incoming, deadline };
             // Boxed: the tasks of other calls are none the larger for it.
-            Box::pin(tail.run(respond_headers(respond)?)).await;
-            Ok(())
+            Box::pin(read(&reactor, reading, head.uri.path(), respond, (&bell, &peer.line))).await
         }
         path::HEALTH_CHECK | path::HEALTH_WATCH => health_call(&reactor, head.uri.path(), reader, respond, &bell).await,
-        path if admin::has(path) => {
+        other => {
+            let path = admin::known(other).ok_or_else(|| unimplemented_method(other))?;
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let answer = Answer::framed(admin::call(&reactor, caller, &bell, path, message).await?);
-            Box::pin(answer.send(respond_headers(respond)?, &peer.line)).await;
+            let mut traced = Traced::begin(&reactor, &incoming, path, Instant::now());
+            let message = (message, context_of(&traced));
+            let answer = admin::call(&reactor, caller, &bell, path, message).await;
+            note_end(&mut traced, &answer);
+            drop(traced);
+            Box::pin(Answer::framed(answer?).send(respond_headers(respond)?, &peer.line)).await;
             Ok(())
         }
-        other => Err(unimplemented_method(other)),
     }
+}
+
+/// What a call that reads has come with.
+struct Reading {
+    caller: Principal,
+    message: Bytes,
+    incoming: Incoming,
+    deadline: Option<Instant>,
+}
+
+/// The methods that read records: what is traced of them is all until the answer, or the tail, begins to be sent.
+async fn read(
+    reactor: &Rc<Reactor>,
+    Reading { caller, message, incoming, deadline }: Reading,
+    path: &str,
+    respond: &mut SendResponse<Bytes>,
+    (bell, line): (&Rc<Bell>, &Line),
+) -> Result<(), Status> {
+    let begin = |path| Traced::begin(reactor, &incoming, path, Instant::now());
+    match path {
+        path::QUERY_TIME_RANGE => {
+            let mut traced = begin(path::QUERY_TIME_RANGE);
+            let message = (message, context_of(&traced));
+            let asked = while_wanted(respond, query::time_range(reactor, caller, bell, message, deadline)).await;
+            note_end(&mut traced, &asked);
+            drop(traced);
+            let (answer, held) = asked?;
+            Answer::new(answer, held).send(respond_headers(respond)?, line).await;
+        }
+        path::LOOKUP_BY_KEY => {
+            let mut traced = begin(path::LOOKUP_BY_KEY);
+            let message = (message, context_of(&traced));
+            let asked = while_wanted(respond, query::lookup(reactor, caller, bell, message)).await;
+            note_end(&mut traced, &asked);
+            drop(traced);
+            let (answer, held) = asked?;
+            Answer::new(answer, held).send(respond_headers(respond)?, line).await;
+        }
+        _ => {
+            let mut traced = begin(path::STREAMING_READ);
+            let message = (message, context_of(&traced));
+            let opened = while_wanted(respond, tail::open(reactor, caller, bell, message)).await;
+            note_end(&mut traced, &opened);
+            drop(traced);
+            opened?.run(respond_headers(respond)?).await;
+        }
+    }
+    Ok(())
+}
+
+fn context_of(traced: &Option<Box<Traced>>) -> Option<SpanContext> {
+    traced.as_ref().and_then(|traced| traced.context())
 }
 
 async fn health_call(

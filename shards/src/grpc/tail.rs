@@ -34,6 +34,7 @@ use crate::{
         page::{Page, Position},
         piece::{self, Piece},
     },
+    trace::SpanContext,
 };
 
 /// One call.
@@ -110,7 +111,7 @@ pub async fn open(
     reactor: &Rc<Reactor>,
     mut caller: Principal,
     bell: &Rc<Bell>,
-    message: Bytes,
+    (message, trace): (Bytes, Option<SpanContext>),
 ) -> Result<Tail, Status> {
     let request = StreamingReadRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let stream = Arc::clone(permitted(&mut caller, Action::ReadRecords, &reactor.catalog(), &request.stream_id)?);
@@ -120,7 +121,7 @@ pub async fn open(
         let message = format!("there are {} tails on this shard already (limits.tails)", reactor.limits.tails);
         return Err(Status::new(Code::ResourceExhausted, "TOO_MANY_TAILS", message));
     }
-    let slot = reactor.open_tail(Arc::clone(&caller.id), bell);
+    let slot = reactor.open_tail(Arc::clone(&caller.id), trace, bell);
     let Reply::TailOpened(let_in) = wait(reactor, bell, || slot.take()).await? else {
         unreachable!("a tail's slot gets its answer")
     };

@@ -15,15 +15,16 @@ use crate::{
         LiveRows, Subscription,
         page::{Page, PageAsk, Position},
     },
+    trace::SpanContext,
     wal::batch::RowBatch,
 };
 
 impl Reactor {
     /// Asks control whether `client` may begin to read; the answer arrives in the slot.
-    pub fn open_tail(&self, client: Arc<str>, waiter: &Rc<Bell>) -> Rc<Slot> {
+    pub fn open_tail(&self, client: Arc<str>, trace: Option<SpanContext>, waiter: &Rc<Bell>) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::OpenTail { client, reply }).is_err() {
+        if self.to_control.try_send(ToControl::OpenTail { client, trace, reply }).is_err() {
             self.fill(token, Reply::TailOpened(Err(QueryFailure::Overloaded)));
         }
         slot

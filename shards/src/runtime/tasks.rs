@@ -24,6 +24,7 @@ use crate::{
     io::uring,
     mailbox::Mailbox,
     message::ToShard,
+    metrics::STALL,
     parquet::WriteJob,
     reactor::{Bell, Reactor, Reply, yield_now},
     wal::segment::Segment,
@@ -161,8 +162,12 @@ async fn commit(loops: Rc<Loops>) -> String {
         };
         let started = Instant::now();
         let result = uring::write_durable(loops.parts.driver, &write).await;
-        let micros = started.elapsed().as_micros() as u64;
-        let written = reactor.shard.borrow_mut().written(write.lsn, result, |to, outcome| reactor.tell(to, outcome));
+        let synced = Instant::now();
+        let micros = synced.duration_since(started).as_micros() as u64;
+        let written = reactor.shard.borrow_mut().written(write.lsn, result, |to, mut outcome| {
+            outcome.note_write(started, synced);
+            reactor.tell(to, outcome);
+        });
         let records = match written {
             Ok(records) => records,
             Err(poisoned) => {
@@ -211,7 +216,9 @@ async fn inbox(loops: Rc<Loops>, mailbox: Mailbox) -> String {
 /// What is done now and then: flush what is due, let go of segments, set gauges.
 async fn upkeep(loops: Rc<Loops>) -> String {
     let started = Instant::now();
+    let mut turned = started;
     loop {
+        turned = loops.note_turn(started, turned);
         loops.reactor.set_second(started.elapsed().as_secs());
         loops.order_flush();
         loops.order_key_jobs();
@@ -286,6 +293,16 @@ impl Loops {
             }
             ToShard::Drain => self.drain.ring(),
         }
+    }
+
+    /// Notes that the upkeep has its turn: whoever watches the shard sees by it that its tasks go on.
+    fn note_turn(&self, started: Instant, last: Instant) -> Instant {
+        let (now, metrics) = (Instant::now(), &self.reactor.metrics);
+        if now.duration_since(last) >= STALL {
+            metrics.stalls.add(1);
+        }
+        metrics.turned_micros.set(now.duration_since(started).as_micros() as u64);
+        now
     }
 
     fn answer_flush_waits(&self) {

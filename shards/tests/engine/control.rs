@@ -101,6 +101,7 @@ impl Fixture {
             unknown_streams: UnknownStreams::Keep,
             to_control,
             tls: None,
+            traces: None,
         };
         let engine = Arc::new(Engine::start(start).expect("the engine starts"));
         let control = std::thread::spawn({
