@@ -8,6 +8,7 @@
 #                                          queries: lookups and time ranges over QUERY_HOURS hourly partitions, alone and beside
 #                                          a load; needs Debian's faketime, and about ten minutes
 #                                          tail: readers that follow a stream, and one that replays it
+#                                          http: small batches of records over HTTP
 #                                          import: JSON Lines alone, and beside a steady load
 #                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
 #                                          keys: the same load with and without idempotency keys, KEYS of them in the window
@@ -19,8 +20,6 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-SERVER=${SERVER:-$root/target/release/ttdust}
-BENCH=${BENCH:-$root/target/release/ttdust-bench}
 SHARD_CORE=${SHARD_CORE:-1}
 LOAD_CORE=${LOAD_CORE:-0}
 SECONDS_EACH=${SECONDS_EACH:-10}
@@ -38,57 +37,16 @@ QUERY_RECORDS=${QUERY_RECORDS:-100000000}
 SERVER_FLAGS=${SERVER_FLAGS:-}
 
 die() { echo "run-targets: $*" >&2; exit 2; }
-for binary in "$SERVER" "$BENCH"; do
-  [[ -x $binary ]] || die "$binary is not there: run 'cargo build --release' first"
-done
 for tool in python3 curl taskset; do command -v "$tool" >/dev/null || die "$tool is needed"; done
 
-scratch=$(mktemp -d "${DATA:-$root/target}/perf-XXXXXX")
 results=$root/perf/results
 mkdir -p "$results"
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 out=$results/$(date -u +%Y%m%dT%H%M%SZ)-$commit
 jsonl=$out.jsonl
-server_pid=
-server_env=()
-
-stop_server() {
-  [[ -n $server_pid ]] || return 0
-  kill "-${1:-TERM}" "$server_pid" 2>/dev/null || true
-  wait "$server_pid" 2>/dev/null || true
-  server_pid=
-}
-finish() { stop_server KILL; rm -rf "$scratch"; }
-trap finish EXIT
-
-# start_server TOML-LINES...: a server on fresh or kept data ($scratch/data); sets grpc, http, server_pid, started_ms.
-start_server() {
-  mkdir -p "$scratch/data"
-  rm -f "$scratch/ports.json"
-  {
-    echo "data_dir = \"$scratch/data\""
-    echo 'bind_address = "127.0.0.1:0"'
-    echo 'grpc_address = "127.0.0.1:0"'
-    printf '[shards]\ncores = [%s]\n[control]\ncores = [%s]\n' "$SHARD_CORE" "$LOAD_CORE"
-    printf '%s\n' "$@"
-  } >"$scratch/ttdust.toml"
-  local began
-  began=$(date +%s%3N)
-  # shellcheck disable=SC2086
-  env "${server_env[@]}" "$SERVER" serve --config "$scratch/ttdust.toml" --port-file "$scratch/ports.json" $SERVER_FLAGS \
-    >>"$out.server.log" 2>&1 &
-  server_pid=$!
-  until [[ -s $scratch/ports.json ]]; do
-    kill -0 "$server_pid" 2>/dev/null || die "the server ended at start; see $out.server.log"
-    (($(date +%s%3N) - began < 120000)) || die "the server is not ready after 120 s; see $out.server.log"
-    sleep 0.005
-  done
-  started_ms=$(($(date +%s%3N) - began))
-  read -r http grpc < <(python3 -c 'import json,sys; p=json.load(open(sys.argv[1])); print(p["http"], p["grpc"])' "$scratch/ports.json")
-}
-
-fresh_server() { stop_server; rm -rf "$scratch/data"; start_server "$@"; }
-
+server_log=$out.server.log
+. "$root/perf/server.sh"
+disk=$(df --output=source,fstype "$scratch" | tail -n 1 | tr -s ' ')
 # Where it may be done, cores are watched for stalls of the machine under this one.
 watch=()
 if [[ $(id -u) == 0 ]] && command -v chrt >/dev/null; then watch=(--stalls "$LOAD_CORE,$SHARD_CORE"); fi
@@ -100,7 +58,7 @@ load() {
   echo "── $name: $*" >>"$out.txt"
   local status=0
   "$BENCH" load --grpc "$grpc" --http "$http" --create --payload "$PAYLOAD" --cores "$LOAD_CORE" --server-pid "$server_pid" \
-    "${watch[@]}" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
+    "${watch[@]}" --note "commit=$commit" --note "disk=$disk" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
   [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
   NAME=$name STATUS=$status python3 - "$scratch/report.json" >>"$jsonl" <<'PY'
 import json, os, sys
@@ -128,42 +86,42 @@ ack_path_server() {
 
 run_append100() {
   ack_path_server
-  load append100 --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration "${ACK_SECONDS}s"
+  load append100 --scenario append100 --warmup 1s --duration "${ACK_SECONDS}s"
 }
 # The same with everything on: default configuration, Parquet written on the shard's own core.
 everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')
 run_append100_flush() {
   fresh_server "${everything_on[@]}"
-  load append100_flush --batch 100 --connections 4 --in-flight 16 --duration "${SECONDS_EACH}s"
+  load append100_flush --scenario append100 --duration "${SECONDS_EACH}s"
 }
-run_append16() { ack_path_server; load append16 --batch 16 --connections 4 --in-flight 4 --duration "${SECONDS_EACH}s"; }
+run_append16() { ack_path_server; load append16 --scenario append16 --duration "${SECONDS_EACH}s"; }
 run_stream() {
   ack_path_server
-  load stream --method ingest-stream --connections 8 --in-flight 64 --duration "${SECONDS_EACH}s"
+  load stream --scenario stream --duration "${SECONDS_EACH}s"
 }
 run_ingest() {
   ack_path_server
-  load ingest --method ingest --connections 1 --in-flight 1 --duration "${SECONDS_EACH}s"
+  load ingest --scenario ingest --duration "${SECONDS_EACH}s"
 }
 
 run_flush() {
   # Interleaved, so that what else goes on in the machine meets both.
   for round in 1 2 3; do
     fresh_server "${no_flush[@]}"
-    load "flush_off.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
+    load "flush_off.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
     fresh_server '[buffer]' 'flush_interval_ms = 1000' 'freeze_bytes = 33554432'
-    load "flush_on.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
+    load "flush_on.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
   done
 }
 
-run_memory() { fresh_server "${everything_on[@]}"; load memory --batch 100 --connections 4 --in-flight 16 --duration "${MEMORY_SECONDS}s"; }
+run_memory() { fresh_server "${everything_on[@]}"; load memory --scenario memory --duration "${MEMORY_SECONDS}s"; }
 
 run_recovery() {
   fresh_server "${no_flush[@]}"
   # The run ends when the server dies under it; what it had acked must all be there afterwards.
   (sleep "$((SECONDS_EACH + 1))"; kill -KILL "$server_pid") &
   local killer=$!
-  load recovery_load --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration 600s --acked "$scratch/acked.json"
+  load recovery_load --scenario append100 --warmup 1s --duration 600s --acked "$scratch/acked.json"
   wait "$killer" || true
   wait "$server_pid" 2>/dev/null || true
   server_pid=
@@ -189,11 +147,12 @@ calls() {
 with_postgres() {
   "$root/tests/services.sh" start
   eval "$("$root/tests/services.sh" env)"
-  local host database
+  local host port database
   host=$(sed 's/.*host=\([^ ]*\).*/\1/' <<<"$TESTS_PG")
+  port=$(sed 's/.*port=\([^ ]*\).*/\1/' <<<"$TESTS_PG")
   database=perf_$(date +%s%N)
-  psql --quiet --host "$host" --username ttdust --dbname postgres --command "CREATE DATABASE $database"
-  postgres=('[pg]' "host = \"$host\"" "database = \"$database\"")
+  psql --quiet --host "$host" --port "$port" --username ttdust --dbname postgres --command "CREATE DATABASE $database"
+  postgres=('[pg]' "host = \"$host\"" "port = $port" "database = \"$database\"")
 }
 
 # Load alone and load beside admin calls in turns, on one server.
@@ -206,11 +165,11 @@ run_admin_on() {
     # One after the other on one server: now the one first, now the other.
     for turn in $((round % 2)) $((1 - round % 2)); do
       if ((turn)); then
-        load "${name}_alone.$round" --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration 4s
+        load "${name}_alone.$round" --scenario append100 --warmup 1s --duration 4s
       else
         calls "${name}_calls.$round" --schemas 10 --streams 100 --mix mixed --rate 100 --duration 6s &
         local caller=$!
-        load "${name}_beside.$round" --batch 100 --connections 4 --in-flight 16 --warmup 1s --duration 4s
+        load "${name}_beside.$round" --scenario append100 --warmup 1s --duration 4s
         wait "$caller"
       fi
     done
@@ -249,9 +208,9 @@ run_outage_of() {
   # Flushes are on: without the catalog they wait, and the log grows.
   fresh_server '[wal]' 'quota_bytes = 34359738368' "$@"
   for round in 1 2; do
-    load "outage_${service}_before.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
+    load "outage_${service}_before.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
     "$root/tests/services.sh" halt "$service"
-    load "outage_${service}_during.$round" --batch 100 --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
+    load "outage_${service}_during.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${OUTAGE_SECONDS}s"
     "$root/tests/services.sh" resume "$service"
   done
 }
@@ -285,10 +244,10 @@ run_tail() {
   done
   PAYLOAD=clicks
   fresh_server "${no_flush[@]}"
-  load tail_fill.log --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
+  load tail_fill.log --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
   tail_bench tail_replay.log --replay --stream clicks
   fresh_server '[buffer]' 'flush_interval_ms = 500'
-  load tail_fill.files --batch 100 --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
+  load tail_fill.files --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s" --stream clicks
   sleep 3
   tail_bench tail_replay.files --replay --stream clicks
 }
@@ -331,8 +290,8 @@ run_queries() {
   local ask=(--clicks "0..$((QUERY_HOURS * keys))" --times "$((begin * 1000000))..$(((begin + (QUERY_HOURS - 2) * 3600) * 1000000))")
   query_bench queries_warm "${ask[@]}" --rate 50 --duration 20s
   query_bench queries_alone "${ask[@]}" --rate 100 --duration 30s
-  load queries_ingest_alone --stream beside --batch 100 --connections 4 --in-flight 16 --duration 10s
-  load queries_ingest_beside --stream beside --batch 100 --connections 4 --in-flight 16 --duration 30s &
+  load queries_ingest_alone --stream beside --scenario append100 --duration 10s
+  load queries_ingest_beside --stream beside --scenario append100 --duration 30s &
   local loader=$!
   sleep 2
   query_bench queries_beside "${ask[@]}" --rate 100 --duration 25s
@@ -348,9 +307,26 @@ query_bench() {
   echo "done: $name"
 }
 
+# Ten records a call, a hundred calls a second, alone and beside a load over gRPC.
+run_http() {
+  local round
+  http_bench() {
+    local name=$1 status=0
+    shift
+    "$BENCH" http --http "$http" --payload "$PAYLOAD" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
+    [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
+    note "$name" "\"exit\": $status, \"http\": $(cat "$scratch/report.json")"
+    echo "done: $name"
+  }
+  for round in 1 2 3; do
+    fresh_server '[buffer]' 'flush_interval_ms = 1000'
+    http_bench "http_alone.$round" --rate 100 --batch 10 --duration "${SECONDS_EACH}s"
+  done
+}
+
 # Imports of the flights: alone, and beside live load, whose latency is taken before and meanwhile.
 run_import() {
-  local folder=$scratch/import
+  local folder=$scratch/import PAYLOAD=flights
   mkdir -p "$folder"
   python3 - "$root/tests/data/flights.jsonl.gz" "$folder/flights.jsonl" "$IMPORT_RECORDS" <<'PY'
 import gzip, itertools, sys
@@ -380,18 +356,18 @@ PY
     echo "done: $name"
   }
   fresh_server "${everything_on[@]}" '[wal]' 'quota_bytes = 17179869184' '[import]' "roots = \"$folder\""
-  load import_before --batch 100 --rate "$IMPORT_RATE" --duration "${SECONDS_EACH}s" --stream flights
+  load import_before --scenario import --rate "$IMPORT_RATE" --duration "${SECONDS_EACH}s" --stream flights
   import_job import_alone
   import_job import_beside &
   local importer=$!
-  load import_during --batch 100 --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s" --stream flights
+  load import_during --scenario import --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s" --stream flights
   wait "$importer"
 }
 
 # Full load with everything on, merges too, and what the server's memory, files and log do meanwhile.
 run_sustained() {
   fresh_server "${everything_on[@]}" '[compaction]' 'min_age_ms = 10000'
-  load sustained --batch 100 --connections 4 --in-flight 16 --duration "${SUSTAINED_SECONDS}s" &
+  load sustained --scenario sustained --duration "${SUSTAINED_SECONDS}s" &
   local loader=$! samples='' rss
   while kill -0 "$loader" 2>/dev/null; do
     sleep 5
@@ -404,17 +380,17 @@ run_sustained() {
 
 # A window full of keys, beside a server that took as much without; then both kinds of load on that window.
 run_keys() {
-  local round full=(--batch 100 --connections 4 --in-flight 16)
+  local round
   fresh_server "${everything_on[@]}"
-  load keys_fill.without "${full[@]}" --duration "$((KEYS / 500000))s"
+  load keys_fill.without --scenario append100 --duration "$((KEYS / 500000))s"
   fresh_server "${everything_on[@]}"
   while (($(scrape ttdust_dedup_keys_in_memory) + $(scrape ttdust_dedup_keys_in_files) < KEYS)); do
-    load keys_fill.with "${full[@]}" --keys --warmup 0s --duration 20s
+    load keys_fill.with --scenario keys --warmup 0s --duration 20s
   done
   note keys.count "\"keys\": $(($(scrape ttdust_dedup_keys_in_memory) + $(scrape ttdust_dedup_keys_in_files)))"
   for round in 1 2 3; do
-    load "keys_without.$round" "${full[@]}" --duration "${SECONDS_EACH}s"
-    load "keys_with.$round" "${full[@]}" --keys --duration "${SECONDS_EACH}s"
+    load "keys_without.$round" --scenario append100 --duration "${SECONDS_EACH}s"
+    load "keys_with.$round" --scenario keys --duration "${SECONDS_EACH}s"
   done
 }
 
@@ -425,11 +401,11 @@ far_limits=('[rate]' 'ingest_records_per_second = 1000000000' 'ingest_bytes_per_
 run_auth() {
   for round in 1 2 3; do
     ack_path_server
-    load "auth_off.$round" --batch 100 --connections 4 --in-flight 16 --duration 5s
+    load "auth_off.$round" --scenario append100 --duration 5s
     ack_path_server '[auth]' 'mode = "keys"' "${far_limits[@]}"
     local key
     key=$(grep -o 'ttd_live_[A-Za-z0-9_-]*' "$out.server.log" | tail -n 1)
-    TTDUST_API_KEY=$key load "auth_on.$round" --batch 100 --connections 4 --in-flight 16 --duration 5s
+    TTDUST_API_KEY=$key load "auth_on.$round" --scenario append100 --duration 5s
   done
 }
 

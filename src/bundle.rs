@@ -1,5 +1,6 @@
 //! `ttdust debug bundle`: one archive of what whoever looks into a fault wants to see: settings, the machine, the log, the files,
-//! and what a running server tells of itself. No secret and no record is in it. What cannot be had is told in its `notes.txt`.
+//! and what a running server tells of itself. No secret and no record is in it. What cannot be had is told in its `notes.txt`. Broken
+//! off by a signal, it ends at once and leaves nothing: reading a log of many GB takes long.
 
 mod process;
 mod ustar;
@@ -9,14 +10,21 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    thread,
 };
 
 use flate2::{Compression, write::GzEncoder};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 
 use crate::{
     calendar::{now_unix_micros, rfc3339},
     config::{self, Loaded},
-    data_dir, doctor, wal,
+    data_dir,
+    doctor::{self, DoctorError},
+    wal,
 };
 use ustar::Ustar;
 
@@ -38,40 +46,84 @@ impl Part {
     }
 }
 
-/// The bundle cannot be written.
+/// Why there is no bundle.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {source}", path.display())]
-pub struct BundleError {
-    /// The file.
-    path: PathBuf,
-    /// What the system said.
-    #[source]
-    source: io::Error,
+pub enum BundleError {
+    /// It cannot be written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system does not let it begin.
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    /// By a signal.
+    #[error("broken off: no bundle was made")]
+    BrokenOff,
+}
+
+/// A file that goes again, unless it is kept.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // Half of an archive is of no use; the first error is the one to tell.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Writes the bundle for a server of these settings to `out`, which must not exist, or to a new file here. `told` is what a
 /// running server says of itself. Returns where it is, and how many parts it lacks. Blocking.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or a signal broke it off.
 pub fn write(loaded: &Loaded, told: Vec<Part>, out: Option<PathBuf>) -> Result<(PathBuf, usize), BundleError> {
-    let now = now_unix_micros();
-    let stamp: String = rfc3339(now).chars().take(19).filter(char::is_ascii_alphanumeric).collect();
-    let name = format!("ttdust-debug-{stamp}");
-    let path = out.unwrap_or_else(|| format!("{name}.tar.gz").into());
-    let failed = |source| BundleError { path: path.clone(), source };
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
-    let mut parts = own(loaded);
-    parts.extend(told);
-    let missing = parts.iter().filter(|part| part.content.is_err()).count();
-    parts.push(notes(&parts));
-    let written = pack(file, &name, &parts, now);
-    if written.is_err() {
-        // Half of an archive is of no use; the first error is the one to tell.
-        let _ = fs::remove_file(&path);
-    }
-    written.map_err(failed)?;
-    Ok((path, missing))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let loaded = loaded.clone();
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let now = now_unix_micros();
+        let stamp: String = rfc3339(now).chars().take(19).filter(char::is_ascii_alphanumeric).collect();
+        let name = format!("ttdust-debug-{stamp}");
+        let path = out.unwrap_or_else(|| format!("{name}.tar.gz").into());
+        let failed = |source| BundleError::File { path: path.clone(), source };
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let unfinished = Unfinished(Some(path.clone()));
+        // It looks out for signals itself, and takes away what it has made before it ends.
+        let settings = loaded.clone();
+        let doctor = tokio::task::spawn_blocking(move || doctor::examine(settings)).await.map_err(io::Error::other)?;
+        if matches!(doctor, Err(DoctorError::BrokenOff)) {
+            return Err(BundleError::BrokenOff);
+        }
+        let doctor = doctor.map(|report| report.json()).map_err(|error| error.to_string());
+        let (done, made) = oneshot::channel();
+        // Broken off, it is left to itself: it only reads, and what it writes is gone with its name.
+        thread::spawn(move || {
+            let mut parts = own(&loaded, doctor);
+            parts.extend(told);
+            let missing = parts.iter().filter(|part| part.content.is_err()).count();
+            parts.push(notes(&parts));
+            let _ = done.send(pack(file, &name, &parts, now).map(|()| missing));
+        });
+        let missing = tokio::select! {
+            made = made => made.map_err(io::Error::other).flatten().map_err(failed)?,
+            _ = interrupt.recv() => return Err(BundleError::BrokenOff),
+            _ = terminate.recv() => return Err(BundleError::BrokenOff),
+        };
+        unfinished.keep();
+        Ok((path, missing))
+    })
 }
 
 fn pack(file: File, folder: &str, parts: &[Part], unix_micros: i64) -> io::Result<()> {
@@ -85,10 +137,9 @@ fn pack(file: File, folder: &str, parts: &[Part], unix_micros: i64) -> io::Resul
     archive.finish()?.finish()?.flush()
 }
 
-/// What can be seen without asking a server.
-fn own(loaded: &Loaded) -> Vec<Part> {
+/// What can be seen without asking a server, with what the doctor says.
+fn own(loaded: &Loaded, doctor: Result<String, String>) -> Vec<Part> {
     let settings = &loaded.settings;
-    let doctor = doctor::examine(loaded.clone()).map(|report| report.json()).map_err(|error| error.to_string());
     let wal_dir = settings.wal_dir();
     let mut parts = vec![
         Part::new("version.txt", version()),

@@ -5,12 +5,17 @@
 //! remembered as retired until its object is gone; an hour whose files changed owes a manifest; whatever changes a schema, version, stream or key raises the
 //! generation and leaves a line in the audit log, in the same transaction, or does nothing at all.
 
-/// The same call on whichever store it is.
+/// The same call on whichever store it is, with a span of its own where it is traced.
 macro_rules! on_store {
     ($catalog:expr, $method:ident($($argument:expr),*)) => {
-        match &$catalog.store {
-            Store::Embedded(store) => store.$method($($argument),*).await,
-            Store::Postgres(store) => store.$method($($argument),*).await,
+{
+            let mut span = $catalog.span(stringify!($method));
+            let outcome = match &$catalog.store {
+                Store::Embedded(store) => store.$method($($argument),*).await,
+                Store::Postgres(store) => store.$method($($argument),*).await,
+            };
+            span.note_end(&outcome);
+            outcome
         }
     };
 }
@@ -31,13 +36,16 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 pub use fingerprint::canonical_fingerprint;
 pub use jobs::{Job, JobChange, JobFilter, JobKind, JobStatus};
 pub use model::{
-    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, ManifestDebt, Page, PipelineVersion,
-    RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion, StoredFile, Stream,
-    StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
+    ApiKey, AuditEntry, AuditFilter, Changes, Commit, Everything, FileTotals, Judged, ManifestDebt, Page,
+    PipelineVersion, RememberedRequest, Retention, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
+    StoredFile, Stream, StreamChange, StreamFilter, StreamHour, StreamPipeline, StreamPipelines, StreamStatus,
 };
-pub use postgres::PgFigures;
+pub use postgres::{FreshPassword, PasswordError, PgFigures};
 
-use crate::config::{Config, PgOptions};
+use crate::{
+    config::{Config, PgOptions},
+    traces::{self, Open},
+};
 use embedded::Embedded;
 use postgres::Postgres;
 
@@ -53,6 +61,9 @@ pub enum CatalogError {
     /// Not possible as things stand.
     #[error("{0}")]
     Conflict(String),
+    /// There are as many as may be.
+    #[error("{0}")]
+    Full(String),
     /// The object was changed since the caller read it.
     #[error("it was changed meanwhile and is now at version {current}: read it again")]
     Stale {
@@ -209,6 +220,25 @@ impl Catalog {
         matches!(self.store, Store::Postgres(_))
     }
 
+    /// The password as it is now where it comes from; `None`: none is needed. Blocking.
+    ///
+    /// # Errors
+    /// Its file cannot be used.
+    pub fn fresh_password(&self) -> std::result::Result<Option<FreshPassword>, PasswordError> {
+        match &self.store {
+            Store::Embedded(_) => Ok(None),
+            Store::Postgres(store) => store.fresh_password().map(Some),
+        }
+    }
+
+    /// Connections that are opened from now on use this password.
+    pub fn use_password(&self, fresh: FreshPassword) {
+        match &self.store {
+            Store::Embedded(_) => {}
+            Store::Postgres(store) => store.use_password(fresh),
+        }
+    }
+
     /// Whether it is known not to answer now. The log tells of it then, once.
     #[must_use]
     pub fn is_down(&self) -> bool {
@@ -222,6 +252,15 @@ impl Catalog {
             Store::Embedded(_) => "SQLite",
             Store::Postgres(store) => store.place(),
         }
+    }
+
+    /// What is told of a call, where it is made for something that is traced.
+    fn span(&self, method: &'static str) -> Open {
+        let mut span = traces::call(|| format!("catalog {method}"));
+        let system = if self.is_shared() { "postgresql" } else { "sqlite" };
+        span.note("db.system.name", system);
+        span.note("db.operation.name", method);
+        span
     }
 
     /// Whether it answers.
@@ -304,12 +343,11 @@ impl Catalog {
         on_store!(self, change_schema(id, change, now, audit))
     }
 
-    /// Adds a version, numbered one past the newest, and answers the schema as it is then. `judged` is the version of the schema
-    /// that it was found to fit.
+    /// Adds a version, numbered one past the newest, and answers the schema as it is then.
     ///
     /// # Errors
-    /// `NotFound`; `Stale`: the schema was changed since then, or got another version; `Conflict`: it has no such number.
-    pub async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+    /// `NotFound`; `Stale`: what it was `judged` by was changed since then; `Conflict`: it has no such number.
+    pub async fn add_version(&self, version: SchemaVersion, judged: Judged, audit: AuditEntry) -> Result<Schema> {
         on_store!(self, add_version(version, judged, audit))
     }
 
@@ -400,7 +438,8 @@ impl Catalog {
     /// Changes a stream and answers it as it is then.
     ///
     /// # Errors
-    /// `NotFound`, `Stale`, or `Conflict`: it is being deleted.
+    /// `NotFound`; `Stale`: the stream, or the catalog, was changed since `if_version`, or `if_generation`; `Conflict`: it is being
+    /// deleted.
     pub async fn change_stream(
         &self,
         id: StreamId,
@@ -555,12 +594,12 @@ impl Catalog {
         on_store!(self, forget_requests_before(time))
     }
 
-    /// Keeps a new job.
+    /// Keeps a new job, if fewer than `most` have not ended.
     ///
     /// # Errors
-    /// `AlreadyExists`: the id is taken.
-    pub async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
-        on_store!(self, create_job(job, audit))
+    /// `AlreadyExists`: the id is taken; `Full`.
+    pub async fn create_job(&self, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
+        on_store!(self, create_job(job, most, audit))
     }
 
     /// A job.

@@ -21,6 +21,7 @@ mod settings;
 mod streams;
 mod tail;
 mod text;
+mod top;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -71,6 +72,8 @@ pub enum Command {
     Lookup(Asking<records::Lookup>),
     /// Follow a stream: print its records as they come.
     Tail(Asking<tail::Tail>),
+    /// Watch a running server's shards and streams.
+    Top(Asking<top::Top>),
     /// Have the server read objects of its own or of S3 into a stream.
     Import(Calling<imports::ImportCommand>),
     /// Show who changed what.
@@ -141,6 +144,7 @@ fn call(command: Command, environment: &ClientEnvironment) -> Outcome {
             Command::Query(to) => Box::pin(records::query(to.arguments, &mut open(to.options)?)).await,
             Command::Lookup(to) => Box::pin(records::lookup(to.arguments, &mut open(to.options)?)).await,
             Command::Tail(to) => Box::pin(tail::run(to.arguments, &mut open(to.options)?)).await,
+            Command::Top(to) => Box::pin(top::run(to.arguments, &mut open(to.options)?)).await,
             Command::Import(to) => Box::pin(imports::run(to.command, &mut open(to.options)?)).await,
             Command::Audit(to) => Box::pin(audit::run(to.arguments, &mut open(to.options)?)).await,
             Command::Settings(to) => Box::pin(settings::run(to.command, &mut open(to.options)?)).await,

@@ -33,6 +33,7 @@ use crate::{
     file_lists::FileLists,
     metrics::ControlMetrics,
     objects::{ObjectError, Objects, merged_key_of},
+    traces::{self, Traces},
     workers::{WorkerError, Workers},
 };
 
@@ -149,6 +150,7 @@ pub struct Compactor {
     /// Under the staging directory: what is left there, the next start removes.
     dir: PathBuf,
     thread: Workers,
+    traces: Traces,
     /// Where the last pass ended.
     after: Option<StreamHour>,
     /// Hours whose files could not be merged, and when.
@@ -165,9 +167,9 @@ impl Compactor {
         metrics: Arc<ControlMetrics>,
         policy: Policy,
         dir: PathBuf,
-        thread: Workers,
+        (thread, traces): (Workers, Traces),
     ) -> Self {
-        Self { catalog, objects, lists, metrics, policy, dir, thread, after: None, failed: HashMap::new() }
+        Self { catalog, objects, lists, metrics, policy, dir, thread, traces, after: None, failed: HashMap::new() }
     }
 
     /// Merges some of what can be merged, and says whether there may be more to do at once. A merge that fails for what its
@@ -206,8 +208,15 @@ impl Compactor {
         let (stream, files) = (hour.stream, group.len());
         let read: u64 = group.iter().map(|file| file.bytes).sum();
         let started = Instant::now();
-        let outcome = match self.merge(hour, group).await {
+        let mut span = self.traces.own_work("compaction");
+        span.note("ttdust.stream.id", stream);
+        span.note("ttdust.compaction.files", files);
+        span.note("ttdust.compaction.bytes_read", read);
+        let merged = span.scope(self.merge(hour, group)).await;
+        span.note_end(&merged);
+        let outcome = match merged {
             Ok((Outcome::Done, merged)) => {
+                span.note("ttdust.compaction.bytes_written", merged.bytes);
                 tracing::debug!(%stream, files, read, written = merged.bytes, "files merged");
                 self.metrics.upkeep().compacted(files as u64, read, merged.bytes);
                 "ok"
@@ -251,7 +260,7 @@ impl Compactor {
         let sources: Vec<_> =
             group.iter().map(|file| (self.objects.source(&file.key, file.bytes), file.clone())).collect();
         let into = dir.to_owned();
-        let inputs = self.thread.run(move || fetch_all(&into, &sources)).await??;
+        let inputs = traces::child("fetch").scope(self.thread.run(move || fetch_all(&into, &sources))).await??;
         let newest = inputs.iter().map(|(_, footer)| footer).max_by_key(|footer| footer.schema_version);
         let newest = newest.expect("a merge has inputs");
         let version = self.catalog.version(newest.schema, newest.schema_version).await?;
@@ -269,7 +278,7 @@ impl Compactor {
             path: dir.join("merged.parquet"),
             inputs: inputs.into_iter().map(|(path, _)| path).collect(),
         };
-        Ok(self.thread.run(move || merge::merge(&job)).await??)
+        Ok(traces::child("merge").scope(self.thread.run(move || merge::merge(&job))).await??)
     }
 
     async fn put_in_place(
@@ -279,7 +288,12 @@ impl Compactor {
         merged: &FileMeta,
     ) -> Result<(Outcome, StoredFile), CompactionError> {
         let new = stored(group, merged, is_over(hour, now_unix_micros(), self.policy));
-        match self.objects.put(&merged.path, &new.key, new.bytes, new.checksum).await {
+        let mut span = traces::child("upload");
+        span.note("ttdust.object.bytes", new.bytes);
+        let put = span.scope(self.objects.put(&merged.path, &new.key, new.bytes, new.checksum)).await;
+        span.note_end(&put);
+        drop(span);
+        match put {
             // The key says what it holds, so this is a damaged one, and nobody has read it.
             Err(ObjectError::Different { .. }) if !self.catalog.holds_file(new.key.clone()).await? => {
                 self.objects.replace(&merged.path, &new.key, new.bytes, new.checksum).await?;

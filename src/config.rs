@@ -19,12 +19,17 @@ use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 pub use client::{API_KEY_VARIABLE, ClientEnvironment, ENDPOINT_VARIABLE, PROFILE_VARIABLE};
 pub use manager::ServiceManager;
 pub use reference::{reference, show};
-pub use resolve::{AuthMode, Config, PgOptions, S3Credentials, S3Options, TlsFiles, usable_cores};
+pub use resolve::{
+    AuthMode, Config, OtlpOptions, PgOptions, PgPassword, S3Credentials, S3Options, TlsFiles, usable_cores,
+};
 pub use secrets::RedisUrl;
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, ImportRoot, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret,
     Setting, Settings, UnknownStreamsPolicy, UpkeepSettings,
 };
+
+/// The one variable of OpenTelemetry's that is read: where the collector is. What is traced is for our own settings to say.
+const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// Where a setting's value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,14 +77,6 @@ pub enum ConfigError {
         name: String,
         /// `; did you mean a or b?`, or nothing.
         near: String,
-    },
-    /// A setting of a part that this version does not have.
-    #[error("{name} is set, but {part} is not available in this version: unset it")]
-    NotAvailable {
-        /// The key or variable.
-        name: String,
-        /// The part.
-        part: &'static str,
     },
     /// A value that cannot be used.
     #[error("{name} = {value:?} (from {origin}): {reason}")]
@@ -234,10 +231,8 @@ fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, Confi
     let mut entries = Vec::new();
     for (name, value) in &sources.environment {
         let name = name.to_string_lossy();
-        if name == "OTEL_EXPORTER_OTLP_ENDPOINT" && !value.is_empty() {
-            return Err(ConfigError::NotAvailable { name: name.into_owned(), part: "trace export (OTLP)" });
-        }
-        if !name.starts_with("TTDUST_") || client::CLIENT_VARIABLES.contains(&&*name) {
+        let is_ours = name.starts_with("TTDUST_") || name == OTLP_ENDPOINT && !value.is_empty();
+        if !is_ours || client::CLIENT_VARIABLES.contains(&&*name) {
             continue;
         }
         let text = value.to_str().ok_or_else(|| ConfigError::Value {
@@ -249,7 +244,8 @@ fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, Confi
         })?;
         entries.push((name.into_owned(), text.to_owned()));
     }
-    // The environment has no order of its own: the same mistakes must give the same message.
+    // The environment has no order of its own: the same mistakes must give the same message, and our own variable comes after
+    // the one that all programs have.
     entries.sort();
     Ok(entries)
 }
@@ -257,9 +253,6 @@ fn environment_entries(sources: &Sources) -> Result<Vec<(String, String)>, Confi
 fn by_key(key: &str, origin: &'static str) -> Result<&'static Setting, ConfigError> {
     if let Some(setting) = SETTINGS.iter().find(|s| s.key == key) {
         return Ok(setting);
-    }
-    if let Some(part) = settings::later_part(&settings::variable_of(key)) {
-        return Err(ConfigError::NotAvailable { name: key.into(), part });
     }
     let near = near::suggestion(key, SETTINGS.iter().map(|s| s.key.to_owned()));
     Err(ConfigError::Unknown { origin, name: key.into(), near })
@@ -269,8 +262,8 @@ fn by_variable(variable: &str) -> Result<&'static Setting, ConfigError> {
     if let Some(setting) = SETTINGS.iter().find(|s| s.variable() == variable) {
         return Ok(setting);
     }
-    if let Some(part) = settings::later_part(variable) {
-        return Err(ConfigError::NotAvailable { name: variable.into(), part });
+    if variable == OTLP_ENDPOINT {
+        return by_key("otlp.endpoint", "the environment");
     }
     let near = near::suggestion(variable, SETTINGS.iter().map(Setting::variable));
     Err(ConfigError::Unknown { origin: "the environment", name: variable.into(), near })
@@ -342,9 +335,15 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_later_parts_are_refused_by_name() {
-        let otel = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317")];
-        assert!(matches!(from("", &otel, &[]), Err(ConfigError::NotAvailable { .. })));
+    fn the_collector_may_be_named_as_for_all_programs() {
+        let otel = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318");
+        let endpoint = |environment: &[_]| from("", environment, &[]).expect("valid").settings.otlp.endpoint;
+        assert_eq!(endpoint(&[otel]), "http://localhost:4318");
+        assert_eq!(endpoint(&[otel, ("TTDUST_OTLP_ENDPOINT", "http://ours:4318")]), "http://ours:4318");
+        assert_eq!(endpoint(&[(otel.0, "")]), "");
+        let error = from("", &[(otel.0, "localhost")], &[]).expect_err("no URL").to_string();
+        assert!(error.contains(otel.0), "{error}");
+        assert_eq!(from("[otlp]\nsample_ratio = 0.5\n", &[], &[]).expect("valid").settings.otlp.sample_ratio, 0.5);
     }
 
     #[test]

@@ -52,6 +52,7 @@ use crate::{
     objects::{ObjectError, Objects},
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryParameterError},
+    traces,
     workers::{WorkerError, Workers},
 };
 
@@ -128,6 +129,9 @@ pub enum ControlError {
     /// Too much at once; try again.
     #[error("the server has too much to do; try again")]
     Overloaded,
+    /// As many jobs as may be have not ended.
+    #[error("{0}")]
+    TooManyJobs(String),
     /// There is no memory for a query.
     #[error(transparent)]
     NoMemory(MemoryShort),
@@ -162,6 +166,7 @@ impl ControlError {
             Self::Conflict(_) => "FAILED_PRECONDITION",
             Self::NotAvailable(_) => "UNIMPLEMENTED",
             Self::Overloaded | Self::NoMemory(_) => "RESOURCE_EXHAUSTED",
+            Self::TooManyJobs(_) => "TOO_MANY_JOBS",
             Self::RateLimited(_) => "RATE_LIMITED",
             Self::TimedOut(_) => "QUERY_TIMEOUT",
             Self::Unavailable(_) | Self::Draining => "UNAVAILABLE",
@@ -185,6 +190,8 @@ impl From<CatalogError> for ControlError {
             CatalogError::AlreadyExists(what) => Self::AlreadyExists(what),
             CatalogError::Conflict(why) => Self::Conflict(why),
             CatalogError::Stale { current } => Self::Stale(current),
+            // Nothing else has such a bound.
+            CatalogError::Full(why) => Self::TooManyJobs(why),
             CatalogError::Unavailable(_) => Self::Unavailable(error.to_string()),
             CatalogError::Corrupt(_) => Self::Internal(error.to_string()),
         }
@@ -491,7 +498,9 @@ impl Control {
         let (shards, delivered, version) =
             (join_all(shards.collect::<Vec<_>>()), self.delivered.clone(), snapshot.version);
         // On a task of its own, so that it goes on when the time is up.
+        let publishing = traces::child("publish");
         let published = tokio::spawn(async move {
+            let _publishing = publishing;
             let gone = shards.await.into_iter().find_map(Result::err);
             if gone.is_none() {
                 delivered.send_modify(|delivered| *delivered = version.max(*delivered));

@@ -95,6 +95,7 @@ impl DeadLetters {
             keys,
             metadata: Bytes::new(),
             writer: None,
+            marks: None,
             reply: OutcomeTo::Waiter(tell),
         };
         let failed = |reason: String| Err(UndeliveredError { stream, reason });

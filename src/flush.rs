@@ -10,7 +10,7 @@ mod takeover;
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{task::spawn_blocking, time};
@@ -29,6 +29,7 @@ use crate::{
     link::ShardLink,
     metrics::ControlMetrics,
     objects::{ObjectError, Objects, hour_of, key_of},
+    traces::{self, Traces},
 };
 
 pub use takeover::{Takeover, TakeoverPending};
@@ -62,6 +63,8 @@ pub struct Flush {
     pub through: i64,
     /// Records that are in none of them.
     pub dead: Vec<DeadLetter>,
+    /// When the shard's flusher began with them, and when it was done.
+    pub written: (Instant, Instant),
 }
 
 /// Commits flushes.
@@ -73,6 +76,7 @@ pub struct Flusher {
     metrics: Arc<ControlMetrics>,
     takeover: Takeover,
     dead_letters: DeadLetters,
+    traces: Traces,
     /// Streams of which this run has committed files: an earlier run's orphans of theirs are gone.
     swept: Arc<Mutex<HashSet<StreamId>>>,
 }
@@ -86,22 +90,40 @@ impl Flusher {
         lists: Arc<FileLists>,
         metrics: Arc<ControlMetrics>,
         takeover: Takeover,
-        dead_letters: DeadLetters,
+        (dead_letters, traces): (DeadLetters, Traces),
     ) -> Self {
-        Self { catalog, objects, lists, metrics, takeover, dead_letters, swept: Arc::default() }
+        Self { catalog, objects, lists, metrics, takeover, dead_letters, traces, swept: Arc::default() }
     }
 
     /// Commits a flush and tells the shard.
     pub async fn flush(&self, link: &ShardLink, flush: Flush) {
-        let Flush { shard, stream, files, through, dead } = flush;
+        let mut span = self.traces.own_work("flush");
+        span.since(flush.written.0);
+        span.note("ttdust.stream.id", flush.stream);
+        span.note("ttdust.shard", flush.shard.0);
+        span.note("ttdust.sequence.first", flush.files[0].first_sequence);
+        span.note("ttdust.sequence.last", flush.through);
+        span.note("ttdust.flush.rows", flush.files.iter().map(|file| file.rows).sum::<u64>());
+        span.note("ttdust.flush.bytes", flush.files.iter().map(|file| file.bytes).sum::<u64>());
+        span.note("ttdust.flush.dead_letters", flush.dead.len());
+        drop(span.child("write").at(flush.written));
+        if let Err(reason) = span.scope(self.flush_staged(link, flush)).await {
+            span.fail(reason);
+        }
+    }
+
+    /// `Err`: the rows are written anew.
+    async fn flush_staged(&self, link: &ShardLink, flush: Flush) -> Result<(), String> {
+        let Flush { shard, stream, files, through, dead, .. } = flush;
         // Rows that an earlier run committed are not committed anew.
         if let Some(end) = self.takeover.committed_before(stream, files[0].first_sequence).await {
             tracing::info!(%stream, through, end, "rows of a flush are in files already");
             discard_staged(files).await;
             self.tell(link, shard, stream, ToShard::Flushed(stream, end.min(through))).await;
-            return;
+            return Ok(());
         }
-        let message = match self.commit_with_patience(stream, &files, &dead).await {
+        let committed = self.commit_with_patience(stream, &files, &dead).await;
+        let message = match &committed {
             Ok(()) => ToShard::Flushed(stream, through),
             Err(reason) => {
                 tracing::warn!(%stream, through, %reason, "staged rows are lost; they are written anew from the log");
@@ -109,6 +131,7 @@ impl Flusher {
             }
         };
         self.tell(link, shard, stream, message).await;
+        committed
     }
 
     async fn tell(&self, link: &ShardLink, shard: ShardId, stream: StreamId, message: ToShard) {
@@ -145,11 +168,15 @@ impl Flusher {
             self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(stream);
         }
         for file in files {
-            self.put(file).await?;
+            let mut span = traces::child("upload");
+            span.note("ttdust.object.bytes", file.bytes);
+            let put = span.scope(self.put(file)).await;
+            span.note_end(&put);
+            put?;
         }
         // As late as can be: the log must remember their keys until the commit. Once they are there, a commit that is tried
         // again leaves them alone.
-        self.dead_letters.deliver(stream, dead).await?;
+        traces::child("dead_letters").scope(self.dead_letters.deliver(stream, dead)).await?;
         *dead = &[];
         let stored: Vec<_> = files.iter().map(stored).collect();
         let keys: Vec<_> = stored.iter().map(|file| file.key.clone()).collect();

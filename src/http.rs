@@ -1,4 +1,5 @@
-//! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id.
+//! REST: thin handlers over [`Control`]. Every answer that is no success is a problem+json with the request's id. And the console,
+//! which uses nothing else.
 
 mod answer;
 mod audit;
@@ -21,6 +22,7 @@ mod schemas;
 mod streams;
 mod system;
 mod tail;
+mod ui;
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,11 +35,14 @@ use axum::{
     response::Response,
 };
 
+use ttdust_shards::trace::{TraceId, w3c::Incoming};
+
 use crate::{
     control::{Control, ControlError},
     metrics::{ControlMetrics, Exposition},
     producer::Producer,
     tails::Tails,
+    traces::{self, Open, Traces},
 };
 use operation::Route;
 use problem::Problem;
@@ -51,6 +56,8 @@ pub use reference::markdown as openapi_markdown;
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 const REQUEST_ID: &str = "x-request-id";
+/// What is told of a request's path.
+const PATH_CHARS: usize = 256;
 
 /// What the handlers work on.
 #[derive(Debug)]
@@ -73,6 +80,8 @@ pub struct App {
     pub batches: Batches,
     /// Readers that follow streams.
     pub tails: Arc<Tails>,
+    /// Tells of requests.
+    pub traces: Traces,
 }
 
 /// The id of a request, for what is done in it.
@@ -117,8 +126,7 @@ fn routes() -> Vec<Group> {
 /// The router of all routes.
 pub fn router(app: Arc<App>) -> Router {
     let served = routes().into_iter().flat_map(|group| group.routes);
-    served
-        .fold(Router::new(), |router, route| route.serve(router))
+    ui::serve(served.fold(Router::new(), |router, route| route.serve(router)))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "there is no such path"))
         .method_not_allowed_fallback(async || {
             let detail = "this path does not take this method; the allow header names those it does";
@@ -132,23 +140,31 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// Gives each request an id, counts it, and writes problems out.
 async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> Response {
-    let id = request_id(request.headers().get(REQUEST_ID));
+    let method = method_name(request.method());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let route = path.as_ref().map(MatchedPath::as_str);
+    let incoming = Incoming::of(request.headers());
+    let mut span = trace(&app.traces, &incoming, method, route, request.uri().path());
+    let id = request_id(request.headers().get(REQUEST_ID), span.trace().or(incoming.trace()));
+    span.note("ttdust.request_id", &id);
     request.extensions_mut().insert(RequestId(id.clone()));
     let limited = rates::Limited::default();
     request.extensions_mut().insert(limited.clone());
-    let method = method_name(request.method());
-    let path = request.extensions().get::<MatchedPath>().cloned();
     let asked = request.method().clone();
-    let mut response = next.run(request).await;
+    let mut response = span.scope(next.run(request)).await;
     if let Some(path) = &path {
         let status = response.status();
-        let documented = !cfg!(debug_assertions) || openapi::is_documented(&asked, path.as_str(), status);
+        let documented = !cfg!(debug_assertions)
+            || ui::is_of(path.as_str())
+            || openapi::is_documented(&asked, path.as_str(), status);
         assert!(documented, "{asked} {} answers {status}, which its route does not tell of", path.as_str());
     }
     let failed = response.status().is_client_error() || response.status().is_server_error();
     if failed && response.extensions().get::<AsItIs>().is_none() {
-        response = written_out(response, &id);
+        response = span.scope(async { written_out(response, &id) }).await;
     }
+    note_status(&mut span, response.status());
+    drop(span);
     app.metrics.request_done(method, path.as_ref().map_or("none", MatchedPath::as_str), response.status().as_u16());
     limited.put_headers(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -157,11 +173,36 @@ async fn finish(State(app): State<Shared>, mut request: Request, next: Next) -> 
     response
 }
 
+/// A span for a request, by the conventions for HTTP. Whoever watches the server is not traced.
+fn trace(traces: &Traces, incoming: &Incoming, method: &'static str, route: Option<&str>, path: &str) -> Open {
+    if path == "/metrics" || path.starts_with("/health/") {
+        return Open::default();
+    }
+    let mut span = traces.request(incoming, || match route {
+        Some(route) => format!("{method} {route}"),
+        None => method.to_owned(),
+    });
+    span.note("http.request.method", method);
+    if span.is_traced() {
+        span.note("url.path", path.chars().take(PATH_CHARS).collect::<String>());
+        route.iter().for_each(|route| span.note("http.route", (*route).to_owned()));
+    }
+    span
+}
+
+fn note_status(span: &mut Open, status: StatusCode) {
+    span.note("http.response.status_code", status.as_u16());
+    if status.is_server_error() {
+        span.fail(status);
+        span.note("error.type", i64::from(status.as_u16()).to_string());
+    }
+}
+
 fn written_out(response: Response, id: &str) -> Response {
     let (mut parts, _) = response.into_parts();
     let problem = parts.extensions.remove::<Problem>().unwrap_or_else(|| Problem::of_status(parts.status));
     if parts.status.is_server_error() {
-        tracing::error!(trace_id = id, status = parts.status.as_u16(), detail = %problem.detail, "a request failed");
+        tracing::error!(request_id = id, status = parts.status.as_u16(), detail = %problem.detail, "a request failed");
     }
     parts.headers.remove("content-length");
     parts.headers.insert("content-type", HeaderValue::from_static("application/problem+json"));
@@ -174,14 +215,15 @@ fn written_out(response: Response, id: &str) -> Response {
     Response::from_parts(parts, Body::from(problem.json(id)))
 }
 
-/// The client's own id if it is a plain one, else a new one.
-fn request_id(given: Option<&HeaderValue>) -> String {
+/// The client's own id if it is a plain one, else that of its trace, else a new one.
+fn request_id(given: Option<&HeaderValue>, trace: Option<TraceId>) -> String {
     let plain = |text: &&str| {
         let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         !text.is_empty() && text.len() <= 128 && text.bytes().all(inner)
     };
     let given = given.and_then(|value| value.to_str().ok()).filter(plain);
-    given.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), str::to_owned)
+    let new = || trace.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), |trace| trace.to_string());
+    given.map_or_else(new, str::to_owned)
 }
 
 /// A method as a label: clients may invent methods without end.
@@ -202,7 +244,7 @@ fn method_name(method: &Method) -> &'static str {
 async fn to_the_end<T: Send + 'static>(
     change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
 ) -> Result<T, Problem> {
-    match tokio::spawn(change).await {
+    match tokio::spawn(traces::carried(change)).await {
         Ok(outcome) => Ok(outcome?),
         Err(error) => Err(ControlError::Internal(error.to_string()).into()),
     }
@@ -215,10 +257,12 @@ mod tests {
     #[test]
     fn a_plain_request_id_is_kept_and_another_replaced() {
         let given = |text| HeaderValue::from_bytes(text).expect("a header value");
-        assert_eq!(request_id(Some(&given(b"abc-1.2_x"))), "abc-1.2_x");
+        let trace = Some(TraceId(0xab));
+        assert_eq!(request_id(Some(&given(b"abc-1.2_x")), trace), "abc-1.2_x");
         for bad in [&b""[..], b"a b", b"\"", &[b'x'; 129], b"\xff"] {
-            assert_eq!(request_id(Some(&given(bad))).len(), 32);
+            assert_eq!(request_id(Some(&given(bad)), None).len(), 32);
         }
-        assert_eq!(request_id(None).len(), 32);
+        assert_eq!(request_id(None, None).len(), 32);
+        assert_eq!(request_id(None, trace), "000000000000000000000000000000ab");
     }
 }

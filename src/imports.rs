@@ -5,6 +5,9 @@
 //! part of an object in memory, and gives way where others write to the same shard. What an object holds can fail its job, and
 //! nothing else.
 //!
+//! A job that cannot go on now (`resting`), because its stream is paused or takes no records for long, gives its place to others and
+//! is begun again later.
+//!
 //! Replays of dead letters (`replay`) are jobs too: they are kept, begun, called off and gone on with in the same way.
 
 mod columnar;
@@ -17,18 +20,19 @@ mod listing;
 mod pace;
 mod progress;
 mod replay;
+mod resting;
 mod run;
 mod spec;
 mod thrift;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -37,7 +41,7 @@ use tokio::{
     sync::{Notify, watch},
     time,
 };
-use ttdust_shards::ids::StreamId;
+use ttdust_shards::{ids::StreamId, rows::takes_records};
 
 use crate::{
     calendar::now_unix_micros,
@@ -46,9 +50,11 @@ use crate::{
     objects::{ForeignObjects, ObjectError},
     producer::Producer,
     query::Queries,
+    traces::Traces,
     workers::{WorkerError, Workers},
 };
 use input::Broken;
+use resting::{Patience, Resting};
 use run::{End, Run};
 use spec::Place;
 
@@ -64,6 +70,8 @@ const CATALOG_PAUSE: Duration = Duration::from_secs(2);
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 /// How many replays run at a time.
 const REPLAYS_AT_ONCE: usize = 4;
+/// How many jobs there may be that have not ended: each is looked at whenever there may be one to begin.
+const JOBS_MAX: u32 = 1000;
 /// How long ended jobs are remembered.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -122,6 +130,8 @@ pub struct ImportParts {
     pub roots: Vec<ImportRoot>,
     /// The store whose buckets may be among it.
     pub s3: Option<S3Options>,
+    /// Tells of each run of a job.
+    pub traces: Traces,
 }
 
 /// Runs jobs.
@@ -129,6 +139,7 @@ pub struct ImportParts {
 pub struct Imports {
     parts: ImportParts,
     running: Mutex<HashMap<String, Arc<Running>>>,
+    resting: Resting,
     /// Rung when there may be a job to begin.
     news: Notify,
     stopping: AtomicBool,
@@ -139,6 +150,7 @@ pub struct Imports {
 struct Running {
     kind: JobKind,
     progress: Mutex<Progress>,
+    patience: Mutex<Patience>,
     /// It was called off, and by whom.
     cancelled: Mutex<Option<AuditEntry>>,
     is_cancelled: AtomicBool,
@@ -148,6 +160,18 @@ struct Running {
 }
 
 impl Running {
+    fn of(job: &Job) -> Self {
+        Self {
+            kind: job.kind(),
+            progress: Mutex::new(Progress::of_value(&job.progress)),
+            patience: Mutex::default(),
+            cancelled: Mutex::default(),
+            is_cancelled: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
+        }
+    }
+
     fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -162,7 +186,13 @@ impl Imports {
     /// None yet.
     #[must_use]
     pub fn new(parts: ImportParts) -> Self {
-        Self { parts, running: Mutex::default(), news: Notify::new(), stopping: AtomicBool::new(false) }
+        Self {
+            parts,
+            running: Mutex::default(),
+            resting: Resting::new(Instant::now()),
+            news: Notify::new(),
+            stopping: AtomicBool::new(false),
+        }
     }
 
     /// Where a source lies, if it may be read.
@@ -177,7 +207,7 @@ impl Imports {
     /// Keeps a new job, which begins when it is its turn.
     ///
     /// # Errors
-    /// See [`CatalogError`].
+    /// `Full`: too many have not ended; see [`CatalogError`].
     pub async fn create(&self, stream: StreamId, spec: &Spec, audit: AuditEntry) -> Result<Job, CatalogError> {
         let spec = serde_json::to_value(spec).expect("texts always serialise");
         self.create_job(stream, spec, &Progress::default(), audit).await
@@ -200,7 +230,7 @@ impl Imports {
             created_at: now_unix_micros(),
             completed_at: None,
         };
-        self.parts.catalog.create_job(job.clone(), audit).await?;
+        self.parts.catalog.create_job(job.clone(), JOBS_MAX, audit).await?;
         self.news.notify_one();
         Ok(job)
     }
@@ -227,10 +257,15 @@ impl Imports {
     }
 
     fn up_to_date(&self, job: Job) -> Job {
-        match self.running(&job.id) {
-            Some(running) if !job.status.is_final() => Job { progress: running.progress().to_value(), ..job },
-            _ => job,
+        if job.status.is_final() {
+            return job;
         }
+        let progress = match (self.running(&job.id), self.resting.what(&job.id)) {
+            (Some(running), _) => running.progress(),
+            (None, Some(what)) => Progress { waits_for: Some(what), ..Progress::of_value(&job.progress) },
+            (None, None) => return job,
+        };
+        Job { progress: progress.to_value(), ..job }
     }
 
     /// Calls a job off, and answers it as it is then: what was taken stays.
@@ -240,21 +275,31 @@ impl Imports {
     pub async fn cancel(&self, id: &str, audit: AuditEntry) -> Result<Job, CatalogError> {
         if let Some(running) = self.running(id) {
             let mut ended = running.ended.subscribe();
-            *running.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = Some(audit);
+            *running.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = Some(audit.clone());
             running.is_cancelled.store(true, Relaxed);
             // Past that it is under way all the same.
-            let _ = time::timeout(CANCEL_PATIENCE, ended.wait_for(|ended| *ended)).await;
-            return self.job(id).await;
+            let has_ended = time::timeout(CANCEL_PATIENCE, ended.wait_for(|ended| *ended)).await.is_ok();
+            let job = self.job(id).await?;
+            // It may just have given its place back.
+            if job.status.is_final() || !has_ended {
+                return Ok(job);
+            }
         }
         let job = self.parts.catalog.job(id.to_owned()).await?;
         let change = JobChange {
             id: job.id,
             status: JobStatus::Cancelled,
             objects: None,
-            progress: job.progress,
+            progress: Progress { waits_for: None, ..Progress::of_value(&job.progress) }.to_value(),
             completed_at: Some(now_unix_micros()),
         };
-        self.parts.catalog.change_job(change, Some(audit)).await
+        let job = self.parts.catalog.change_job(change, Some(audit)).await?;
+        self.resting.forget(&job.id);
+        // It may just have been begun again.
+        if let Some(running) = self.running(id) {
+            running.is_cancelled.store(true, Relaxed);
+        }
+        Ok(job)
     }
 
     /// Stops all jobs where they are: the next start goes on with them.
@@ -265,8 +310,9 @@ impl Imports {
     /// Begins jobs as they come, and goes on with those of earlier runs, for as long as the server runs.
     pub async fn run(self: Arc<Self>) {
         loop {
-            match self.begin_due().await {
-                Ok(()) => self.news.notified().await,
+            let looked_at = Instant::now();
+            match self.begin_due(looked_at).await {
+                Ok(()) => self.wait_for_work(looked_at).await,
                 Err(error) => {
                     tracing::warn!(%error, "which jobs there are is not known yet");
                     time::sleep(CATALOG_PAUSE).await;
@@ -278,8 +324,32 @@ impl Imports {
         }
     }
 
-    async fn begin_due(self: &Arc<Self>) -> Result<(), CatalogError> {
-        for job in self.parts.catalog.unfinished_jobs().await? {
+    /// Until there may be a job to begin that was not there, or had not rested, at `looked_at`.
+    async fn wait_for_work(&self, looked_at: Instant) {
+        let rested = async {
+            match self.resting.next(looked_at) {
+                Some(next) => time::sleep_until(next.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.news.notified() => {}
+            () = rested => {}
+        }
+    }
+
+    async fn begin_due(self: &Arc<Self>, now: Instant) -> Result<(), CatalogError> {
+        let unfinished = self.parts.catalog.unfinished_jobs().await?;
+        let ids: HashSet<&str> = unfinished.iter().map(|job| job.id.as_str()).collect();
+        self.resting.keep(|id| ids.contains(id));
+        for job in unfinished {
+            if self.resting.has(&job.id, now) || self.running(&job.id).is_some() {
+                continue;
+            }
+            if let Some(what) = self.in_the_way(&job) {
+                self.resting.begin(&job.id, Some(what), Progress::of_value(&job.progress).processed, now);
+                continue;
+            }
             let running = {
                 let mut all = self.running.lock().unwrap_or_else(PoisonError::into_inner);
                 if self.stopping.load(Relaxed) {
@@ -294,14 +364,7 @@ impl Imports {
                 if is_full || all.contains_key(&job.id) {
                     continue;
                 }
-                let running = Arc::new(Running {
-                    kind,
-                    progress: Mutex::new(Progress::of_value(&job.progress)),
-                    cancelled: Mutex::default(),
-                    is_cancelled: AtomicBool::new(false),
-                    is_stopped: AtomicBool::new(false),
-                    ended: watch::Sender::new(false),
-                });
+                let running = Arc::new(Running::of(&job));
                 all.insert(job.id.clone(), Arc::clone(&running));
                 running
             };
@@ -312,29 +375,49 @@ impl Imports {
         self.parts.catalog.forget_jobs_before(before).await.map(drop)
     }
 
+    /// Why a job need not be begun now; `None`: nothing that is known.
+    fn in_the_way(&self, job: &Job) -> Option<String> {
+        let stream = self.parts.producer.stream(job.stream).ok()?;
+        let status = takes_records(&stream).err()?;
+        (status.reason == "STREAM_PAUSED" && !replay::only_counts(job)).then_some(status.message)
+    }
+
     async fn run_job(self: Arc<Self>, job: Job, running: Arc<Running>) {
         let id = job.id.clone();
-        let end = self.work(job, &running).await;
-        let (status, reason) = match end {
-            End::Done => (JobStatus::Completed, None),
-            End::Cancelled if running.is_cancelled.load(Relaxed) => (JobStatus::Cancelled, None),
-            End::Cancelled | End::Later => (JobStatus::Running, None),
-            End::Failed(reason) => (JobStatus::Failed, Some(reason)),
+        let mut span = self.parts.traces.own_work(match running.kind {
+            JobKind::Import => "import",
+            JobKind::Replay => "replay",
+        });
+        span.note("ttdust.job.id", id.clone());
+        span.note("ttdust.stream.id", job.stream);
+        let end = Box::pin(span.scope(self.work(job, &running))).await;
+        let (status, reason, waits_for) = match end {
+            End::Done => (JobStatus::Completed, None, None),
+            End::Cancelled | End::Later | End::Waits(_) if running.is_cancelled.load(Relaxed) => {
+                (JobStatus::Cancelled, None, None)
+            }
+            End::Cancelled | End::Later => (JobStatus::Running, None, None),
+            End::Waits(what) => (JobStatus::Pending, None, Some(what)),
+            End::Failed(reason) => (JobStatus::Failed, Some(reason), None),
         };
         {
             let mut progress = running.progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.reason.clone_from(&reason);
-            progress.waits_for = None;
+            progress.waits_for.clone_from(&waits_for);
         }
-        match &reason {
-            Some(reason) => tracing::warn!(job = %id, %reason, "a job failed"),
-            None => tracing::info!(job = %id, status = status.name(), "a job ended"),
+        span.note("ttdust.status", status.name());
+        reason.iter().for_each(|reason| span.fail(reason));
+        match (&reason, &waits_for) {
+            (Some(reason), _) => tracing::warn!(job = %id, %reason, "a job failed"),
+            (None, Some(what)) => tracing::info!(job = %id, %what, "a job waits"),
+            (None, None) => tracing::info!(job = %id, status = status.name(), "a job ended"),
         }
         let completed_at = status.is_final().then(now_unix_micros);
         let audit = running.cancelled.lock().unwrap_or_else(PoisonError::into_inner).take();
         let audit = audit.filter(|_| status == JobStatus::Cancelled);
         let change =
             JobChange { id: id.clone(), status, objects: None, progress: running.progress().to_value(), completed_at };
+        drop(span);
         while let Err(error @ CatalogError::Unavailable(_)) =
             self.parts.catalog.change_job(change.clone(), audit.clone()).await
         {
@@ -344,12 +427,13 @@ impl Imports {
                 break;
             }
         }
+        // Before it gives its place back: what is in its way is not gone at once.
+        match status.is_final() {
+            true => self.resting.forget(&id),
+            false => self.resting.begin(&id, waits_for, running.progress().processed, Instant::now()),
+        }
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         running.ended.send_replace(true);
-        if !status.is_final() && !self.stopping.load(Relaxed) {
-            // What is in its way is not gone at once.
-            time::sleep(CATALOG_PAUSE).await;
-        }
         self.news.notify_one();
     }
 

@@ -7,18 +7,25 @@ mod queries;
 mod rates;
 mod shards;
 mod tls;
+mod traces;
 mod upkeep;
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{
+    fmt::Write,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use prometheus_client::{
     encoding,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use ttdust_shards::{memory::Pool, query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome};
+use ttdust_shards::{
+    ids::ShardId, memory::Pool, query::QueryAnswer, rate::Category, runtime::IoBackend, tls::HandshakeOutcome,
+};
 
-use crate::{catalog::PgFigures, link::ShardLink, objects::S3Figures};
+use crate::{catalog::PgFigures, link::ShardLink, objects::S3Figures, traces::TraceFigures};
 
 pub use upkeep::UpkeepNumbers;
 
@@ -107,7 +114,7 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info(
         "ttdust_upkeep_failures_total",
         "counter",
-        "job",
+        "task",
         "passes of the upkeep that were cut short by an error, and failed tries to archive",
     ),
     info(
@@ -131,6 +138,20 @@ const CONTROL_METRICS: &[MetricInfo] = &[
     info("ttdust_s3_latency_seconds", "histogram", "operation", "one request to the S3 store"),
     info("ttdust_s3_bytes_total", "counter", "direction", "bytes of bodies sent to the S3 store and received"),
     info("ttdust_s3_breaker_open", "gauge", "", "1 while the S3 store counts as down and is asked seldom"),
+    info("ttdust_traces_exported_total", "counter", "", "spans that the collector of traces took"),
+    info(
+        "ttdust_traces_dropped_total",
+        "counter",
+        "",
+        "spans that it did not get: no room while it was slow or away, or it refused them",
+    ),
+    info("ttdust_traces_export_failures_total", "counter", "", "requests to the collector of traces that failed"),
+    info(
+        "ttdust_shard_stall_seconds",
+        "gauge",
+        "shard",
+        "for how long the shard has not had a turn by now; 0 while it has one several times a second",
+    ),
     info("process_resident_memory_bytes", "gauge", "", "resident memory of the process"),
     info("process_cpu_seconds_total", "counter", "", "CPU time of the process"),
     info(
@@ -193,6 +214,8 @@ pub struct ControlMetrics {
     postgres: PgFigures,
     s3: S3Figures,
     upkeep: upkeep::UpkeepNumbers,
+    traces: TraceFigures,
+    stalls: Family<Labels, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for ControlMetrics {
@@ -222,6 +245,8 @@ impl Default for ControlMetrics {
             postgres: PgFigures::default(),
             s3: S3Figures::default(),
             upkeep: upkeep::UpkeepNumbers::default(),
+            traces: TraceFigures::default(),
+            stalls: Family::default(),
         };
         // A rate over a series needs its zero: it is there before the first event.
         for result in ["ok", "refused"] {
@@ -296,6 +321,17 @@ impl ControlMetrics {
     #[must_use]
     pub fn s3(&self) -> S3Figures {
         self.s3.clone()
+    }
+
+    /// Where what becomes of traces is counted.
+    #[must_use]
+    pub fn traces(&self) -> TraceFigures {
+        self.traces.clone()
+    }
+
+    /// A shard has had no turn for so long; zero: it goes on.
+    pub fn shard_stalled(&self, shard: ShardId, stalled: Duration) {
+        self.stalls.get_or_create(&vec![("shard", shard.to_string())]).set(stalled.as_secs_f64());
     }
 
     /// Where the upkeep of the files is counted.
@@ -394,6 +430,10 @@ impl ControlMetrics {
         registry.register("s3_operations", meaning("s3_operations_total"), self.s3.operations.clone());
         registry.register("s3_latency_seconds", meaning("s3_latency_seconds"), self.s3.latency.clone());
         registry.register("s3_bytes", meaning("s3_bytes_total"), self.s3.bytes.clone());
+        registry.register("traces_exported", meaning("traces_exported_total"), self.traces.exported.clone());
+        let name = "traces_export_failures";
+        registry.register(name, meaning("traces_export_failures_total"), self.traces.failures.clone());
+        registry.register("shard_stall_seconds", meaning("shard_stall_seconds"), self.stalls.clone());
         registry.register("s3_breaker_open", meaning("s3_breaker_open"), self.s3.breaker_open.clone());
     }
 }
@@ -470,6 +510,10 @@ impl Exposition {
             control: Arc::clone(&control.tls),
             shards: metrics.clone(),
         }));
+        ours.register_collector(Box::new(traces::TraceCollector {
+            control: control.traces.dropped.clone(),
+            shards: metrics.clone(),
+        }));
         ours.register_collector(Box::new(rates::RateCollector {
             control: Arc::clone(&control.rates),
             shards: metrics.clone(),
@@ -502,6 +546,7 @@ mod tests {
         control.query_done("ok", Duration::from_millis(3), Some(&QueryAnswer::default()));
         control.request_done("GET", "/api/v1/streams/{id}", 200);
         control.auth_attempt("ok");
+        control.shard_stalled(ShardId(0), Duration::ZERO);
         let backend = IoBackend { kind: "epoll", reason: "a \"quoted\" reason".into() };
         Exposition::new(&control, &backend, None)
     }
@@ -513,6 +558,15 @@ mod tests {
             text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
         let wanted: BTreeSet<_> = metrics().iter().map(|m| format!("{} {}", m.name, m.kind)).collect();
         assert_eq!(kinds, wanted);
+        // What Prometheus sets itself takes the place of a metric's own.
+        let clash =
+            metrics().into_iter().filter(|m| m.labels.split(',').any(|label| ["job", "instance"].contains(&label)));
+        assert_eq!(clash.map(|metric| metric.name).collect::<Vec<_>>(), [""; 0]);
+        assert!(text.contains("ttdust_upkeep_failures_total{task=\"compaction\"} 0"), "{text}");
+        for outcome in ["ok", "denied", "connection"] {
+            let series = format!("ttdust_s3_operations_total{{operation=\"put\",outcome=\"{outcome}\"}} 0");
+            assert!(text.contains(&series), "{series}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::{
     link::ShardLink,
     metrics::ControlMetrics,
     publish::Publisher,
+    traces::{self, Open},
     workers::{WorkerError, Workers},
 };
 
@@ -123,6 +124,7 @@ impl Parcel {
             keys,
             metadata,
             writer,
+            marks: None,
             reply: OutcomeTo::Waiter(tell),
         };
         Self { home: to.home, submission, waiter }
@@ -183,6 +185,7 @@ impl Checked {
 #[derive(Debug)]
 struct Posted {
     home: ShardId,
+    posted: std::time::Instant,
     /// There already: it did not get there.
     known: Option<Outcome>,
     waiter: oneshot::Receiver<Outcome>,
@@ -298,14 +301,16 @@ impl Producer {
     }
 
     fn post(&self, parcel: Parcel) -> Posted {
-        let Parcel { home, submission, waiter } = parcel;
+        let Parcel { home, mut submission, waiter } = parcel;
+        submission.marks = traces::is_traced().then(Box::default);
+        let posted = std::time::Instant::now();
         let known = if self.link.has_ended(home) {
             Some(Outcome::Refused(Refusal::Draining))
         } else {
             let sent = self.link.engine().send(home, ToShard::Submit(submission));
             sent.is_err().then_some(Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY)))
         };
-        Posted { home, known, waiter }
+        Posted { home, posted, known, waiter }
     }
 
     /// What became of records that were sent.
@@ -330,13 +335,13 @@ impl Producer {
     }
 
     async fn outcome(&self, posted: Posted) -> Outcome {
-        let Posted { home, known, mut waiter } = posted;
+        let Posted { home, posted, known, mut waiter } = posted;
         if let Some(known) = known {
             return known;
         }
         loop {
             tokio::select! {
-                outcome = &mut waiter => return outcome.unwrap_or(Outcome::Unknown),
+                outcome = &mut waiter => return told(posted, outcome.unwrap_or(Outcome::Unknown)),
                 () = time::sleep(LOOK_PAUSE) => {}
             }
             // What lies in the queue of a shard that is gone is never looked at.
@@ -377,7 +382,15 @@ impl Producer {
             let check = move || Checked::of(&stream, letters.as_deref(), &limits, records);
             self.checkers.run(check).await.map_err(not_checked)?
         };
-        let answer = self.answer(self.send(checked)).await;
+        let mut span = traces::child("append");
+        span.note("ttdust.stream.id", stream.id);
+        span.note("ttdust.home_shard", stream.home.0);
+        span.note("ttdust.batch.records", count);
+        span.note("ttdust.batch.bytes", bytes);
+        let answering = async { self.answer(self.send(checked)).await };
+        let answer = span.scope(answering).await;
+        note_answer(&mut span, &answer);
+        drop(span);
         self.count(source, count, &answer);
         self.metrics.produced_in(source.name(), started.elapsed());
         answer
@@ -396,6 +409,31 @@ impl Producer {
         };
         counts.into_iter().for_each(|(outcome, count)| self.metrics.produced(source.name(), outcome, count));
     }
+}
+
+fn note_answer(span: &mut Open, answer: &Result<AppendResponse, Status>) {
+    match answer {
+        Ok(answer) => {
+            span.note("ttdust.records.accepted", answer.accepted);
+            span.note("ttdust.records.duplicate", answer.duplicates);
+            span.note("ttdust.records.rejected", answer.rejected);
+            if answer.accepted > 0 {
+                span.note("ttdust.sequence.first", answer.first_sequence);
+                span.note("ttdust.sequence.last", answer.last_sequence);
+            }
+        }
+        Err(status) => span.fail(&status.message),
+    }
+}
+
+/// An outcome; where it is of something that is traced, its way is told of.
+fn told(posted: std::time::Instant, mut outcome: Outcome) -> Outcome {
+    if let Some(marks) = outcome.take_marks() {
+        for (step, from, to) in marks.steps(posted) {
+            drop(traces::child(step).at((from, to)));
+        }
+    }
+    outcome
 }
 
 /// How long to wait before the same is sent again; `None`: that does not help.

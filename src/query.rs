@@ -29,6 +29,7 @@ use crate::{
     link::ShardLink,
     metrics::ControlMetrics,
     publish::Publisher,
+    traces::{self, Open},
     workers::{WorkerError, Workers},
 };
 
@@ -152,9 +153,12 @@ impl Queries {
         Self { lists, link, workers, publisher, metrics, cache, memory, limits }
     }
 
-    /// What one more query may hold.
-    fn meter(&self) -> Meter {
-        Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes)
+    /// What one more query may take, that begins now.
+    fn bounds(&self, now: Instant, cancel: Cancel) -> Bounds {
+        let meter = Meter::new(Arc::clone(&self.memory), self.limits.memory_bytes);
+        let most = now + self.limits.timeout;
+        let deadline = cancel.until().map_or(most, |until| until.min(most));
+        Bounds { deadline: Some(deadline), page_until: None, cancel, meter }
     }
 
     /// The answer to a query. `cancel` ends it, and so does dropping this.
@@ -166,8 +170,12 @@ impl Queries {
         let _waiting = cancel.on_drop();
         let asked = Asked { metrics: &self.metrics, start, counted: false };
         let stream = query.stream();
-        let bounds = Bounds { deadline: Some(start + self.limits.timeout), cancel, meter: self.meter() };
-        let mut answer = match time::timeout(self.limits.timeout, self.answer(query, bounds)).await {
+        let bounds = self.bounds(start, cancel);
+        let timeout = bounds.deadline.map_or(self.limits.timeout, |deadline| deadline.saturating_duration_since(start));
+        let mut span = traces::child(if matches!(query, Query::Lookup(_)) { "lookup" } else { "query" });
+        span.note("ttdust.stream.id", stream);
+        let answering = span.scope(self.answer(query, bounds));
+        let mut answer = match time::timeout(timeout, answering).await {
             Ok(answer) => answer,
             Err(_) => Err(QueryFailure::TimedOut),
         };
@@ -189,6 +197,7 @@ impl Queries {
             }
         };
         asked.count(outcome, answer.as_ref().ok());
+        note_answer(&mut span, outcome, &answer);
         answer
     }
 
@@ -198,7 +207,7 @@ impl Queries {
 
     async fn answer(&self, query: Query, bounds: Bounds) -> Result<QueryAnswer, QueryFailure> {
         let stream = self.readable(query.stream()).ok_or(QueryFailure::Deleting)?;
-        let buffer = self.link.snapshot(stream.home, stream.id).await?;
+        let buffer = traces::child("snapshot").scope(self.link.snapshot(stream.home, stream.id)).await?;
         let (query, buffer) = (Arc::new(query), Arc::new(buffer));
         let mut tries = 1;
         loop {
@@ -226,16 +235,21 @@ impl Queries {
         buffer: &Arc<BufferSnapshot>,
         bounds: &Bounds,
     ) -> Result<Result<QueryAnswer, QueryError>, QueryFailure> {
-        let files = self.files_of(buffer).await?;
+        let listing = traces::child("list_files");
+        let files = listing.scope(self.files_of(buffer)).await?;
+        drop(listing);
+        let executing = traces::child("execute");
         let (metrics, cache) = (Arc::clone(&self.metrics), Arc::clone(&self.cache));
         let (query, buffer, bounds) = (Arc::clone(query), Arc::clone(buffer), bounds.clone());
         let run = move || {
             let start = Instant::now();
+            // The wait for a worker is none of a page's time: it goes ahead, however long that was.
+            let bounds = bounds.begun(start);
             let answer = query.answer(&buffer, &files, &QueryContext { cache: &cache, bounds: &bounds });
             metrics.query_executed(start.elapsed());
             answer
         };
-        self.workers.run(run).await.map_err(not_run)
+        executing.scope(self.workers.run(run)).await.map_err(not_run)
     }
 
     /// The committed files of the snapshot's stream that hold its rows up to the flush.
@@ -246,6 +260,23 @@ impl Queries {
             }
             error => QueryFailure::Internal(error.to_string()),
         })
+    }
+}
+
+/// What a query came to.
+fn note_answer(span: &mut Open, outcome: &'static str, answer: &Result<QueryAnswer, QueryFailure>) {
+    span.note("ttdust.status", outcome);
+    match answer {
+        Ok(answer) => {
+            span.note("ttdust.query.rows", answer.records.len());
+            span.note("ttdust.query.rows_scanned", answer.rows_scanned);
+            span.note("ttdust.query.partitions", answer.partitions_scanned);
+            span.note("ttdust.query.files", answer.files_opened);
+            span.note("ttdust.query.cache_hits", answer.cache_hits);
+            span.note("ttdust.query.cache_misses", answer.cache_misses);
+        }
+        Err(QueryFailure::Internal(_)) => span.fail("the query failed; the log says why"),
+        Err(_) => span.fail(outcome),
     }
 }
 

@@ -7,6 +7,7 @@
 mod inbox;
 mod manager;
 mod reload;
+mod stalls;
 mod stop;
 
 use std::{
@@ -29,6 +30,7 @@ use ttdust_shards::{
     ids::ShardId,
     runtime::{Engine, EngineStart, StartError, UnknownStreams},
     threads::{Turns, pin, take},
+    trace::TraceStart,
 };
 
 use crate::{
@@ -47,6 +49,7 @@ use crate::{
     link::{Homes, ShardLink},
     metrics::{ControlMetrics, Exposition},
     objects::{ObjectError, Objects, clean_staging},
+    otlp::{Exporter, ExporterEnd},
     producer::Producer,
     publish::{Checks, PublishError, Publisher},
     query::{Queries, QueryLimits, QueryParts},
@@ -54,6 +57,7 @@ use crate::{
     tails::Tails,
     telemetry::Level,
     tls::{Identity, TlsError},
+    traces::Traces,
     upkeep::Upkeep,
     workers::Workers,
 };
@@ -99,6 +103,8 @@ pub enum ServeError {
     Engine(#[from] StartError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error("otlp.endpoint: {0}")]
+    Traces(#[source] TlsError),
     #[error("redis.url: {0}")]
     Redis(#[from] redis::RedisError),
     #[error("cannot listen for REST on {address}: {source}")]
@@ -155,6 +161,7 @@ struct Server {
     data: DataPaths,
     stop_http: watch::Sender<bool>,
     http: JoinHandle<()>,
+    exporter: Option<ExporterEnd>,
 }
 
 /// What stands before the shards do.
@@ -165,6 +172,16 @@ struct Base {
     publisher: Arc<Publisher>,
     metrics: Arc<ControlMetrics>,
     known: Known,
+    traced: Tracing,
+}
+
+/// Where traces go. All of it is nothing where none are wanted.
+#[derive(Default)]
+struct Tracing {
+    traces: Traces,
+    /// For the shards.
+    start: Option<TraceStart>,
+    exporter: Option<ExporterEnd>,
 }
 
 impl Base {
@@ -175,6 +192,7 @@ impl Base {
             tracing::info!(files = cleaned, "removed staged files of an earlier run; their rows are in the log");
         }
         let metrics = Arc::<ControlMetrics>::default();
+        let traced = start_traces(config, &metrics)?;
         let catalog = Catalog::open(&CatalogPlace::of(config), metrics.postgres()).await?;
         catalog.claim(&node_name(&settings.data_dir)).await?;
         let objects = Objects::open(config, metrics.s3()).await?;
@@ -192,7 +210,7 @@ impl Base {
             );
         }
         publisher.put_in_force(&known.everything).await?;
-        Ok(Self { catalog, objects, workers, publisher, metrics, known })
+        Ok(Self { catalog, objects, workers, publisher, metrics, known, traced })
     }
 
     /// Recovers the logs and starts the shards.
@@ -212,6 +230,7 @@ impl Base {
             unknown_streams: self.unknown_streams(config).await?,
             to_control,
             tls,
+            traces: self.traced.start.clone(),
         };
         // On a thread that may block, so that a signal still ends a long recovery.
         let started = tokio::task::spawn_blocking(move || Engine::start(start)).await;
@@ -228,6 +247,23 @@ impl Base {
             UnknownStreamsPolicy::Refuse if self.known.mirrored => UnknownStreams::Keep,
             UnknownStreamsPolicy::Refuse => UnknownStreams::Refuse { deleted: self.catalog.deleted_streams().await? },
         })
+    }
+
+    fn flusher(&self, lists: &Arc<FileLists>, link: &ShardLink, takeover: Takeover) -> Flusher {
+        let dead_letters = DeadLetters::new(link.clone(), Arc::clone(&self.publisher));
+        Flusher::new(
+            self.catalog.clone(),
+            self.objects.clone(),
+            Arc::clone(lists),
+            Arc::clone(&self.metrics),
+            takeover,
+            (dead_letters, self.traced.traces.clone()),
+        )
+    }
+
+    fn upkeep(&self, config: &Config, lists: Arc<FileLists>) -> io::Result<Upkeep> {
+        let told = (Arc::clone(&self.metrics), self.traced.traces.clone());
+        Upkeep::new(config, self.catalog.clone(), self.objects.clone(), lists, told)
     }
 
     fn queries(&self, config: &Config, lists: &Arc<FileLists>, link: &ShardLink) -> Arc<Queries> {
@@ -248,6 +284,15 @@ impl Base {
         };
         Arc::new(Queries::new(parts, limits))
     }
+}
+
+fn start_traces(config: &Config, metrics: &ControlMetrics) -> Result<Tracing, ServeError> {
+    let Some(options) = &config.otlp else { return Ok(Tracing::default()) };
+    let (traces, start, spans) = Traces::start(options.sampling, metrics.traces());
+    let times = Arc::clone(&start.times);
+    let exporter = Exporter::start(options, spans, times, metrics.traces()).map_err(ServeError::Traces)?;
+    tracing::info!(endpoint = options.endpoint, ratio = options.sampling.ratio, "traces are exported");
+    Ok(Tracing { traces, start: Some(start), exporter: Some(exporter) })
 }
 
 /// What tells this node from others, for people.
@@ -280,20 +325,12 @@ impl Server {
         let queries = base.queries(&config, &lists, &link);
         let coordinator = coordinator(&config, &base.metrics).await?;
         let (takeover, pending) = takeover(&base.known);
-        let flusher = Flusher::new(
-            base.catalog.clone(),
-            base.objects.clone(),
-            Arc::clone(&lists),
-            Arc::clone(&base.metrics),
-            takeover,
-            DeadLetters::new(link.clone(), Arc::clone(&base.publisher)),
-        );
-        let upkeep = Upkeep::new(&config, base.catalog.clone(), base.objects.clone(), lists, Arc::clone(&base.metrics))
-            .map_err(system("cannot start the upkeep"))?;
+        let flusher = base.flusher(&lists, &link, takeover);
+        let upkeep = base.upkeep(&config, lists).map_err(system("cannot start the upkeep"))?;
         let (reloads, asked_reloads) = mpsc::channel(RELOADS);
         let data = data_paths(&config, &base, &link, &queries)?;
         let exposition = Exposition::new(&base.metrics, engine.backend(), Some(link.clone()));
-        let objects = base.objects.clone();
+        let (objects, catalog) = (base.objects.clone(), base.catalog.clone());
         let archive = start_archive(&config, objects.clone(), Arc::clone(&base.metrics))?;
         let control = Arc::new(Control::new(Parts {
             config: Arc::clone(&config),
@@ -308,7 +345,8 @@ impl Server {
             imports: Arc::clone(&data.imports),
         }));
 
-        let (inbox, ended) = Inbox::new(link.clone(), flusher, queries, Arc::clone(&control), archive);
+        let (inbox, ended) =
+            Inbox::new(link.clone(), flusher, queries, Arc::clone(&control), (archive, base.traced.traces.clone()));
         tokio::spawn(inbox.run(messages));
         make_bootstrap_key(&control).await?;
         let (rest_sender, rest_tls) = match tls {
@@ -324,12 +362,16 @@ impl Server {
             config: Arc::clone(&config),
             control: Arc::clone(&control),
             objects,
+            catalog,
             link: link.clone(),
             level,
             metrics,
             rest_tls: rest_sender,
         };
-        let (stop_http, http) = start_http(&config, listener, &control, base.metrics, (exposition, &data), rest_tls);
+        tokio::spawn(stalls::watch(link.clone(), Arc::clone(&base.metrics)));
+        let Tracing { traces, exporter, .. } = base.traced;
+        let told = (base.metrics, exposition, traces);
+        let (stop_http, http) = start_http(&config, listener, &control, told, &data, rest_tls);
         tokio::spawn(reloader.run(hangups, asked_reloads));
         tokio::spawn(upkeep.run());
         start_background(&control, &data.imports, pending);
@@ -337,7 +379,7 @@ impl Server {
             write_ports(path, rest, engine.grpc_address()).map_err(system("cannot write the port file"))?;
         }
         tracing::info!("ready");
-        Ok(Self { config, engine, link, control, signals, ended, data, stop_http, http })
+        Ok(Self { config, engine, link, control, signals, ended, data, stop_http, http, exporter })
     }
 
     /// Serves until a signal, then drains.
@@ -355,7 +397,7 @@ impl Server {
         self.control.start_draining();
         manager.stopping().await;
         self.data.stop();
-        let Self { engine, link, control, mut signals, mut ended, stop_http, http, .. } = self;
+        let Self { engine, link, control, mut signals, mut ended, stop_http, http, exporter, .. } = self;
         tokio::select! {
             drained = tokio::time::timeout(timeout, drain(&link, &mut ended)) => {
                 drained.map_err(|_| ServeError::DrainTimeout(timeout))??;
@@ -369,6 +411,9 @@ impl Server {
             () = signals.next_after(asked) => stop::exit_at_once(),
         }
         control.save_last_uses().await;
+        if let Some(exporter) = exporter {
+            exporter.flush().await;
+        }
         tracing::info!("stopped");
         Ok(engine)
     }
@@ -410,6 +455,7 @@ fn data_paths(config: &Config, base: &Base, link: &ShardLink, queries: &Arc<Quer
         at_once: settings.import_jobs,
         roots: settings.import_roots.clone(),
         s3: config.s3.clone(),
+        traces: base.traced.traces.clone(),
     }));
     Ok(DataPaths { producer, tails: Arc::new(tails), imports })
 }
@@ -515,8 +561,8 @@ fn start_http(
     config: &Config,
     listener: TcpListener,
     control: &Arc<Control>,
-    metrics: Arc<ControlMetrics>,
-    (exposition, data): (Exposition, &DataPaths),
+    (metrics, exposition, traces): (Arc<ControlMetrics>, Exposition, Traces),
+    data: &DataPaths,
     tls: http::Tls,
 ) -> (watch::Sender<bool>, JoinHandle<()>) {
     let settings = config.settings();
@@ -531,6 +577,7 @@ fn start_http(
         producer: Arc::clone(&data.producer),
         batches: http::Batches::default(),
         tails: Arc::clone(&data.tails),
+        traces,
     };
     let (stop, stopped) = watch::channel(false);
     let limits = ConnectionLimits {

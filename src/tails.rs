@@ -138,7 +138,8 @@ impl Tails {
         Ok(seat)
     }
 
-    /// The feed of a stream, and which rows are there before it.
+    /// The feed of a stream, and which rows are there: those that were synced by now, also where the feed has others' readers and
+    /// the rows are still on their way to it.
     async fn feed(&self, stream: &StreamEntry) -> Result<(Arc<Feed>, i64), Status> {
         let known = {
             let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +148,9 @@ impl Tails {
         if let Some(feed) = known {
             // Of two that began at once, the later waits for the earlier's answer.
             if let Some(through) = feed.begun().await {
-                return Ok((feed, through));
+                let figures = self.link.figures(stream.home, stream.id).await;
+                let figures = figures.ok_or_else(|| Status::query(QueryFailure::Overloaded))?;
+                return Ok((feed, through.max(figures.last_sequence)));
             }
         }
         let feed = Feed::open(&self.link, stream, &self.pool).map_err(Status::query)?;

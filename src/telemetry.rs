@@ -1,10 +1,20 @@
 //! Log lines on stderr: one JSON object each, or text for people. The level can be changed while the process runs.
+//!
+//! A line says which part of the program it is from (`component`: `server::…` and `shards::…`, by module), and `log.level` takes
+//! the same names: `info,shards::wal=debug`. What is logged for a request that is traced has its `trace_id`.
 
+mod form;
 mod lines;
+mod repeats;
 
-use std::{fmt, sync::OnceLock};
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    layer::{Context, SubscriberExt as _},
+    reload,
+};
 
 use crate::config::{LogFormat, Settings};
 use lines::Lines;
@@ -13,48 +23,42 @@ use lines::Lines;
 static STDERR: OnceLock<Lines> = OnceLock::new();
 
 /// Changes what is logged from now on.
-pub struct Level(Box<dyn Fn(EnvFilter) + Send + Sync>);
-
-impl fmt::Debug for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Level")
-    }
-}
+#[derive(Debug)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
 
 impl Level {
     /// Logs by `filter`, a text that the settings' parser has tried.
     pub fn set(&self, filter: &str) {
-        (self.0)(filter_of(filter));
+        // It fails only when the process, a test's, has another logger.
+        let _ = self.0.reload(filter_of(filter));
     }
 }
 
 fn filter_of(text: &str) -> EnvFilter {
     // The settings' parser has tried it already.
-    EnvFilter::try_new(text).unwrap_or_else(|_| EnvFilter::new("info"))
+    EnvFilter::try_new(form::with_crates_names(text)).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Starts logging as the settings say. A second call in a process changes nothing.
 pub fn start(settings: &Settings) -> Level {
-    let logging = tracing_subscriber::fmt()
-        .with_env_filter(filter_of(&settings.log_level))
-        .with_writer(STDERR.get_or_init(|| Lines::start(std::io::stderr())))
-        // To stderr, where else: with nobody to read that, each line would be a panic.
-        .log_internal_errors(false)
-        .with_target(true);
-    // Starting and changing fail only when the process, a test's, has a logger already.
-    match settings.log_format {
-        LogFormat::Json => {
-            let logging = logging.json().flatten_event(true).with_filter_reloading();
-            let handle = logging.reload_handle();
-            drop(logging.try_init());
-            Level(Box::new(move |filter| drop(handle.reload(filter))))
-        }
-        LogFormat::Text => {
-            let logging = logging.with_ansi(false).with_filter_reloading();
-            let handle = logging.reload_handle();
-            drop(logging.try_init());
-            Level(Box::new(move |filter| drop(handle.reload(filter))))
-        }
+    let format = settings.log_format;
+    let (filter, handle) = reload::Layer::new(filter_of(&settings.log_level));
+    let lines = STDERR.get_or_init(|| Lines::start(std::io::stderr(), format));
+    let logging = tracing_subscriber::registry().with(filter).with(Printer { format, lines });
+    // It fails only when the process, a test's, has a logger already.
+    let _ = tracing::subscriber::set_global_default(logging);
+    Level(handle)
+}
+
+/// Writes each event as a line.
+struct Printer {
+    format: LogFormat,
+    lines: &'static Lines,
+}
+
+impl<S: Subscriber> Layer<S> for Printer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        self.lines.add(event.metadata(), form::line(self.format, event));
     }
 }
 

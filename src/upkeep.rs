@@ -16,6 +16,7 @@ use crate::{
     objects::Objects,
     orphans,
     retention::{self, Reaper},
+    traces::Traces,
     workers::Workers,
 };
 
@@ -48,7 +49,7 @@ impl Upkeep {
         catalog: Catalog,
         objects: Objects,
         lists: Arc<FileLists>,
-        metrics: Arc<ControlMetrics>,
+        (metrics, traces): (Arc<ControlMetrics>, Traces),
     ) -> std::io::Result<Self> {
         let settings = config.settings();
         let policy = Policy {
@@ -60,7 +61,7 @@ impl Upkeep {
             let thread = Workers::start("merge", 1, 1, &config.control_cores)?;
             let dir = config.engine.staging_dir.clone();
             let (catalog, objects, metrics) = (catalog.clone(), objects.clone(), Arc::clone(&metrics));
-            Some(Compactor::new(catalog, objects, Arc::clone(&lists), metrics, policy, dir, thread))
+            Some(Compactor::new(catalog, objects, Arc::clone(&lists), metrics, policy, dir, (thread, traces)))
         } else {
             None
         };

@@ -11,6 +11,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::oneshot;
 use ttdust_shards::threads::{Turns, give_way, pin, take};
 
+use crate::traces;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Why a job has no result.
@@ -58,6 +60,7 @@ impl Workers {
     /// See [`WorkerError`].
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkerError> {
         let (answer, wait) = oneshot::channel();
+        let job = traces::carried_over(job);
         let job: Job = Box::new(move || {
             // A caller that gave up is no fault.
             let _ = answer.send(job());

@@ -50,6 +50,7 @@ suite! {
         what_is_stored_is_read_back_after_a_restart,
         names_are_unique_in_their_namespace,
         versions_follow_each_other_and_are_found,
+        a_version_and_a_pipeline_that_are_judged_by_each_other_do_not_both_come,
         a_schema_is_changed_at_the_version_that_was_read,
         the_version_in_force_is_retired_only_when_nothing_uses_it,
         of_two_that_add_the_same_version_one_wins;
@@ -94,7 +95,8 @@ suite! {
         the_log_only_grows;
     jobs:
         a_job_goes_on_until_it_ends_and_then_stays_as_it_is,
-        jobs_are_listed_newest_first_filtered_and_forgotten;
+        jobs_are_listed_newest_first_filtered_and_forgotten,
+        there_is_no_more_than_so_many_that_have_not_ended;
     changes:
         what_changed_is_the_difference_of_what_there_is,
         what_is_too_long_ago_is_not_remembered;

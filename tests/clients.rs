@@ -1,6 +1,5 @@
 //! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB, pyarrow and
-//! Polars; and the example of
-//! `proto/examples/python`.
+//! Polars; and the example of `proto/examples/python`.
 
 #[path = "server/process.rs"]
 mod process;

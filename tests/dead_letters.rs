@@ -147,8 +147,10 @@ fn what_the_schema_refuses_is_a_letter_where_it_is_asked_for_and_one_alone() {
     assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected), (2, 2, 0));
     let again = send(numbered()).expect("taken");
     assert_eq!((again.duplicates, again.dead_lettered, again.rejected), (2, 2, 0), "{again:?}");
+    let gap = send(AppendRequest { first_writer_sequence: 100, ..numbered() }).expect("an answer");
+    assert_eq!((gap.error.expect("an error").code.as_str(), gap.rejected), ("WRITER_SEQUENCE_GAP", 4));
     let letters = read(&server, "events.dlq");
-    assert_eq!(letters.len(), 4, "two by keys, two by numbers: {letters:?}");
+    assert_eq!(letters.len(), 4, "two by keys, two by numbers, and none of what was refused whole: {letters:?}");
     assert_eq!(letters[0].1["reason"], "SCHEMA_VIOLATION");
     assert_eq!((&letters[1].1["reason"], &letters[1].1["payload"]), (&json!("NOT_JSON"), &Value::Null));
     assert_eq!(letters[1].1["payload_base64"], "bm8g/w==");
@@ -205,6 +207,83 @@ fn set_status(server: &Server, status: &str) {
 }
 
 #[test]
+fn replays_that_wait_leave_their_places_to_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &SETTINGS);
+    create(&server);
+    rest::create_stream(&server.http, "others", &schema());
+    let (status, _) = call(&server, "PATCH", "/api/v1/streams/others", &json!({"dlq": {}}));
+    assert_eq!(status, 200);
+    for stream in ["events", "others"] {
+        let path = format!("/api/v1/streams/{stream}/records?on_invalid=dlq");
+        let (status, answer) = call(&server, "POST", &path, &json!([{"id": "no number"}]));
+        assert_eq!((status, &answer["dead_lettered"]), (200, &json!(1)), "{answer}");
+    }
+    set_status(&server, "paused");
+    // As many as run at a time.
+    let waiting: Vec<String> = (0..4).map(|_| begin(&server, &json!({}))).collect();
+    for id in &waiting {
+        wait_for("the replay to wait", || stands(&server, id)["waits_for"].is_string().then_some(()));
+    }
+    let (status, other) = call(&server, "POST", "/api/v1/streams/others/dlq/replay", &json!({}));
+    assert_eq!(status, 202, "{other}");
+    let id = other["id"].as_str().expect("an id");
+    let other = wait_for("the other replay", || Some(stands(&server, id)).filter(is_over));
+    assert_eq!((&other["status"], &other["replay"]["rejected"]), (&json!("completed"), &json!(1)), "{other}");
+    // One that only counts needs no stream that takes records.
+    assert_eq!(replay(&server, &json!({"dry_run": true}))["scanned"], 1);
+    assert!(waiting.iter().all(|id| stands(&server, id)["status"] == "pending"));
+    set_status(&server, "active");
+    for id in &waiting {
+        let ended = ended(&server, id);
+        assert_eq!((&ended["status"], &ended["rejected"]), (&json!("completed"), &json!(1)), "{ended}");
+    }
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn a_page_is_put_back_only_when_the_one_before_is_kept() {
+    const LETTERS: i64 = 20_000;
+    const PAGE: u64 = 500;
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &SETTINGS);
+    create(&server);
+    let pipeline = give_pipeline(&server, "dlq");
+    let bad = |id: i64| Bytes::from(json!({"id": id, "n": "bad"}).to_string());
+    block_on(async {
+        for first in (1..=LETTERS).step_by(1000) {
+            let payloads = (first..first + 1000).map(bad).collect();
+            append(&server.grpc, AppendRequest { payloads, ..Default::default() }).await.expect("taken");
+        }
+    });
+    rest::wait_for_flush(&server.http, "events", LETTERS);
+    let steps = json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": "null"}]);
+    assert_eq!(call(&server, "PATCH", &pipeline, &json!({"steps": steps})).0, 200);
+    let tool = rusqlite::Connection::open(dir.path().join("data/catalog.sqlite")).expect("the catalog");
+    tool.busy_timeout(Duration::from_secs(30)).expect("set");
+    let id = begin(&server, &json!({}));
+    let scanned = || stands(&server, &id)["replay"]["scanned"].as_u64().expect("a number");
+    wait_for("the first letters", || (scanned() > 0).then_some(()));
+    // From here on nothing can be kept.
+    tool.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let kept = scanned();
+    let waits = wait_for("word of it", || {
+        let job = stands(&server, &id);
+        job["waits_for"].as_str().is_some_and(|what| what.contains("cannot be kept")).then_some(job)
+    });
+    let held = waits["replay"]["scanned"].as_u64().expect("a number");
+    assert!(held <= kept + PAGE && held < LETTERS as u64, "{held} after {kept}");
+    assert!(read(&server, "events").len() as u64 <= held);
+    tool.execute_batch("COMMIT").expect("let go");
+    let done = ended(&server, &id);
+    assert_eq!((&done["status"], &done["replayed"]), (&json!("completed"), &json!(LETTERS)), "{done}");
+    let mut ids: Vec<i64> = read(&server, "events").iter().map(|(_, row)| row["id"].as_i64().expect("an id")).collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(1..=LETTERS), "each record once");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_middle() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut server = Server::start(dir.path(), &SETTINGS);
@@ -227,6 +306,7 @@ fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_midd
     );
     let steps = json!([{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": "null"}]);
     assert_eq!(call(&server, "PATCH", &pipeline, &json!({"steps": steps})).0, 200);
+    assert_eq!(still["through"], bad, "the last letter that there was: {still}");
     let dry = replay(&server, &json!({"dry_run": true, "reason": "NOT_AN_INTEGER", "field": "/n"}));
     assert_eq!((&dry["scanned"], &dry["replayed"]), (&json!(bad), &json!(bad)), "{dry}");
     assert_eq!(replay(&server, &json!({"reason": "OTHER"}))["matched"], 0);

@@ -7,11 +7,19 @@ mod process;
 #[path = "server/rest.rs"]
 mod rest;
 
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
-use client::Client;
-use process::Server;
+use client::{Client, Ended};
+use process::{Server, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use ttdust_shards::wal::segment::file_name;
 
 const SETTINGS: &[(&str, &str)] =
     &[("wal.quota_bytes", "64MiB"), ("shards.count", "1"), ("redis.url", "redis://user:s3cret-redis@127.0.0.1:1")];
@@ -141,4 +149,38 @@ fn without_a_server_the_notes_say_what_is_missing() {
     let nowhere = dir.path().join("none/one.tar.gz");
     let ended = client.run(&["debug", "bundle", "--out", nowhere.to_str().expect("UTF-8")]).fails(1);
     assert!(ended.err.contains("none/one.tar.gz"), "{}", ended.err);
+}
+
+/// The process has a file open whose name ends so.
+fn reads(pid: u32, name: &str) -> bool {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().filter_map(Result::ok);
+    open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path: PathBuf| path.ends_with(name))
+}
+
+#[test]
+fn broken_off_it_ends_at_once_and_leaves_no_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (data, out) = (dir.path().join("data"), dir.path().join("one.tar.gz"));
+    let shard = data.join("wal/shard-00000");
+    fs::create_dir_all(&shard).expect("a folder");
+    // A log that takes minutes to read, and next to no room.
+    let segment = file_name(1, None);
+    let log = fs::File::create(shard.join(&segment)).expect("a file");
+    log.set_len(1 << 39).expect("a file with a hole");
+    let client = Client::new("http://127.0.0.1:1");
+    for (signal, begun) in [(Signal::INT, true), (Signal::TERM, true), (Signal::INT, false)] {
+        let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+        let mut command = client.command(&["debug", "bundle", "--out", &text(&out), "--data-dir", &text(&data)]);
+        command.args(["--set", "wal.quota_bytes=64MiB", "--set", "shards.count=1"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // In the middle of the log, or while the doctor is at work.
+        wait_for("its beginning", || (if begun { reads(child.id(), &segment) } else { out.exists() }).then_some(()));
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("an id")).expect("an id");
+        kill_process(pid, signal).expect("sent");
+        let ended: Ended = child.wait_with_output().expect("its end").into();
+        assert!(ended.fails(1).err.contains("broken off"), "{signal:?}");
+        assert!(!out.exists(), "{signal:?}");
+        let left: Vec<_> = fs::read_dir(&data).expect("a listing").filter_map(Result::ok).collect();
+        assert_eq!(left.len(), 1, "the doctor leaves nothing either: {left:?}");
+    }
 }

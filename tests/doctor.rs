@@ -5,6 +5,8 @@
 mod certificates;
 #[path = "cli/client.rs"]
 mod client;
+#[path = "server/disk.rs"]
+mod disk;
 #[path = "server/postgres.rs"]
 mod postgres;
 #[path = "server/process.rs"]
@@ -25,6 +27,7 @@ use std::{
 
 use certificates::Authority;
 use client::{Client, Ended};
+use disk::SmallDisk;
 use postgres::Database;
 use process::{Server, wait_for};
 use redis_server::Redis;
@@ -297,6 +300,43 @@ fn services_that_are_there_are_looked_at_and_not_changed() {
     let json = report(doctor(&data, &more), 0);
     assert!(check(&json, "tls")["found"].as_str().expect("a text").contains("valid until 20"), "{json}");
     assert!(!data.exists());
+}
+
+#[test]
+fn the_disk_of_the_data_is_looked_at_where_the_log_has_its_own() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (data, log) = (dir.path().join("data"), dir.path().join("log"));
+    let setting = format!("wal.directory={}", log.display());
+    let json = report(doctor(&data, &["-o", "json", "--set", &setting]), 0);
+    let is_there =
+        |json: &Value, name: &str| json["checks"].as_array().expect("a list").iter().any(|c| c["name"] == name);
+    assert!(is_there(&json, "disk_space") && !is_there(&json, "data_disk_space"), "one disk is told of once: {json}");
+
+    let _disk = SmallDisk::mount(&data, "8m");
+    let json = report(doctor(&data, &["-o", "json", "--set", &setting]), 1);
+    assert_told(&json, "data_disk_space", "failed", "8 MiB free", "make room");
+    assert_told(&json, "data_file_system", "warning", "tmpfs", "local disk");
+    assert!(check(&json, "disk_space")["found"].as_str().is_some_and(|found| found.contains("wal.quota_bytes")));
+    assert_eq!(all_below(&data), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_error_of_the_store_tells_no_access_key() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::start();
+    for (key, value, code) in
+        [("s3.access_key", "AKOTHER", "InvalidAccessKeyId"), ("s3.secret_key", "other", "SignatureDoesNotMatch")]
+    {
+        let mut settings: Vec<String> = store.settings().iter().map(|(key, value)| format!("{key}={value}")).collect();
+        settings.push(format!("{key}={value}"));
+        let mut more = vec!["-o", "json"];
+        settings.iter().for_each(|setting| more.extend(["--set", setting]));
+        let json = report(doctor(&dir.path().join("data"), &more), 1);
+        assert_told(&json, "s3", "failed", code, "s3.access_key");
+        for name in [s3::ACCESS_KEY, "AKOTHER"] {
+            assert!(!json.to_string().contains(name), "{json}");
+        }
+    }
 }
 
 #[test]

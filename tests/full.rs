@@ -3,6 +3,8 @@
 
 #[path = "../shards/tests/engine/client.rs"]
 mod client;
+#[path = "server/disk.rs"]
+mod disk;
 #[path = "server/noise.rs"]
 mod noise;
 #[path = "server/process.rs"]
@@ -12,13 +14,9 @@ mod producer;
 #[path = "server/rest.rs"]
 mod rest;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Instant,
-};
+use std::{fs, path::Path, time::Instant};
 
+use disk::SmallDisk;
 use noise::{BATCH, Noise, RECORD_BYTES, append_at_last, fill};
 use process::{DEADLINE, Server};
 use producer::{Producer, block_on};
@@ -112,36 +110,6 @@ fn a_full_log_refuses_writes_and_keeps_what_was_acked_on_io_uring() {
 #[test]
 fn a_full_log_refuses_writes_and_keeps_what_was_acked_on_epoll() {
     quota("epoll");
-}
-
-/// A small disk of one's own.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> Self {
-        fs::create_dir_all(at).expect("a directory");
-        let options = format!("size={size}");
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(at)
-            .output()
-            .expect("`mount` is installed");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "this test mounts a tmpfs, so it must run as root: {said}");
-        Self(at.to_owned())
-    }
-
-    fn resize(&self, size: &str) {
-        let options = format!("remount,size={size}");
-        assert!(Command::new("mount").args(["-o", &options]).arg(&self.0).status().expect("it starts").success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a server that a failed test leaves is killed after this.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 fn full_disk(io: &str) {

@@ -3,8 +3,12 @@
 //!
 //! Tests wait for what the server shows, never for time to pass.
 
+#[path = "../shards/tests/engine/client.rs"]
+mod client;
 #[path = "server/process.rs"]
 mod process;
+#[path = "server/producer.rs"]
+mod producer;
 #[path = "server/python.rs"]
 mod python;
 #[path = "server/rest.rs"]
@@ -18,8 +22,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use client::Client;
 use process::{Server, wait_for};
+use producer::block_on;
 use serde_json::{Value, json};
+use ttdust_proto::{
+    ingestion::{IngestBatchRequest, IngestBatchResponse, SourceFormat},
+    path,
+};
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -339,7 +349,7 @@ fn a_paused_stream_is_waited_for_and_an_import_can_be_called_off() {
     change("paused");
     let id = create(&server, &setup.ask("a.jsonl", "json_lines", json!({})));
     let waits = wait_for("the import to wait", || Some(job(&server, &id)).filter(|job| job["waits_for"].is_string()));
-    assert_eq!((waits["status"].as_str(), counts(&waits)), (Some("running"), [0, 0, 0]), "{waits}");
+    assert_eq!((waits["status"].as_str(), counts(&waits)), (Some("pending"), [0, 0, 0]), "{waits}");
     // One that has not begun, behind it.
     let behind = create(&server, &setup.ask("a.jsonl", "json_lines", json!({})));
     let cancel = |id: &str| rest::call(&server.http, "POST", &format!("/api/v1/jobs/{id}/cancel"), "");
@@ -354,12 +364,74 @@ fn a_paused_stream_is_waited_for_and_an_import_can_be_called_off() {
     wait_for("the import to wait", || Some(job(&server, &id)).filter(|job| job["waits_for"].is_string()));
     let (status, cancelled) = cancel(&id);
     assert_eq!((status, cancelled["status"].as_str()), (200, Some("cancelled")), "{cancelled}");
+    assert!(cancelled["waits_for"].is_null(), "{cancelled}");
     let (status, problem) = cancel(&id);
     assert_eq!((status, problem["code"].as_str()), (409, Some("FAILED_PRECONDITION")), "{problem}");
     assert_eq!(numbers(&server).len(), 20_000);
     let (_, audit) = rest::call(&server.http, "GET", "/api/v1/audit-log?page_size=500", "");
     let actions = audit["entries"].as_array().expect("a list").iter();
     assert_eq!(actions.filter(|entry| entry["action"] == "job.cancel").count(), 2, "{audit}");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn an_import_that_waits_leaves_its_place_to_others_also_when_its_stream_is_paused_under_way() {
+    let setup = Setup::new();
+    setup.write("a.jsonl", &lines(0..300_000));
+    setup.write("b.jsonl", &lines(0..100));
+    let server = setup.start(&[("import.jobs", "1")]);
+    let stream = rest::create_stream(&server.http, "s", &definition());
+    rest::create_stream(&server.http, "other", &definition());
+    let change = |status: &str| {
+        let body = json!({"status": status}).to_string();
+        assert_eq!(rest::call(&server.http, "PATCH", &format!("/api/v1/streams/{stream}"), &body).0, 200);
+    };
+    let id = create(&server, &setup.ask("a.jsonl", "json_lines", json!({})));
+    wait_for("rows", || (counts(&job(&server, &id))[0] > 0).then_some(()));
+    change("paused");
+    let at = wait_for("the import to wait", || Some(job(&server, &id)).filter(|job| job["waits_for"].is_string()));
+    assert_eq!(at["status"], "pending", "{at}");
+    let mut other = setup.ask("b.jsonl", "json_lines", json!({}));
+    other["stream_id"] = "other".into();
+    assert_eq!(counts(&import(&server, &other)), [100, 100, 0]);
+    assert!(!is_over(&job(&server, &id)));
+    change("active");
+    let done = ended(&server, &id);
+    assert_eq!((done["status"].as_str(), counts(&done)), (Some("completed"), [300_000, 300_000, 0]), "{done}");
+    assert!(numbers(&server).into_iter().eq(0..300_000), "each row once");
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn there_are_no_more_jobs_than_may_be() {
+    let setup = Setup::new();
+    setup.write("a.jsonl", b"{\"n\":1}\n");
+    let server = setup.start(&[]);
+    let stream = rest::create_stream(&server.http, "s", &definition());
+    let body = json!({"status": "paused"}).to_string();
+    assert_eq!(rest::call(&server.http, "PATCH", &format!("/api/v1/streams/{stream}"), &body).0, 200);
+    let ask = setup.ask("a.jsonl", "json_lines", json!({}));
+    let ids: Vec<String> = (0..1000).map(|_| create(&server, &ask)).collect();
+    let (status, head, problem) = rest::call_with(&server.http, "POST", "/api/v1/jobs", &[], &ask.to_string());
+    assert_eq!((status, &problem["code"]), (429, &json!("TOO_MANY_JOBS")), "{problem}");
+    assert!(head.contains("retry-after: ") && problem["detail"].to_string().contains("1000 jobs"), "{head}{problem}");
+    let refused = block_on(async {
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        let mut call = client.call(path::INGEST_BATCH).await;
+        call.send(&IngestBatchRequest {
+            stream_id: "s".into(),
+            source_uri: setup.uri("a.jsonl"),
+            format: SourceFormat::FormatJsonLines.into(),
+            ..IngestBatchRequest::default()
+        })
+        .await;
+        call.finish();
+        call.receive::<IngestBatchResponse>().await.expect_err("there are too many")
+    });
+    assert_eq!((refused.code, refused.reason.as_str()), (8, "TOO_MANY_JOBS"), "{refused:?}");
+    let (status, _) = rest::call(&server.http, "POST", &format!("/api/v1/jobs/{}/cancel", ids[500]), "");
+    assert_eq!(status, 200);
+    create(&server, &ask);
     assert!(server.stop().success(), "a clean stop");
 }
 

@@ -1,11 +1,19 @@
 //! What every store of objects does, shown on each of them.
 
+#[path = "server/disk.rs"]
+mod disk;
 #[path = "server/s3.rs"]
 mod s3;
 
-use std::{fs, io, ops::Range, path::PathBuf};
+use std::{
+    fs, io,
+    ops::Range,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
+use disk::SmallDisk;
 use ttdust::{
     calendar::now_unix_micros,
     config::S3Options,
@@ -320,5 +328,28 @@ fn a_store_holds_nothing_but_objects() {
         if let Some(store) = &site.store {
             assert_eq!(store.state().objects.len(), 0, "probes are removed");
         }
+    });
+}
+
+#[test]
+fn what_is_staged_on_another_file_system_is_put_too() {
+    let site = Site::local();
+    let elsewhere = site.dir.path().join("elsewhere");
+    let _disk = SmallDisk::mount(&elsewhere, "1m");
+    let device = |dir: &Path| fs::metadata(dir).expect("it is there").dev();
+    assert_ne!(device(site.dir.path()), device(&elsewhere), "two file systems");
+    let objects = site.dir.path().join("objects");
+    let staged = elsewhere.join("staged");
+    let (bytes, checksum) = (4, crc32c::crc32c(b"rows"));
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(async {
+        fs::write(&staged, b"rows").expect("written");
+        site.objects.put(&staged, "a/b", bytes, checksum).await.expect("put");
+        assert!(!staged.exists());
+        assert_eq!(fs::read(objects.join("a/b")).expect("the object"), b"rows");
+        fs::write(&staged, b"torn").expect("written");
+        let refused = site.objects.replace(&staged, "a/b", bytes, checksum).await;
+        assert!(matches!(refused, Err(ObjectError::StagedLost { .. })), "{refused:?}");
+        assert_eq!(fs::read(objects.join("a/b")).expect("the object"), b"rows");
+        assert_eq!(fs::read_dir(objects.join(".new")).expect("a listing").count(), 0, "no copy is left");
     });
 }

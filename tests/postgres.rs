@@ -384,6 +384,42 @@ fn an_encrypted_connection_is_to_a_server_that_the_ca_vouches_for() {
 }
 
 #[test]
+fn the_password_comes_from_a_file_that_is_read_again() {
+    let site = Site::new();
+    let path = site.dir.path().join("password");
+    let file = ("pg.password_path", path.to_str().expect("a path of ours"));
+    site.gate.ask_for("one s3cret");
+    let mut refused = site.spawn(&[file]);
+    assert!(!refused.wait().success());
+    assert!(refused.log().contains("pg.password_path"), "{}", refused.log());
+    fs::write(&path, "one s3cret\n").expect("a file");
+    let server = site.start_with(&[file]);
+    site.gate.ask_for("other s3cret");
+    site.gate.set(Door::Closed);
+    let postgres = |wanted: &str| {
+        wait_for("word of Postgres", || {
+            let (_, answer) = rest::call(&server.http, "GET", "/health/ready", "");
+            answer["components"]["catalog"].to_string().contains(wanted).then_some(())
+        });
+    };
+    postgres(r#""status":"down""#);
+    site.gate.set(Door::Open);
+    postgres("password authentication failed");
+    let hangup = || {
+        let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("a process");
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
+    };
+    fs::write(&path, "two\nlines\n").expect("a file");
+    hangup();
+    wait_for("the refusal", || server.log().contains("reload refused").then_some(()));
+    fs::write(&path, "other s3cret\n").expect("a file");
+    hangup();
+    postgres(r#""status":"ok""#);
+    assert!(!server.log().contains("s3cret"), "{}", server.log());
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
 fn a_server_that_allows_fewer_connections_than_the_pool_is_not_down() {
     let (database, dir) = (Database::fresh(), tempfile::tempdir().expect("a directory"));
     let role = format!("few_{}", uuid::Uuid::new_v4().simple());

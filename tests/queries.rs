@@ -16,6 +16,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -355,6 +356,50 @@ fn clients_that_take_nothing_are_ended_for_those_who_do() {
             "cut off: {} bytes of {length:?}",
             answer.len()
         );
+    });
+    assert!(server.stop().success(), "a clean stop");
+}
+
+#[test]
+fn answers_that_wait_for_a_client_that_reads_nothing_are_given_up_for_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[&SCARCE[..], &[("shards.count", "1")]].concat());
+    let stream = create_stream(&server, "s", &["id"]);
+    let memory = || metric(&server, "ttdust_query_memory_bytes ");
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "s").await;
+        append_large(&mut producer).await;
+        create_stream(&server, "small", &["id"]);
+        let mut small = Producer::connect(&server.grpc, "small").await;
+        small.append((0..3).map(|row| large(row, 66_000)).collect()).await.expect("taken");
+        // Each of these answers is less than HTTP/2 holds for a call: all of it is handed over, trailers and all.
+        let began = Instant::now();
+        let mut deaf = Client::deaf(server.grpc.parse().expect("an address")).await;
+        let request = TimeRangeQueryRequest {
+            stream_id: "small".into(),
+            end_time_unix_micros: i64::MAX,
+            limit: Some(3),
+            ..TimeRangeQueryRequest::default()
+        };
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            let mut call = deaf.call(path::QUERY_TIME_RANGE).await;
+            call.send(&request).await;
+            call.finish();
+            held.push(call);
+            while metric(&server, "ttdust_query_requests_total") < held.len() as f64 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(memory() > 9e6, "they hold {} bytes", memory());
+        // Others need it. The socket takes not even what is being written: the connection ends too, long before a ping tells.
+        wait_for("all memory back", || {
+            let (status, answer) = get(&server, &stream, "limit=1000");
+            assert!(status == 200 || status == 429, "{answer}");
+            (memory() == 0.0).then_some(())
+        });
+        assert!(began.elapsed() < Duration::from_secs(25), "it took {:?}", began.elapsed());
+        drop(held);
     });
     assert!(server.stop().success(), "a clean stop");
 }

@@ -18,9 +18,10 @@ mod s3;
 #[path = "server/site.rs"]
 mod site;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use client::Client;
 use noise::{BATCH, Noise, RECORD_BYTES, append_at_last, fill};
 use process::{Server, wait_for};
 use producer::{Producer, block_on};
@@ -29,6 +30,10 @@ use s3::{Fault, Store};
 use serde_json::{Value, json};
 use site::{Site, wait_until_flushed};
 use ttdust::objects::{FileName, ObjectError, Objects, S3Figures};
+use ttdust_proto::{
+    path,
+    query::{Order, TimeField, TimeRangeQueryRequest, TimeRangeQueryResponse},
+};
 
 fn batch(from: usize) -> Vec<Bytes> {
     (from..from + 10).map(|n| Bytes::from(json!({"n": n, "filler": "x".repeat(100)}).to_string())).collect()
@@ -415,4 +420,82 @@ fn only_a_store_with_a_certificate_that_is_vouched_for_is_talked_to() {
         let refused = Objects::s3(&options, S3Figures::default()).await.expect_err("no CA").to_string();
         assert!(refused.contains("none.pem"), "{refused}");
     });
+}
+
+/// Files in each of which events are early and late, and in the first and the last file one between: (500, 600) finds them.
+fn scattered(server: &Server, site: &Site, stream: &str) -> Vec<i64> {
+    let steps = json!([{"type": "timestamp", "fields": ["at"], "formats": ["unix_us"], "target": "unix_us", "event_time": true}]);
+    let pipeline = json!({"stream_id": stream, "steps": steps}).to_string();
+    let (status, answer) = rest::call(&server.http, "POST", "/api/v1/pipelines", &pipeline);
+    assert_eq!(status, 201, "{answer}");
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, stream).await;
+        for file in 0..8 {
+            let middle = if file % 7 == 0 { 550 } else { 10 };
+            let times = [1, middle, 1_000_000];
+            let records = times.map(|at| Bytes::from(json!({"at": at, "file": file}).to_string()));
+            producer.append(records.to_vec()).await.expect("acked");
+            wait_until_flushed(server, stream, &producer);
+        }
+    });
+    assert_eq!(site.store.keys().iter().filter(|key| key.ends_with(".parquet")).count(), 8);
+    vec![2, 23]
+}
+
+#[test]
+fn a_search_that_takes_longer_than_a_query_may_comes_to_its_end_call_by_call() {
+    let settings = [("query.cache_bytes", "0"), ("query.timeout_ms", "1200"), ("upkeep.interval_ms", "3600000")];
+    let mut site = Site::new(&settings);
+    let server = site.start();
+    let stream = rest::create_stream(&server.http, "clicks", &json!({"type": "object"}));
+    let wanted = scattered(&server, &site, &stream);
+    // A file is two such waits, and three if there is something in it: all of them are longer than a query may take.
+    site.store.fault("get", usize::MAX, Fault::Late(Duration::from_millis(200)));
+
+    let (mut found, mut partial, mut empty, mut cursor) = (Vec::new(), 0, 0, String::new());
+    loop {
+        let path = format!("/api/v1/streams/{stream}/records?time_field=event&start=500&end=600{cursor}");
+        let (status, page) = rest::call(&server.http, "GET", &path, "");
+        assert_eq!(status, 200, "{page}");
+        let records = page["records"].as_array().expect("records");
+        found.extend(records.iter().map(|record| record["sequence_number"].as_i64().expect("a number")));
+        assert_eq!(page["metadata"]["partial"].as_bool(), Some(page["next_cursor"].is_string()), "{page}");
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        partial += 1;
+        empty += usize::from(records.is_empty());
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(found, wanted);
+    assert!(partial >= 2 && empty >= 1, "{partial} pages ended early, {empty} of them without a record");
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ttdust"));
+    command.args(["query", "clicks", "--all", "--time", "event", "--start", "500", "--end", "600"]);
+    command.env("TTDUST_ENDPOINT", &server.http).env("XDG_CONFIG_HOME", site.dir.path());
+    let printed = command.output().expect("it starts");
+    let text = String::from_utf8(printed.stdout).expect("UTF-8");
+    let rows: Vec<&str> = text.lines().filter_map(|line| line.split('\t').next()).collect();
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert_eq!(rows, ["SEQUENCE", "2", "23"], "it goes on by itself: {text}");
+    assert!(server.stop().success());
+
+    // Newest first, and by gRPC, where it is the client that has little time: the first page has the last file's.
+    let timeout = site.settings.iter_mut().find(|(key, _)| *key == "query.timeout_ms").expect("a setting");
+    timeout.1 = "60000".to_owned();
+    let server = site.start();
+    let request = TimeRangeQueryRequest {
+        stream_id: stream.clone(),
+        start_time_unix_micros: 500,
+        end_time_unix_micros: 600,
+        order: Some(Order::Desc.into()),
+        time_field: Some(TimeField::Event.into()),
+        ..TimeRangeQueryRequest::default()
+    };
+    let page: TimeRangeQueryResponse = block_on(async {
+        let mut client = Client::connect(server.grpc.parse().expect("an address")).await;
+        client.headers.push(("grpc-timeout", "1500m".to_owned()));
+        client.unary(path::QUERY_TIME_RANGE, &request).await.expect("a page")
+    });
+    assert_eq!(page.records.iter().map(|record| record.sequence_number).collect::<Vec<_>>(), wanted[1..]);
+    assert!(page.next_cursor.is_some() && page.metadata.is_some_and(|metadata| metadata.partial));
+    assert!(server.stop().success());
 }

@@ -9,11 +9,13 @@ mod producer;
 #[path = "server/rest.rs"]
 mod rest;
 
+use std::path::Path;
+
 use client::Client;
 use process::Server;
 use producer::block_on;
 use serde_json::{Value, json};
-use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, PgFigures, SchemaVersion, canonical_fingerprint};
+use ttdust::catalog::{AuditEntry, Catalog, CatalogPlace, Judged, PgFigures, SchemaVersion, canonical_fingerprint};
 use ttdust_proto::{
     ingestion::{AppendRequest, AppendResponse, OnInvalid},
     path,
@@ -136,6 +138,49 @@ fn a_new_version_is_in_force_everywhere_from_the_sequence_that_is_told() {
     assert_eq!(rest::call(&server.http, "GET", &format!("{versions}/9"), "").0, 404);
 }
 
+/// Saves a version past the server: as another node would, or itself before a crash.
+fn save(dir: &Path, id: &str, version: u32, definition: &Value) {
+    block_on(async {
+        let place = CatalogPlace::Embedded(dir.join("data/catalog.sqlite"));
+        let catalog = Catalog::open(&place, PgFigures::default()).await.expect("the catalog");
+        let (schema, definition) = (id.parse().expect("an id"), definition.to_string());
+        let fingerprint = canonical_fingerprint(&definition).expect("JSON");
+        let judged = Judged { schema: catalog.schema(schema).await.expect("the schema").version, generation: None };
+        let saved = SchemaVersion { schema, version, definition, fingerprint, created_at: 1, retired_at: None };
+        catalog.add_version(saved, judged, AuditEntry::system("x", "schema", id)).await.expect("saved");
+    });
+}
+
+#[test]
+fn a_pipeline_must_fit_the_version_that_another_node_has_just_added() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[]);
+    let text = json!({"type": "string"});
+    let of = |names: &[&str]| closed(&names.iter().map(|&name| (name.to_owned(), text.clone())).collect(), &[]);
+    let id = schema(&server, "clicks", "none", "strict", &of(&["a"]));
+    let (status, _) = post(&server, "/api/v1/streams", &json!({"name": "clicks", "schema_id": id}));
+    assert_eq!(status, 201);
+    let steps = |name: &str| json!([{"type": "coerce", "fields": [name], "to": "integer"}]);
+    let create = |name: &str| post(&server, "/api/v1/pipelines", &json!({"stream_id": "clicks", "steps": steps(name)}));
+    save(dir.path(), &id, 2, &of(&["b"]));
+    let (status, refused) = create("a");
+    assert_eq!((status, &refused["code"]), (400, &json!("INVALID_ARGUMENT")), "{refused}");
+    let (status, pipeline) = create("b");
+    assert_eq!(status, 201, "{pipeline}");
+    let path = format!("/api/v1/pipelines/{}", pipeline["id"].as_str().expect("an id"));
+    let change = |name: &str| rest::call(&server.http, "PATCH", &path, &json!({"steps": steps(name)}).to_string()).0;
+    save(dir.path(), &id, 3, &of(&["b", "c"]));
+    assert_eq!((change("a"), change("c")), (400, 200));
+    // A dry run looks at the same.
+    save(dir.path(), &id, 4, &of(&["c", "d"]));
+    let dry = |name: &str| {
+        let body = json!({"definition": of(&[name])});
+        post(&server, &format!("/api/v1/schemas/{id}/versions?dry_run=true"), &body).1
+    };
+    let (broken, fits) = (dry("d"), dry("c"));
+    assert_eq!((&broken["compatible"], &fits["compatible"]), (&json!(false), &json!(true)), "{broken} {fits}");
+}
+
 #[test]
 fn an_earlier_definition_comes_back_as_a_new_version() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -160,15 +205,7 @@ fn an_earlier_definition_comes_back_as_a_new_version() {
     assert_eq!(add(&a), (200, 3), "it is in force");
 
     // As if the server had saved it and could not put it in force: trying again makes it good.
-    block_on(async {
-        let place = CatalogPlace::Embedded(dir.path().join("data/catalog.sqlite"));
-        let catalog = Catalog::open(&place, PgFigures::default()).await.expect("the catalog");
-        let (schema, definition) = (id.parse().expect("an id"), b.to_string());
-        let fingerprint = canonical_fingerprint(&definition).expect("JSON");
-        let judged = catalog.schema(schema).await.expect("the schema").version;
-        let saved = SchemaVersion { schema, version: 4, definition, fingerprint, created_at: 1, retired_at: None };
-        catalog.add_version(saved, judged, AuditEntry::system("x", "schema", &id)).await.expect("saved");
-    });
+    save(dir.path(), &id, 4, &b);
     assert_eq!(add(&b), (200, 4));
     assert_eq!(taken(r#"{"b":1}"#), (1, 4));
 }

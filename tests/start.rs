@@ -152,3 +152,37 @@ fn an_object_that_a_crash_left_uncommitted_goes_with_the_next_flush() {
     check(&server, acked);
     assert!(server.stop().success());
 }
+
+/// The cores that a thread may run on, as the kernel writes them; `None`: it has ended.
+fn cores_of(task: &Path) -> Option<String> {
+    let status = fs::read_to_string(task.join("status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(|list| list.trim().to_owned())
+}
+
+#[test]
+fn a_shard_has_its_core_and_its_helpers_that_of_the_control_plane_too() {
+    let own = cores_of(Path::new("/proc/thread-self")).expect("this thread's");
+    let first_two: Vec<&str> = own.split([',', '-']).take(2).collect();
+    let [control, shard] = first_two[..] else { panic!("this test needs two cores, and has {own}") };
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(dir.path(), &[("control.cores", control), ("shards.cores", shard)]);
+    let (low, high) = (control.min(shard), control.max(shard));
+    let both = [format!("{low}-{high}"), format!("{low},{high}")];
+    let belongs = |name: &str, cores: &String| match name {
+        "shard-0" | "keys-0" => cores == shard,
+        "flush-0" | "prepare-0" | "keep-keys-0" | "merge-keys-0" => both.contains(cores),
+        _ => cores == control,
+    };
+    // A thread goes there itself, once it runs.
+    wait_for("each thread to be where it belongs", || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("a listing");
+        let numbered = tasks.filter_map(|task| {
+            let task = task.expect("an entry").path();
+            let name = fs::read_to_string(task.join("comm")).ok()?.trim().to_owned();
+            name.ends_with("-0").then_some(())?;
+            Some((cores_of(&task)?, name))
+        });
+        let numbered: Vec<_> = numbered.collect();
+        (numbered.len() >= 6 && numbered.iter().all(|(cores, name)| belongs(name, cores))).then_some(())
+    });
+}

@@ -12,7 +12,8 @@ mod python;
 mod rest;
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
+    net::TcpStream,
     path::Path,
     process::{Command, Stdio},
 };
@@ -134,6 +135,59 @@ fn a_start_counts_as_a_query_and_metrics_tell_of_tails() {
             text.lines().any(|line| line == active).then_some(text)
         });
         assert!(text.contains("ttdust_shard_memory_bytes{shard=\"0\",pool=\"tails\"}"), "{text}");
+    });
+    assert!(server.stop().success(), "a clean stop");
+}
+
+/// A reader over REST from this place on, or from now; its lines.
+fn follow(server: &Server, start: &str) -> impl Iterator<Item = String> + use<> {
+    let mut socket = TcpStream::connect(&server.http).expect("connected");
+    socket.set_read_timeout(Some(process::DEADLINE)).expect("a socket");
+    let head = format!("GET /api/v1/streams/events/tail{start} HTTP/1.1\r\nhost: {}\r\n\r\n", server.http);
+    socket.write_all(head.as_bytes()).expect("sent");
+    let mut lines = BufReader::new(socket).lines().map(|line| line.expect("a line"));
+    // It has begun once its head is there.
+    lines.by_ref().find(String::is_empty).expect("a head");
+    lines
+}
+
+/// The next event: its sequence number, and whether it was there before.
+fn event(lines: &mut impl Iterator<Item = String>) -> (i64, bool) {
+    let data = lines.find_map(|line| line.strip_prefix("data: ").map(str::to_owned)).expect("an event");
+    let record: Value = serde_json::from_str(&data).expect("JSON");
+    (record["sequence_number"].as_i64().expect("a number"), record["is_historical"].as_bool().expect("true or false"))
+}
+
+#[test]
+fn what_was_acked_before_a_reader_came_was_there_also_where_others_read_already() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let settings = [("shards.count", "3"), ("wal.quota_bytes", "256MiB"), ("buffer.flush_interval_ms", "3600000")];
+    let server = Server::start(dir.path(), &settings);
+    rest::create_stream(&server.http, "events", &schema());
+    block_on(async {
+        let mut producer = Producer::connect(&server.grpc, "events").await;
+        // Others read on each shard, and over REST.
+        let mut others = Vec::new();
+        for _ in 0..12 {
+            others.push(open(&server.grpc, None).await);
+        }
+        let _other = follow(&server, "");
+        for round in 0..60 {
+            producer.append(records(producer.acked.len() as i64, 50)).await.expect("taken");
+            let last = producer.acked.len() as i64;
+            let mut by_grpc = if round % 2 == 0 { Some(open(&server.grpc, Some(last)).await) } else { None };
+            let mut there = follow(&server, &format!("?start_sequence={last}"));
+            let mut from_now = follow(&server, "");
+            let mut from_now_by_grpc = open(&server.grpc, None).await;
+            if let Some(call) = &mut by_grpc {
+                let answer: StreamingReadResponse = call.receive().await.expect("a record");
+                assert!(answer.is_historical, "row {last} was there");
+            }
+            assert_eq!(event(&mut there), (last, true));
+            producer.append(records(last, 1)).await.expect("taken");
+            assert_eq!(event(&mut from_now), (last + 1, false));
+            read(&mut from_now_by_grpc, last as usize + 1, &producer.acked).await;
+        }
     });
     assert!(server.stop().success(), "a clean stop");
 }

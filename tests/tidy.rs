@@ -20,6 +20,7 @@ const SHARD_FLOORS: &[&str] = &[
     "peers",
     "rate",
     "metrics",
+    "trace",
     "schema",
     "access",
     "wal::frame",
@@ -51,9 +52,12 @@ const SERVER_FLOORS: &[&str] = &[
     "calendar",
     "config",
     "data_dir",
+    "traces",
     "telemetry",
     "tls",
     "workers",
+    "outgoing",
+    "otlp",
     "compatibility",
     "catalog",
     "access",
@@ -173,20 +177,10 @@ fn sources(dirs: &[&str]) -> Vec<PathBuf> {
 }
 
 fn all_sources() -> Vec<PathBuf> {
-    sources(&[
-        "src",
-        "proto/src",
-        "proto/build.rs",
-        "proto/examples/rust/src",
-        "shards/src",
-        "shards/tests",
-        "bench/src",
-        "bench/tests",
-        "tests",
-    ])
-    .into_iter()
-    .filter(|path| path.exists())
-    .collect()
+    sources(&["src", "proto/src", "proto/build.rs", "shards/src", "shards/tests", "bench/src", "bench/tests", "tests"])
+        .into_iter()
+        .filter(|path| path.exists())
+        .collect()
 }
 
 fn shown(path: &Path) -> String {

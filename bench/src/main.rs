@@ -6,12 +6,15 @@ mod admin;
 mod calls;
 mod client;
 mod fake;
+mod http;
 mod load;
 mod messages;
 mod micro;
 mod payload;
 mod query;
+mod report;
 mod rest;
+mod scenario;
 mod stalls;
 mod tail;
 mod wire;
@@ -36,10 +39,16 @@ struct Cli {
 enum Command {
     /// Put load on a server and measure
     Load(Box<LoadArgs>),
+    /// List the loads that have a name, for `load --scenario`
+    Scenarios,
+    /// Make a page with plots of what runs reported
+    Report(report::ReportArgs),
     /// Check that what a run acked (`load --acked FILE`) can be read back
     Verify(VerifyArgs),
     /// Call the admin plane at a steady rate and measure
     Admin(admin::AdminArgs),
+    /// Send small batches of records over HTTP at a steady rate and measure
+    Http(http::HttpArgs),
     /// Ask for records at a steady rate and measure
     Query(query::QueryArgs),
     /// Follow a stream with many readers, or replay it with one, and measure
@@ -70,10 +79,16 @@ struct VerifyArgs {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
+    let done = match Cli::parse_from(scenario::expanded(std::env::args_os())).command {
+        Command::Scenarios => {
+            print!("{}", scenario::list());
+            Ok(true)
+        }
+        Command::Report(args) => report::run(&args).map(|()| true),
         Command::Load(args) => load::run::run(&args).map_err(Into::into),
         Command::Verify(args) => verify(&args),
         Command::Admin(args) => admin::run(&args),
+        Command::Http(args) => http::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),

@@ -2,8 +2,10 @@
 
 pub mod dedup;
 pub mod lookup;
+pub mod once;
 pub mod parquet;
 pub mod pipeline;
+pub mod trace;
 pub mod validate;
 pub mod wal;
 
@@ -52,10 +54,21 @@ enum Part {
         #[arg(long, value_name = "DIR", default_value = ".")]
         dir: PathBuf,
     },
+    /// One part over so many records and nothing more, for a counter of instructions: see perf/instructions.sh
+    Once {
+        /// The part
+        #[arg(value_enum)]
+        part: once::Part,
+        /// Records
+        #[arg(long, value_name = "N", default_value_t = 40_000)]
+        records: usize,
+    },
     /// Checking records against their schema
     Validate,
     /// What each step of a pipeline costs, on the flights
     Pipeline,
+    /// Deciding whether a request is traced, and tracing one
+    Trace,
     /// Finding records in a local file, by key and by range
     Lookup {
         /// Records of the file
@@ -85,6 +98,11 @@ pub fn run(args: &MicroArgs) -> Result<(), AnyError> {
         if args.payload.is_empty() { vec![PayloadKind::Flights, PayloadKind::Clicks(0)] } else { args.payload.clone() };
     match &args.part {
         &Part::Lookup { rows } => Ok(lookup::run(rows, args.duration)?),
+        Part::Trace => {
+            trace::run(args.duration);
+            Ok(())
+        }
+        &Part::Once { part, records } => once::run(part, records),
         Part::Wal { dir } => {
             wal::run(&records(&kinds[0])?, dir, args.duration)?;
             Ok(())

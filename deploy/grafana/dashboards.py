@@ -112,6 +112,7 @@ DASHBOARDS = {
     "storage": [
         ("Log", "bytes", "In use: what is in no committed file yet. Records are refused at 85% of wal.quota_bytes.", [
             ("all shards", now("ttdust_wal_used_bytes")),
+            ("quota", now("ttdust_wal_quota_bytes")),
             ("shard {{shard}}", series("ttdust_wal_used_bytes")),
         ]),
         ("Rows that wait", "short", "Rows in no committed file.", [
@@ -133,7 +134,7 @@ DASHBOARDS = {
         ("Failures", "ops", "Flushes and commits tried again, and passes of the upkeep cut short.", [
             ("flushes", total("ttdust_storage_flush_failures_total")),
             ("commits", total("ttdust_storage_commit_retries_total")),
-            ("upkeep: {{exported_job}}", total("ttdust_upkeep_failures_total", "exported_job")),
+            ("upkeep: {{task}}", total("ttdust_upkeep_failures_total", "task")),
         ]),
         ("S3 requests", "reqps", "By operation and outcome; each try counts.", [
             ("{{operation}} {{outcome}}", total("ttdust_s3_operations_total", "operation, outcome")),

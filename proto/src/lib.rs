@@ -1,4 +1,5 @@
-//! The wire contract of TTDust: messages generated from `proto/`, and the paths of the gRPC methods. Nothing else.
+//! The wire contract of TTDust: messages generated from `proto/`, and the paths of the gRPC methods; and from `otlp/` the messages
+//! that traces are exported with. Nothing else.
 
 #![allow(missing_docs, reason = "generated code carries the comments of the .proto files")]
 
@@ -28,6 +29,10 @@ pub mod health {
 /// `grpc.reflection.v1`; `v1alpha` has the same messages, so both are served with these.
 pub mod reflection {
     include!(concat!(env!("OUT_DIR"), "/grpc.reflection.v1.rs"));
+}
+
+pub mod otlp {
+    include!(concat!(env!("OUT_DIR"), "/otlp.rs"));
 }
 
 /// The `:path` of each gRPC method.

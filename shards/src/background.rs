@@ -1,8 +1,9 @@
 //! A shard's helper threads, for what may block: the flusher writes Parquet, the preparer makes log segments, the reader looks
 //! up idempotency keys in files, the keeper writes and removes those files, the merger merges them.
 //!
-//! All are started by the shard's thread, and so run on its core. The flusher, the preparer, the keeper and the merger run at
-//! lower priority, so that what they take is what the shard leaves.
+//! All are started by the shard's thread. The reader, for whom a submission waits, runs on the shard's core. The flusher, the
+//! preparer, the keeper and the merger run at lower priority, and wherever there is room: on what the shard leaves of its core, or
+//! on cores of the control plane. Beside a shard under full load a flusher that may go elsewhere writes about a third more.
 
 use std::{
     io,
@@ -26,15 +27,23 @@ use crate::{
     message::{ToControl, ToShard},
     metrics::ShardMetrics,
     parquet::{self, Processed, WriteJob, Written},
-    threads::{Turns, give_way},
+    threads::{Turns, give_way, pin},
     wal::segment::{self, ReleasedSegment, SegmentRequest},
 };
 
 /// How nice a thread is that works through something which its shard may soon wait for.
 const NICE: i32 = 5;
-/// And one whose work is for later: it has what its shard leaves of the core. A shard that leaves too little fills its log,
-/// and then refuses.
-const FLUSHER_NICE: i32 = 19;
+/// And one whose work is for later. Where a core is busy all the time it has a tenth of it: less would let a log fill up beside any
+/// other program that computes, and a shard whose log is half full makes room for it ([`crate::shard::Shard::commit_pause`]).
+const FLUSHER_NICE: i32 = 10;
+
+/// Makes the calling thread one that gives way, on any of `cores` (empty: where it is).
+fn roam(cores: &[usize], nice: i32, turns: Turns) {
+    give_way(nice, turns);
+    if let Err(error) = pin(cores) {
+        tracing::warn!(?cores, %error, "a background thread stays on its shard's core");
+    }
+}
 
 /// Rows to write, and how far they go.
 #[derive(Debug)]
@@ -82,12 +91,13 @@ impl<J> Drop for Helper<J> {
     }
 }
 
-/// Starts a shard's flusher.
+/// Starts a shard's flusher, on any of `cores` (empty: on the caller's).
 ///
 /// # Errors
 /// No thread can be made.
 pub fn start_flusher(
     shard: ShardId,
+    cores: Vec<usize>,
     mailbox: MailboxSender,
     to_control: mpsc::Sender<ToControl>,
     metrics: Arc<ShardMetrics>,
@@ -96,16 +106,21 @@ pub fn start_flusher(
     let ending = Arc::new(AtomicBool::new(false));
     let is_ending = Arc::clone(&ending);
     let thread = std::thread::Builder::new().name(format!("flush-{shard}")).spawn(move || {
-        give_way(FLUSHER_NICE, Turns::Long);
+        roam(&cores, FLUSHER_NICE, Turns::Long);
         while let Ok(FlushJob { job, through }) = jobs.recv() {
             let started = std::time::Instant::now();
-            match write(&job) {
+            metrics.flush_busy.set(1);
+            let written = write(&job);
+            metrics.flush_busy.set(0);
+            match written {
                 Ok(Written { file, dead, processed }) => {
-                    let micros = started.elapsed().as_micros() as u64;
+                    let ended = std::time::Instant::now();
+                    let micros = ended.duration_since(started).as_micros() as u64;
                     metrics.flush_latency.observe(micros);
                     count_processed(&metrics, processed, micros);
                     tracing::debug!(%shard, stream = %job.stream, rows = file.rows, bytes = file.bytes, "file written");
-                    let ready = ToControl::FilesReady { shard, stream: job.stream, files: vec![file], through, dead };
+                    let (stream, written) = (job.stream, (started, ended));
+                    let ready = ToControl::FilesReady { shard, stream, files: vec![file], through, dead, written };
                     // Control is gone: the process ends, and the log keeps the rows.
                     let _ = to_control.blocking_send(ready);
                 }
@@ -148,12 +163,13 @@ fn send_until_taken(mailbox: &MailboxSender, mut message: ToShard, is_ending: &A
     }
 }
 
-/// Starts a shard's preparer for the log in `dir`.
+/// Starts a shard's preparer for the log in `dir`, on any of `cores` (empty: on the caller's).
 ///
 /// # Errors
 /// No thread can be made.
 pub fn start_preparer(
     shard: ShardId,
+    cores: Vec<usize>,
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     mailbox: MailboxSender,
@@ -162,7 +178,7 @@ pub fn start_preparer(
     let ending = Arc::default();
     let thread = std::thread::Builder::new().name(format!("prepare-{shard}")).spawn(move || {
         // A shard that has no segment at hand waits for it.
-        give_way(NICE, Turns::Prompt);
+        roam(&cores, NICE, Turns::Prompt);
         prepare(shard, &dir, &*disk, &mailbox, &jobs);
     })?;
     Ok(Helper { jobs: Some(sender), thread: Some(thread), ending })
@@ -213,13 +229,14 @@ pub fn start_key_reader(shard: ShardId, mailbox: MailboxSender) -> io::Result<He
     Ok(Helper { jobs: Some(sender), thread: Some(thread), ending: Arc::default() })
 }
 
-/// Starts one of a shard's two threads that work on the files of keys in `dir`.
+/// Starts one of a shard's two threads that work on the files of keys in `dir`, on any of `cores` (empty: on the caller's).
 ///
 /// # Errors
 /// No thread can be made.
 pub fn start_keeper(
     name: &str,
     shard: ShardId,
+    cores: Vec<usize>,
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     mailbox: MailboxSender,
@@ -227,7 +244,7 @@ pub fn start_keeper(
     // Bounded by the files that there are.
     let (sender, jobs) = crossbeam_channel::unbounded::<KeyJob>();
     let thread = std::thread::Builder::new().name(format!("{name}-{shard}")).spawn(move || {
-        give_way(NICE, Turns::Steady);
+        roam(&cores, NICE, Turns::Steady);
         let mut failing = false;
         while let Ok(job) = jobs.recv() {
             let done = job.perform(&*disk, &dir);

@@ -21,6 +21,8 @@ pub struct EngineConfig {
     pub grpc_address: SocketAddr,
     /// The core of each shard; `None`: not pinned.
     pub shard_cores: Vec<Option<usize>>,
+    /// Where the helpers of a shard that is pinned may run beside its own core: those that nobody waits for.
+    pub helper_cores: Vec<usize>,
     /// The backend wanted.
     pub io: IoChoice,
     /// Holds a folder a shard.
@@ -60,6 +62,8 @@ pub struct Limits {
     pub tails: usize,
     /// Requests of one call that are taken but not yet answered.
     pub requests_in_flight: usize,
+    /// Seconds for which a client may keep a call waiting: in the middle of a message, or with answers that it does not take.
+    pub stall_seconds: u64,
 }
 
 impl Default for Limits {
@@ -74,6 +78,7 @@ impl Default for Limits {
             connections_per_address: 1024,
             tails: 4096,
             requests_in_flight: 1024,
+            stall_seconds: 30,
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod file;
 pub mod fingerprint;
 pub mod folder;
 pub mod jobs;
+pub mod recent;
 pub mod table;
 pub mod writers;
 
@@ -41,6 +42,7 @@ use file::{Facts, KeyFile};
 use fingerprint::{Fingerprint, Seeds};
 use folder::OpenKeys;
 use jobs::{KeyDone, KeyJob, Lookup};
+use recent::Recent;
 use table::Table;
 use writers::{Session, Writers};
 
@@ -78,6 +80,8 @@ pub enum KeysRefused {
 pub struct Looked {
     /// The keys, one a record.
     pub keys: Vec<Fingerprint>,
+    /// Whether each may have come in this run.
+    pub recent: Vec<bool>,
     /// What each got, if that is known by now.
     pub known: Vec<Option<Seen>>,
 }
@@ -139,6 +143,8 @@ pub struct Dedup {
     clock: u64,
     active: Active,
     sealed: Option<Sealed>,
+    /// Every key of this run: those of tables, and of files that are not inherited.
+    recent: Recent,
     /// Of this shard's present streams; it may merge and remove them.
     files: Vec<Arc<KeyFile>>,
     /// Of when streams had other homes; all shards read them, the first removes them.
@@ -182,6 +188,7 @@ impl Dedup {
                 since: open.clock,
             },
             sealed: None,
+            recent: Recent::default(),
             in_files: files.iter().chain(&old_files).map(|file| file.len()).sum(),
             files,
             old_files,
@@ -196,7 +203,9 @@ impl Dedup {
 
     /// Takes the key of a record that the log holds, at a start: what the log says stands.
     pub fn replay(&mut self, stream: StreamId, key: &[u8], seen: Seen) {
-        self.active.table.raise(self.seeds.of_stream(stream).fingerprint(key), seen);
+        let key = self.seeds.of_stream(stream).fingerprint(key);
+        self.recent.insert(key);
+        self.active.table.raise(key, seen);
     }
 
     /// Writes the table to a file now if it is full, at a start, when nothing else is under way.
@@ -243,19 +252,20 @@ impl Dedup {
         let absent = Fingerprint::from_bits(0);
         looked.keys.clear();
         looked.keys.extend(keys.iter().map(|key| if key.is_empty() { absent } else { seeds.fingerprint(key) }));
+        looked.recent.clear();
+        looked.recent.extend(looked.keys.iter().map(|&key| self.recent.may_hold(key)));
         let sealed = self.sealed.as_ref().map(|sealed| &*sealed.table);
+        let in_tables = |key| self.active.table.get(key).or_else(|| sealed.and_then(|table| table.get(key)));
         looked.known.clear();
-        looked.known.extend(
-            looked
-                .keys
-                .iter()
-                .map(|&key| self.active.table.get(key).or_else(|| sealed.and_then(|table| table.get(key)))),
-        );
+        looked
+            .known
+            .extend(looked.keys.iter().zip(&looked.recent).map(|(&key, recent)| recent.then(|| in_tables(key))?));
         let mut lookups = Vec::new();
         // File by file: the reads of one filter for many keys do not wait for each other.
         for file in self.files.iter().chain(&self.old_files) {
             for (index, &key) in looked.keys.iter().enumerate() {
-                if looked.known[index].is_none() && file.may_hold(key) && !keys[index].is_empty() {
+                let may_be_there = looked.recent[index] || file.is_inherited();
+                if may_be_there && looked.known[index].is_none() && file.may_hold(key) && !keys[index].is_empty() {
                     let believed_below = if file.is_inherited() { recovered } else { i64::MAX };
                     lookups.push(Lookup { index: index as u32, key, file: Arc::clone(file), believed_below });
                 }
@@ -266,7 +276,11 @@ impl Dedup {
 
     /// What `key`, of which nothing was known before its submission, got in it, or else remembers that it gets `seen`.
     pub fn get_or_insert(&mut self, key: Fingerprint, seen: Seen) -> Option<Seen> {
-        self.active.table.get_or_insert(key, seen)
+        let first = self.active.table.get_or_insert(key, seen);
+        if first.is_none() {
+            self.recent.insert(key);
+        }
+        first
     }
 
     /// The writers.
@@ -307,6 +321,7 @@ impl Dedup {
         if self.shard == ShardId(0) {
             self.removals.extend(gone.iter().map(|file| file.path().to_owned()));
         }
+        self.recent.turn(self.generation(self.clock), GENERATIONS);
         self.recount();
         if self.active.table.is_empty() && !self.active.has_sessions {
             self.active.holds.clear();
@@ -446,7 +461,8 @@ impl Dedup {
             in_files: self.in_files,
             files: files().count() as u64,
             table_bytes: (self.active.table.memory_bytes() + sealed.map_or(0, |table| table.memory_bytes())) as u64,
-            filter_bytes: files().map(|file| file.memory_bytes() as u64).sum(),
+            filter_bytes: files().map(|file| file.memory_bytes() as u64).sum::<u64>()
+                + self.recent.memory_bytes() as u64,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The gRPC services of a shard, straight on h2.
 //!
-//! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, dispatch) → `framing` (messages)
+//! A call goes through `transport` (socket) → `opening` (TLS or not) → `server` (connection, which a call may end by its `line`;
+//! dispatch) → `framing` (messages)
 //! → `exchange` (the loop of a call) → `ingest`, `append`, `query`, `tail`, `admin`, `health` or `reflection` (what a method means) →
-//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends).
+//! `rows` (the answer to many records), `answer` (one that holds memory), `status` (how it ends), `traced` (what is told of it
+//! where it is traced).
 
 pub mod access;
 pub mod admin;
@@ -13,6 +15,7 @@ pub mod framing;
 pub mod health;
 pub mod ingest;
 pub mod intake;
+pub mod line;
 pub mod opening;
 pub mod query;
 pub mod reflection;
@@ -20,4 +23,5 @@ pub mod rows;
 pub mod server;
 pub mod status;
 pub mod tail;
+pub mod traced;
 pub mod transport;

@@ -30,6 +30,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes and syncs the directory.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Bytes that this process may still write to files in `dir`; [`u64::MAX`] if that is not known.
+    fn free_bytes(&self, dir: &Path) -> u64;
 }
 
 /// An open file of a [`Disk`].

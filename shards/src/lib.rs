@@ -33,6 +33,7 @@ pub mod snapshot;
 pub mod tail;
 pub mod threads;
 pub mod tls;
+pub mod trace;
 pub mod transform;
 pub mod validate;
 pub mod wal;

@@ -1,6 +1,9 @@
 //! Everything that crosses a core, as closed enums. Each variant says what happens when the queue it goes through is full.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use rustls::ServerConfig;
@@ -26,6 +29,7 @@ use crate::{
         LiveRows, Subscription,
         page::{Page, PageAsk},
     },
+    trace::{Marks, SpanContext},
 };
 
 /// How long whoever found a shard's queue full waits.
@@ -46,6 +50,8 @@ pub struct Submission {
     pub metadata: Bytes,
     /// Whose they are, if they are of a writer that numbers them: then they have no keys.
     pub writer: Option<Box<WriterRows>>,
+    /// Where the request is traced: when what happened to it.
+    pub marks: Option<Box<Marks>>,
     /// Who waits for the outcome.
     pub reply: OutcomeTo,
 }
@@ -56,6 +62,14 @@ impl Submission {
     pub fn record_bytes(&self) -> usize {
         let bytes = |all: &[Bytes]| all.iter().map(Bytes::len).sum::<usize>();
         bytes(&self.payloads) + bytes(&self.keys) + self.metadata.len()
+    }
+
+    /// Bytes that its entry in the log has at most.
+    #[must_use]
+    pub fn entry_bytes_max(&self) -> usize {
+        // A payload's end and its key's are four bytes each; a record may end two runs of a writer's numbers, of five each.
+        let writer = self.writer.as_ref().map_or(0, |rows| rows.id.len());
+        self.record_bytes() + 18 * (self.payloads.len() + 1) + writer + 1024
     }
 }
 
@@ -113,6 +127,21 @@ impl Outcome {
             Self::Unknown => true,
         }
     }
+
+    /// Notes the write that made it stand, where the request is traced.
+    pub fn note_write(&mut self, began: Instant, synced: Instant) {
+        if let Self::Committed(Committed { marks: Some(marks), .. }) = self {
+            (marks.writing, marks.synced) = (Some(began), Some(synced));
+        }
+    }
+
+    /// When what happened to a request that is traced.
+    pub fn take_marks(&mut self) -> Option<Box<Marks>> {
+        match self {
+            Self::Committed(committed) => committed.marks.take(),
+            Self::Refused(_) | Self::Unknown => None,
+        }
+    }
 }
 
 /// Records on stable storage.
@@ -129,13 +158,22 @@ pub struct Committed {
     pub duplicates: Vec<(u32, Seen)>,
     /// Of a writer's request: index of each record that was rejected when its number was taken.
     pub rejected: Vec<u32>,
+    /// See [`Submission::marks`].
+    pub marks: Option<Box<Marks>>,
 }
 
 impl Committed {
     /// Of a group of requests none of which was good: nothing was submitted.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { first_sequence: 0, accepted: 0, timestamp_unix_micros: 0, duplicates: Vec::new(), rejected: Vec::new() }
+        Self {
+            first_sequence: 0,
+            accepted: 0,
+            timestamp_unix_micros: 0,
+            duplicates: Vec::new(),
+            rejected: Vec::new(),
+            marks: None,
+        }
     }
 }
 
@@ -187,14 +225,15 @@ pub enum ToShard {
     Answer(u64, Result<QueryAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.
     Admin(u64, Box<Result<AdminReply, AdminFailure>>),
-    /// The shard has readers of the stream from now on: answered with [`ToShard::Following`]. Queue full: it asks again.
-    Follow(StreamId, ShardId),
+    /// The shard has readers of the stream from now on, or one more. A question with a number of the shard's, answered with
+    /// [`ToShard::Following`]. Queue full: it asks again.
+    Follow(StreamId, ShardId, u64),
     /// It has none any more. Queue full: it says so again.
     Unfollow(StreamId, ShardId),
     /// Readers that are on no shard get the rows of the stream from now on. Queue full: the reader cannot begin.
     Subscribe(StreamId, Subscription),
-    /// Every row of the stream past this one is sent from now on. Never refused: one answer a question.
-    Following(StreamId, i64),
+    /// Rows of the stream up to this one are there, and every row past it is sent. Never refused: one answer a question.
+    Following(StreamId, i64, u64),
     /// Rows for readers. Queue full: left out, and the readers catch up from pages once they are told, with what comes next.
     Live(LiveRows),
     /// Whether a reader may begin. Never refused: bounded by the calls.
@@ -230,6 +269,8 @@ pub enum ToControl {
         through: i64,
         /// Records that are in none of them: to be put into the stream's dead letters before the files are committed.
         dead: Vec<DeadLetter>,
+        /// When the flusher began with them, and when it was done.
+        written: (Instant, Instant),
     },
     /// Answer with [`ToShard::Answer`].
     Query {
@@ -239,6 +280,8 @@ pub enum ToControl {
         query: Query,
         /// Tells that the caller waits no more.
         cancel: Cancel,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },
@@ -246,6 +289,8 @@ pub enum ToControl {
     OpenTail {
         /// Who asks, for its limits.
         client: Arc<str>,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },
@@ -264,6 +309,8 @@ pub enum ToControl {
         caller: Principal,
         /// For what.
         request: AdminRequest,
+        /// The span that it is done under, where the call is traced.
+        trace: Option<SpanContext>,
         /// Where the answer goes.
         reply: ReplyTo,
     },

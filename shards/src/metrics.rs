@@ -1,9 +1,15 @@
 //! Counters of a shard: written by its own thread only, read by whoever scrapes. So a plain load and store do; no counter is
 //! shared by two writers.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use crate::{rate::Category, tls::HandshakeOutcome};
+
+/// A shard whose upkeep has no turn for so long is stalled: it should have one every 100 ms.
+pub const STALL: Duration = Duration::from_secs(1);
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -92,18 +98,24 @@ pub struct ShardMetrics {
     pub wal_bytes: Counter,
     /// One durable write.
     pub wal_latency: LatencyHistogram,
+    /// Commits put off for the flusher's sake.
+    pub wal_pauses: Counter,
     /// Records in the frame last written.
     pub wal_commit_records: Gauge,
     /// Segments in use.
     pub wal_segments: Gauge,
     /// Log in use, in bytes.
     pub wal_used_bytes: Gauge,
+    /// What the log may come to, in bytes.
+    pub wal_quota_bytes: Gauge,
     /// Rows in memory, in bytes.
     pub buffer_bytes: Gauge,
     /// Rows in no committed file.
     pub buffer_records: Gauge,
     /// Writing one flush's files.
     pub flush_latency: LatencyHistogram,
+    /// 1 while the flusher encodes and writes.
+    pub flush_busy: Gauge,
     /// Flushes that failed.
     pub flush_failures: Counter,
     /// Records that pipelines saw on their way into files.
@@ -136,8 +148,14 @@ pub struct ShardMetrics {
     pub connections_refused: Counter,
     /// Starts of connections, in the order of [`HandshakeOutcome::ALL`].
     pub tls_handshakes: [Counter; HandshakeOutcome::ALL.len()],
+    /// Spans that found no room on their way to control.
+    pub spans_dropped: Counter,
     /// Messages waiting in the shard's queue.
     pub queue_depth: Gauge,
+    /// When the shard's upkeep last had its turn, in microseconds since the shard's start.
+    pub turned_micros: Gauge,
+    /// Times that it had none for [`STALL`] or longer.
+    pub stalls: Counter,
     /// Microseconds of CPU time that the shard's thread has used.
     pub busy_micros: Gauge,
     /// Idempotency keys in memory.

@@ -26,7 +26,7 @@ use std::{
 
 use arrow_array::{
     ArrayRef, RecordBatch,
-    builder::{Int32Builder, Int64Builder, StringBuilder, TimestampMicrosecondBuilder},
+    builder::{Int32Builder, Int64Builder, StringBuilder, StringViewBuilder, TimestampMicrosecondBuilder},
 };
 use arrow_schema::SchemaRef;
 use parquet::{
@@ -293,7 +293,10 @@ struct Encoder<'j> {
     record_ids: StringBuilder,
     schema_versions: Int32Builder,
     metadata: StringBuilder,
-    payloads: StringBuilder,
+    /// It refers to the memory of rows that the file has as they are: so they are copied once less on their way into a page.
+    payloads: StringViewBuilder,
+    /// The batch at hand, as the column of payloads knows it.
+    lent: Option<u32>,
     step_rows: usize,
     step_bytes: usize,
     rows: u64,
@@ -323,7 +326,7 @@ impl<'j> Encoder<'j> {
         let event_time = pipeline.and_then(|pipeline| pipeline.event_time());
         Ok(Self {
             job,
-            schema: layout::file_schema(typed.fields(), event_time.is_some()),
+            schema: layout::flush_schema(typed.fields(), event_time.is_some()),
             columns,
             typed,
             parser: Parser::default(),
@@ -335,7 +338,8 @@ impl<'j> Encoder<'j> {
             record_ids: StringBuilder::new(),
             schema_versions: Int32Builder::new(),
             metadata: StringBuilder::new(),
-            payloads: StringBuilder::new(),
+            payloads: StringViewBuilder::new(),
+            lent: None,
             step_rows: 0,
             step_bytes: 0,
             rows: 0,
@@ -351,12 +355,12 @@ impl<'j> Encoder<'j> {
         let rows = batch.rows().map_err(|source| ParquetFileError::Io { path: path.clone(), source })?;
         let metadata = metadata_json(&decode_metadata(&rows.metadata()));
         threads::offer();
+        self.lent = None;
         if header.pipeline_version > 0 {
             return self.append_processed(batch, &rows, metadata.as_deref());
         }
-        for index in 0..header.count {
-            let sequence = header.first_sequence + i64::from(index);
-            self.push(&header, sequence, rows.payload_bytes(index as usize), metadata.as_deref())?;
+        for index in 0..header.count as usize {
+            self.push(&header, &rows, index, None, metadata.as_deref())?;
         }
         Ok(())
     }
@@ -376,17 +380,15 @@ impl<'j> Encoder<'j> {
         }
         let mut runner = self.runner.take().expect("made above");
         for index in 0..header.count as usize {
-            let sequence = header.first_sequence + index as i64;
-            let payload = rows.payload_bytes(index);
             self.processed.records += 1;
-            match runner.run(payload) {
-                Verdict::Same => self.push(&header, sequence, payload, metadata)?,
-                Verdict::Changed(output) => self.push(&header, sequence, output, metadata)?,
+            match runner.run(rows.payload_bytes(index)) {
+                Verdict::Same => self.push(&header, rows, index, None, metadata)?,
+                Verdict::Changed(output) => self.push(&header, rows, index, Some(output), metadata)?,
                 Verdict::Dropped => self.processed.dropped += 1,
                 Verdict::Dead(failure) => {
                     self.processed.failed += 1;
                     self.dead.push(DeadLetter {
-                        sequence,
+                        sequence: header.first_sequence + index as i64,
                         timestamp_unix_micros: header.timestamp_unix_micros,
                         schema_version: header.schema_version,
                         pipeline_version: header.pipeline_version,
@@ -401,32 +403,47 @@ impl<'j> Encoder<'j> {
         Ok(())
     }
 
-    /// Adds a row.
+    /// Adds a row: record `index` of the batch at hand, as it is or as its pipeline made it.
     fn push(
         &mut self,
         header: &BatchHeader,
-        sequence: i64,
-        payload: &[u8],
+        rows: &Rows,
+        index: usize,
+        made: Option<&[u8]>,
         metadata: Option<&str>,
     ) -> Result<(), ParquetFileError> {
-        let Ok(text) = std::str::from_utf8(payload) else {
+        let sequence = header.first_sequence + index as i64;
+        let payload = made.unwrap_or_else(|| rows.payload_bytes(index));
+        let is_text = match made {
+            Some(made) => std::str::from_utf8(made).map(|made| self.payloads.append_value(made)).is_ok(),
+            None => self.lend_payload(rows, index),
+        };
+        if !is_text {
             let reason = format!("record {sequence} of {} is not UTF-8: it was never validated", self.job.stream);
             return Err(ParquetFileError::Format { path: self.job.path.clone(), reason });
-        };
+        }
         self.sequences.append_value(sequence);
         self.times.append_value(header.timestamp_unix_micros);
-        write_record_id(&mut self.record_ids, RecordId::of(self.job.stream, sequence));
+        let id = RecordId::of(self.job.stream, sequence).to_text();
+        self.record_ids.append_value(std::str::from_utf8(&id).expect("an id is ASCII"));
         self.schema_versions.append_value(header.schema_version as i32);
         self.metadata.append_option(metadata);
         self.look_at(payload);
-        self.payloads.append_value(text);
         self.rows += 1;
         self.step_rows += 1;
-        self.step_bytes += text.len() + metadata.map_or(0, str::len);
+        self.step_bytes += payload.len() + metadata.map_or(0, str::len);
         if self.step_rows == Self::STEP_ROWS || self.step_bytes >= Self::STEP_BYTES {
             self.step()?;
         }
         Ok(())
+    }
+
+    /// Adds the payload of record `index` of the batch at hand, without a copy; false: it is not UTF-8.
+    fn lend_payload(&mut self, rows: &Rows, index: usize) -> bool {
+        let Self { payloads, lent, .. } = self;
+        let entry = *lent.get_or_insert_with(|| payloads.append_block(rows.entry().into()));
+        let range = rows.payload_range(index);
+        payloads.try_append_view(entry, range.start as u32, range.len() as u32).is_ok()
     }
 
     /// What is inside the record: typed columns and keys, in one look.
@@ -451,6 +468,8 @@ impl<'j> Encoder<'j> {
     fn step(&mut self) -> Result<(), ParquetFileError> {
         self.step_rows = 0;
         self.step_bytes = 0;
+        // The column that knows it goes into the file.
+        self.lent = None;
         let typed = self.typed.finish();
         let properties =
             || layout::writer_properties(&self.job.facts(), &self.columns, &typed, layout::FLUSHED_GROUP_ROWS);
@@ -470,9 +489,9 @@ impl<'j> Encoder<'j> {
             columns.push(Arc::new(times.finish().with_timezone("UTC")));
         }
         let rest: [ArrayRef; 3] = [
-            Arc::new(self.record_ids.finish()),
+            Arc::new(rows::finish_texts(&mut self.record_ids)),
             Arc::new(self.schema_versions.finish()),
-            Arc::new(self.metadata.finish()),
+            Arc::new(rows::finish_texts(&mut self.metadata)),
         ];
         columns.extend(rest);
         columns.extend(typed);
@@ -511,12 +530,6 @@ fn write_in_pieces(writer: &mut ArrowWriter<Sink>, batch: &RecordBatch) -> Resul
 }
 
 /// Appends the id's text without an allocation.
-fn write_record_id(column: &mut StringBuilder, id: RecordId) {
-    use std::fmt::Write as _;
-    write!(column, "{id}").expect("a column takes any text");
-    column.append_value("");
-}
-
 /// Metadata as a JSON object of strings; `None`: there is none.
 fn metadata_json(pairs: &[(String, String)]) -> Option<String> {
     if pairs.is_empty() {

@@ -98,10 +98,12 @@ impl RecordRow {
 /// An answer: of a time range the records of a page, of a lookup one record or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryAnswer {
-    /// At most `limit` records, and fewer when they are large: see [`ANSWER_BYTES_MAX`].
+    /// At most `limit` records; fewer when they are large (see [`ANSWER_BYTES_MAX`]), or when the page ended early.
     pub records: Vec<RecordRow>,
-    /// More may follow: ask again with this as `after_sequence`.
+    /// More may follow: ask again with this as `after_sequence`. It is where the search ended, which may be past the last record.
     pub next_after: Option<i64>,
+    /// The page ended before it was full: its time was over, or there was no memory for more.
+    pub is_partial: bool,
     /// Of a time range in ascending order: the first row that there still was past `after_sequence`. Those between it and the
     /// first record are left out by the pipeline or the time range; those before it are gone.
     pub first_there: i64,
@@ -109,6 +111,8 @@ pub struct QueryAnswer {
     pub rows_scanned: u64,
     /// Hours looked into: files' partitions, and one for the buffer if it had rows.
     pub partitions_scanned: u64,
+    /// Files opened.
+    pub files_opened: u64,
     /// Parts of files that were in the cache.
     pub cache_hits: u64,
     /// Parts of files that were not, and had to be read.
@@ -118,7 +122,9 @@ pub struct QueryAnswer {
 }
 
 impl QueryAnswer {
+    /// Counts a file that was opened.
     fn count(&mut self, counts: ReadCounts) {
+        self.files_opened += 1;
         self.rows_scanned += counts.rows;
         self.cache_hits += counts.cache_hits;
         self.cache_misses += counts.cache_misses;

@@ -38,6 +38,7 @@ use crate::{
     snapshot::CatalogSnapshot,
     tail::page::Page,
     tls::HandshakeOutcome,
+    trace::{SpanContext, Tracer},
     validate::Validator,
     wal::segment::Segment,
 };
@@ -66,6 +67,8 @@ pub struct Reactor {
     pub feeds: Rc<Feeds>,
     /// The memory of every shard's readers.
     tail_pools: Vec<Arc<Pool>>,
+    /// Traces requests.
+    pub tracer: Tracer,
     /// What clients may ingest.
     pub budgets: Budgets,
     catalog: RefCell<Arc<CatalogSnapshot>>,
@@ -77,6 +80,8 @@ pub struct Reactor {
     draining: Cell<bool>,
     /// The calls that serve requests now.
     pub calls: Rc<Registry>,
+    /// Those of them that look at the time: each is rung every second.
+    pub timed: Rc<Registry>,
     /// The open connections.
     pub connections: Rc<Registry>,
     /// How many of them each address has.
@@ -199,7 +204,7 @@ impl Reactor {
         shard: Shard,
         metrics: Arc<ShardMetrics>,
         (shards, tail_pools): (Vec<MailboxSender>, Vec<Arc<Pool>>),
-        to_control: mpsc::Sender<ToControl>,
+        (to_control, tracer): (mpsc::Sender<ToControl>, Tracer),
         key_reader: Helper<KeyQuestion>,
     ) -> Self {
         Self {
@@ -214,6 +219,7 @@ impl Reactor {
             live_since: Cell::new(None),
             feeds: Rc::new(Feeds::new(Arc::clone(&tail_pools[id.index()]))),
             tail_pools,
+            tracer,
             budgets: Budgets::new(shards.len()),
             catalog: RefCell::default(),
             tls: RefCell::default(),
@@ -223,6 +229,7 @@ impl Reactor {
             key_reader,
             draining: Cell::new(false),
             calls: Rc::default(),
+            timed: Rc::default(),
             connections: Rc::default(),
             peers: Peers::new(limits.connections_per_address),
             catalog_version: Cell::new(0),
@@ -273,6 +280,7 @@ impl Reactor {
     pub fn set_second(&self, second: u64) {
         if self.second.replace(second) != second {
             self.feeds.ring_all();
+            self.timed.ring_all();
         }
     }
 
@@ -289,7 +297,10 @@ impl Reactor {
     }
 
     /// Puts a submission, from here or from elsewhere, before this shard's state.
-    pub fn admit(&self, submission: Submission) {
+    pub fn admit(&self, mut submission: Submission) {
+        if let Some(marks) = &mut submission.marks {
+            marks.admitted = Some(Instant::now());
+        }
         let submitted = self.shard.borrow_mut().submit(submission);
         match submitted {
             Submitted::Waiting => {
@@ -337,20 +348,33 @@ impl Reactor {
     }
 
     /// Asks control; the answer arrives in the slot. `cancel` tells that nobody waits for it.
-    pub fn query(&self, client: Arc<str>, query: Query, cancel: Cancel, waiter: &Rc<Bell>) -> Rc<Slot> {
+    pub fn query(
+        &self,
+        client: Arc<str>,
+        query: Query,
+        cancel: Cancel,
+        trace: Option<SpanContext>,
+        waiter: &Rc<Bell>,
+    ) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::Query { client, query, cancel, reply }).is_err() {
+        if self.to_control.try_send(ToControl::Query { client, query, cancel, trace, reply }).is_err() {
             self.fill(token, Reply::Answer(Err(QueryFailure::Overloaded)));
         }
         slot
     }
 
     /// Asks control to do an admin call; the answer arrives in the slot.
-    pub fn administer(&self, caller: Principal, request: AdminRequest, waiter: &Rc<Bell>) -> Rc<Slot> {
+    pub fn administer(
+        &self,
+        caller: Principal,
+        request: AdminRequest,
+        trace: Option<SpanContext>,
+        waiter: &Rc<Bell>,
+    ) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::Admin { caller, request, reply }).is_err() {
+        if self.to_control.try_send(ToControl::Admin { caller, request, trace, reply }).is_err() {
             let failure = AdminFailure {
                 kind: FailureKind::Overloaded,
                 reason: "RESOURCE_EXHAUSTED",

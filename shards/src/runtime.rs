@@ -40,6 +40,7 @@ use crate::{
     shard::Shard,
     snapshot::CatalogSnapshot,
     threads,
+    trace::{TraceStart, Tracer},
     wal::{
         Wal,
         batch::RowBatch,
@@ -64,6 +65,8 @@ pub struct EngineStart {
     pub to_control: mpsc::Sender<ToControl>,
     /// How connections are secured, until [`ToShard::Tls`] says otherwise; `None`: plain text, for good.
     pub tls: Option<Arc<ServerConfig>>,
+    /// How requests are traced; `None`: none are.
+    pub traces: Option<TraceStart>,
 }
 
 /// What becomes of rows in the log whose stream is not in the catalog. They are what was acked: a catalog that does not know
@@ -199,6 +202,7 @@ struct ShardStart {
     tail_pools: Vec<Arc<Pool>>,
     to_control: mpsc::Sender<ToControl>,
     tls: Option<Arc<ServerConfig>>,
+    traces: Option<TraceStart>,
     disk: Arc<dyn Disk>,
     silent: Arc<Silent>,
     keys: OpenKeys,
@@ -257,6 +261,7 @@ impl Engine {
                 tail_pools: tail_pools.clone(),
                 to_control: start.to_control.clone(),
                 tls: start.tls.clone(),
+                traces: start.traces.clone(),
                 disk: Arc::clone(&disk),
                 silent: Arc::clone(&silent),
                 keys: keys.clone(),
@@ -545,6 +550,12 @@ struct Silent {
     silent: AtomicUsize,
 }
 
+/// Where the helpers of shard `id` may run; empty: the shard is not pinned.
+fn helper_cores(config: &EngineConfig, id: ShardId) -> Vec<usize> {
+    let Some(own) = config.shard_cores[id.index()] else { return Vec::new() };
+    [own].into_iter().chain(config.helper_cores.iter().copied()).collect()
+}
+
 fn build(start: ShardStart) -> std::io::Result<Parts> {
     let ShardStart { id, config, disk, keys, metrics, to_control, .. } = start;
     let mailbox = start.mailboxes[id.index()].clone();
@@ -553,18 +564,22 @@ fn build(start: ShardStart) -> std::io::Result<Parts> {
     let clock = Arc::new(SystemClock::new());
     let catalog = Arc::clone(&start.catalog);
     let is_home = |stream| catalog.stream(stream).is_some_and(|stream| stream.home == id);
-    let wal = Wal::new(id, config.wal, start.end);
+    let mut wal = Wal::new(id, config.wal, start.end);
+    wal.learn_free_bytes(disk.free_bytes(&dir));
     let shard =
         Shard::new(id, &config, wal, (start.batches, &start.flushed_through), (&*disk, &keys, &is_home), clock)?;
-    let keeper = |name| background::start_keeper(name, id, keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
-    let (key_keeper, key_merger) = (keeper("keep")?, keeper("merge")?);
+    let cores = helper_cores(&config, id);
+    let keeper =
+        |name| background::start_keeper(name, id, cores.clone(), keys.dir.clone(), Arc::clone(&disk), mailbox.clone());
+    let (key_keeper, key_merger) = (keeper("keep-keys")?, keeper("merge-keys")?);
     let key_reader = background::start_key_reader(id, mailbox.clone())?;
-    let preparer = background::start_preparer(id, dir, Arc::clone(&disk), mailbox.clone())?;
-    let flusher = background::start_flusher(id, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
+    let preparer = background::start_preparer(id, cores.clone(), dir, Arc::clone(&disk), mailbox.clone())?;
+    let flusher = background::start_flusher(id, cores, mailbox.clone(), to_control.clone(), Arc::clone(&metrics))?;
     if id == ShardId(0) {
         metrics.dedup_damaged.add(keys.damaged);
     }
     let others = (start.mailboxes, start.tail_pools);
+    let to_control = (to_control, Tracer::new(start.traces));
     let reactor = Reactor::new(id, config.limits, shard, metrics, others, to_control, key_reader);
     reactor.set_catalog(start.catalog);
     if let Some(config) = start.tls {

@@ -43,6 +43,10 @@ const QUOTA_BACKPRESSURE_PERCENT: u64 = 85;
 const QUOTA_FULL_PERCENT: u64 = 95;
 /// The log's quota in percent: past it, rows are frozen before their time, so that segments come free.
 const QUOTA_HURRY_PERCENT: u64 = 40;
+/// The log's quota in percent: past it, commits make pauses, the longer the nearer it comes to [`QUOTA_BACKPRESSURE_PERCENT`].
+const QUOTA_PACE_PERCENT: u64 = 50;
+/// The longest pause before a commit. Producers that wait for their acks have a commit of all that they may send at once in each.
+const PACE_MAX: Duration = Duration::from_millis(20);
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Payload bytes that wait for files of keys, past which a shard refuses more.
@@ -294,14 +298,15 @@ impl Shard {
     }
 
     /// Puts a submission into the open frame, without what `looked` or the records before it show to be duplicates.
-    fn commit(&mut self, submission: Submission, looked: Option<&Looked>) -> Submitted {
+    fn commit(&mut self, mut submission: Submission, looked: Option<&Looked>) -> Submitted {
         let now = self.clock.unix_micros();
         let pipeline_version = self.pipeline_version(submission.stream);
         let sequencer = self.sequencer(submission.stream);
         let timestamp_unix_micros = now.max(sequencer.last_timestamp);
         let first_sequence = sequencer.next;
         sequencer.last_timestamp = timestamp_unix_micros;
-        let mut committed = Committed { first_sequence, timestamp_unix_micros, ..Committed::nothing() };
+        let marks = submission.marks.take();
+        let mut committed = Committed { first_sequence, timestamp_unix_micros, marks, ..Committed::nothing() };
         let (payloads, keys): (&[_], &[_]) = match looked {
             Some(looked) => {
                 self.drop_duplicates(&submission, looked, &mut committed);
@@ -352,7 +357,8 @@ impl Shard {
         let payloads = &submission.payloads[skipped..];
         sequencer.last_timestamp = timestamp_unix_micros;
         sequencer.next += payloads.len() as i64;
-        let mut committed = Committed { timestamp_unix_micros, ..Committed::nothing() };
+        let marks = submission.marks.take();
+        let mut committed = Committed { timestamp_unix_micros, marks, ..Committed::nothing() };
         for index in 0..again as u32 {
             let original = match self.dedup.writers().taken(stream, &rows.id, rows.first + u64::from(index)) {
                 Taken::Rejected => {
@@ -422,6 +428,7 @@ impl Shard {
             return Some(Refusal::LogFull(RETRY_AFTER * 10));
         }
         let mut behind = self.wal.unsynced_bytes() >= UNSYNCED_BYTES_MAX || self.parked_bytes >= PARKED_BYTES_MAX;
+        behind |= !self.wal.has_room(submission.entry_bytes_max());
         if has_keys(submission) {
             match self.dedup.refusal() {
                 Some(KeysRefused::Full) => return Some(Refusal::KeysFull(KEYS_RETRY_AFTER)),
@@ -449,6 +456,18 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// How long to put the next commit off, so that the flusher has the core meanwhile: producers then wait for an ack a little
+    /// longer, each time, rather than being refused when the log is full. Zero while the log has room, or nothing waits.
+    #[must_use]
+    pub fn commit_pause(&self) -> Duration {
+        const RANGE: u64 = QUOTA_BACKPRESSURE_PERCENT - QUOTA_PACE_PERCENT;
+        let past = percent(self.wal.usage()).saturating_sub(QUOTA_PACE_PERCENT).min(RANGE);
+        if past == 0 || self.draining || self.wal.unsynced_bytes() == 0 {
+            return Duration::ZERO;
+        }
+        PACE_MAX * past as u32 / RANGE as u32
     }
 
     /// The next durable write, or `None`. See [`Wal::next_write`].
@@ -673,11 +692,11 @@ mod tests {
 
     const ID: ShardId = ShardId(0);
 
-    fn shard() -> Shard {
-        let wal = WalConfig::default();
+    fn shard(wal: WalConfig) -> Shard {
         let config = EngineConfig {
             grpc_address: "127.0.0.1:0".parse().expect("an address"),
             shard_cores: vec![None],
+            helper_cores: Vec::new(),
             io: IoChoice::Auto,
             wal_dir: "wal".into(),
             staging_dir: "staging".into(),
@@ -694,33 +713,40 @@ mod tests {
         Shard::new(ID, &config, log, (Vec::new(), &HashMap::new()), (&disk, &keys, &|_| true), clock).expect("a shard")
     }
 
+    fn catalog(version: u64, stream: StreamId, state: Option<StreamState>) -> Arc<CatalogSnapshot> {
+        let schema = Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").expect("a schema"));
+        let entry = |state| StreamEntry {
+            id: stream,
+            name: "s".into(),
+            state,
+            schema: Arc::clone(&schema),
+            key_fields: Arc::default(),
+            pipelines: Arc::default(),
+            dead_letters: None,
+            home: ID,
+        };
+        Arc::new(CatalogSnapshot::new(version, Access::Open, state.into_iter().map(entry).collect()))
+    }
+
+    fn submission(stream: StreamId) -> Submission {
+        Submission {
+            stream,
+            schema_version: 1,
+            payloads: vec![bytes::Bytes::from_static(b"{}")],
+            keys: Vec::new(),
+            metadata: bytes::Bytes::new(),
+            writer: None,
+            marks: None,
+            reply: OutcomeTo::Call(ReplyTo { shard: ShardId(1), token: 0 }),
+        }
+    }
+
     #[test]
     fn records_that_come_from_another_shard_after_a_pause_are_refused() {
-        let (mut shard, stream, schema) = (shard(), StreamId::generate(), SchemaId::generate());
-        let schema = Arc::new(CompiledSchema::compile(schema, 1, "{}").expect("a schema"));
+        let (mut shard, stream) = (shard(WalConfig::default()), StreamId::generate());
         let mut submit = |version, state: Option<StreamState>| {
-            let entry = |state| StreamEntry {
-                id: stream,
-                name: "s".into(),
-                state,
-                schema: Arc::clone(&schema),
-                key_fields: Arc::default(),
-                pipelines: Arc::default(),
-                dead_letters: None,
-                home: ID,
-            };
-            let streams = state.into_iter().map(entry).collect();
-            shard.set_catalog(Arc::new(CatalogSnapshot::new(version, Access::Open, streams)));
-            let outcome = shard.submit(Submission {
-                stream,
-                schema_version: 1,
-                payloads: vec![bytes::Bytes::from_static(b"{}")],
-                keys: Vec::new(),
-                metadata: bytes::Bytes::new(),
-                writer: None,
-                reply: OutcomeTo::Call(ReplyTo { shard: ShardId(1), token: 0 }),
-            });
-            match outcome {
+            shard.set_catalog(catalog(version, stream, state));
+            match shard.submit(submission(stream)) {
                 Submitted::Done(_, Outcome::Refused(refusal)) => Some(refusal),
                 _ => None,
             }
@@ -730,5 +756,35 @@ mod tests {
         assert_eq!(submit(3, Some(StreamState::Active)), None);
         assert_eq!(submit(4, Some(StreamState::Deleting)), Some(Refusal::NotHere));
         assert_eq!(submit(5, None), Some(Refusal::NotHere));
+    }
+
+    #[test]
+    fn commits_make_pauses_once_the_log_is_more_than_half_full_and_something_waits() {
+        // The log is one segment, which is so many percent of its quota.
+        let wal = |percent: u64| WalConfig {
+            segment_bytes: 64 << 10,
+            quota_bytes: (64 << 10) * 100 / percent,
+            frame_bytes: 16 << 10,
+            ..WalConfig::default()
+        };
+        let pause = |percent, submits: bool| {
+            let (mut shard, stream, disk) = (shard(wal(percent)), StreamId::generate(), SimDisk::new(1));
+            shard.set_catalog(catalog(1, stream, Some(StreamState::Active)));
+            let wanted = shard.wants_segment().expect("a log begins with a segment");
+            shard.segment_prepared(crate::wal::segment::prepare(&disk, Path::new("wal"), wanted));
+            shard.submit(submission(stream));
+            // Its segment is in use now.
+            let write = shard.next_write().expect("a record waits");
+            shard.written(write.lsn, Ok(()), |_, _| ()).expect("it was written");
+            if submits {
+                shard.submit(submission(stream));
+            }
+            shard.commit_pause()
+        };
+        assert_eq!(pause(50, true), Duration::ZERO);
+        assert_eq!(pause(60, false), Duration::ZERO);
+        let pauses = [60, 70, 80].map(|percent| pause(percent, true));
+        assert!(pauses.is_sorted() && pauses[0] > Duration::ZERO && pauses[2] < PACE_MAX, "{pauses:?}");
+        assert_eq!(pause(100, true), Duration::ZERO, "it was refused, so nothing waits");
     }
 }

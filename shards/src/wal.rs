@@ -147,6 +147,10 @@ struct InFlight {
 /// Fewer prepared segments than this are made up for at once, even under load.
 const LOW_WATER_SEGMENTS: usize = 2;
 
+/// With room for fewer segments than this left on the disk, the next one is not relied on: see [`Wal::has_room`]. Between two
+/// segments of the log a flusher writes less than one to the same disk; the rest is for what other programs write.
+const SCARCE_SEGMENTS: u64 = 16;
+
 /// The log of one shard. See the module's comment.
 #[derive(Debug)]
 pub struct Wal {
@@ -174,6 +178,8 @@ pub struct Wal {
     on_order: bool,
     /// The last request failed.
     starved: bool,
+    /// After the last request that was served the disk had little room left: the next may fail.
+    scarce: bool,
     /// A frame waits for a segment.
     stuck: bool,
     /// A frame waits that no prepared segment can hold: so many bytes.
@@ -226,6 +232,7 @@ impl Wal {
             next_segment: recovered.last_segment + 1,
             on_order: false,
             starved: false,
+            scarce: false,
             stuck: false,
             oversize: None,
             pool_filled: 0,
@@ -362,8 +369,14 @@ impl Wal {
         Some(SegmentRequest { id, epoch: self.epoch, shard: self.shard, bytes, recycle })
     }
 
+    /// Learns how much room the disk has; see [`Wal::has_room`].
+    pub fn learn_free_bytes(&mut self, bytes: u64) {
+        self.scarce = bytes < SCARCE_SEGMENTS * self.config.segment_bytes;
+    }
+
     /// Takes a prepared segment.
     pub fn offer_segment(&mut self, segment: PreparedSegment) {
+        self.learn_free_bytes(segment.free_bytes);
         let segment = segment.segment;
         assert!(
             self.prepared.back().is_none_or(|last| last.id < segment.id) && segment.id < self.next_segment,
@@ -428,6 +441,28 @@ impl Wal {
             used_bytes: self.used_bytes,
             quota_bytes: self.config.quota_bytes,
             segments_active: self.sealed.len() + usize::from(self.current.is_some()),
+        }
+    }
+
+    /// Whether an entry of at most `bytes` will find a place. On a disk with room to spare the next segment is on its way.
+    /// On one that is nearly full it may never come, and what was appended can be neither written nor taken back: there the
+    /// segments at hand must have room for it, behind all that waits.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        if !self.scarce {
+            return true;
+        }
+        let blocks = |bytes: usize| bytes.next_multiple_of(BLOCK_BYTES) as u64;
+        // Two blocks more: the open frame is padded when it is closed, and a new one has a header.
+        let frame = blocks(bytes) + 2 * BLOCK_BYTES as u64;
+        let waiting = blocks(self.filling.bytes());
+        // Frames are not divided between segments, so at the end of each less than a frame may be lost.
+        let lost = frame.max(blocks(self.filling.largest_bytes().max(self.config.frame_bytes)));
+        let current = self.current.as_ref().map(|current| current.segment.bytes - current.offset);
+        let mut segments = current.into_iter().chain(self.prepared.iter().map(|segment| segment.bytes));
+        match waiting {
+            0 => segments.any(|room| room >= frame),
+            _ => segments.map(|room| room.saturating_sub(lost)).sum::<u64>() >= waiting + frame,
         }
     }
 

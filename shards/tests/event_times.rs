@@ -4,7 +4,7 @@
 #[path = "parquet/batches.rs"]
 mod batches;
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use batches::{MICROS_AN_HOUR, Random, Reading, Stream, buffer_of, file_ref, job};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ const NOON: i64 = 1_772_366_400;
 const BOTH: [Order; 2] = [Order::Ascending, Order::Descending];
 /// Versions that tell when events were, each in its way; version 4 tells nothing.
 const TELLING: [u16; 4] = [1, 2, 3, 5];
+/// As version 1, but it leaves out what has no such time.
+const DROPPING: u16 = 6;
 
 fn versions() -> Vec<(u16, Arc<str>)> {
     let formats = ["unix_us", "rfc3339"];
@@ -38,6 +40,8 @@ fn versions() -> Vec<(u16, Arc<str>)> {
         json!([told("u", "unix_us")]),
         json!([{"type": "reorder", "fields": ["u", "id"]}]),
         json!([told("t", "unix_us"), {"type": "rename", "fields": {"t": "at"}}]),
+        json!([{"type": "timestamp", "fields": ["t"], "formats": formats, "target": "unix_us", "event_time": true,
+            "on_error": "drop"}]),
     ];
     steps.iter().enumerate().map(|(at, steps)| (at as u16 + 1, steps.to_string().into())).collect()
 }
@@ -177,10 +181,17 @@ impl History {
     }
 
     /// All pages, of places that hold more rows in files with each page: `places` are what is flushed and in which files.
-    fn pages(&self, mut query: TimeRangeQuery, current: u16, places: &[(i64, &[FileRef])]) -> Vec<(i64, Value)> {
+    /// `hurried`: each page ends as soon as it may.
+    fn pages(
+        &self,
+        mut query: TimeRangeQuery,
+        (current, hurried): (u16, bool),
+        places: &[(i64, &[FileRef])],
+    ) -> Vec<(i64, Value)> {
         let cache = FileCache::new(1 << 20);
         // Little memory: pages may end early.
-        let bounds = Bounds { meter: Meter::new(Pool::new(1 << 20), 40_000), ..Bounds::default() };
+        let page_until = hurried.then(Instant::now);
+        let bounds = Bounds { meter: Meter::new(Pool::new(1 << 20), 40_000), page_until, ..Bounds::default() };
         let context = QueryContext { cache: &cache, bounds: &bounds };
         let mut places = places.iter();
         let mut place = places.next().expect("a place");
@@ -193,12 +204,22 @@ impl History {
             };
             rows.extend(answer.records.iter().map(row));
             match answer.next_after {
-                Some(after) => query.after_sequence = Some(after),
+                Some(after) => go_on(&mut query, after),
                 None => return rows,
             }
             place = places.next().unwrap_or(place);
         }
     }
+}
+
+/// The next page is elsewhere.
+fn go_on(query: &mut TimeRangeQuery, after: i64) {
+    let is_ahead = query.after_sequence.is_none_or(|before| match query.order {
+        Order::Ascending => after > before,
+        Order::Descending => after < before,
+    });
+    assert!(is_ahead, "{after} comes after {query:?}");
+    query.after_sequence = Some(after);
 }
 
 #[test]
@@ -244,8 +265,9 @@ fn a_range_of_events_answers_as_a_list_would_wherever_the_rows_lie() {
                         &[(0, &[]), (flushed, &half[..]), (last, &files[..]), (last, &merged[..]), (last, &all_merged)],
                     ];
                     for place in places {
-                        let pages = history.pages(history.query(range, order, limit), current, place);
-                        assert_eq!(pages, expected, "seed {seed}, version {current}, {range:?}, {order:?}, {place:?}");
+                        let how = (current, random.chance(2));
+                        let pages = history.pages(history.query(range, order, limit), how, place);
+                        assert_eq!(pages, expected, "seed {seed}, {how:?}, {range:?}, {order:?}, {place:?}");
                     }
                 }
             }
@@ -332,4 +354,103 @@ fn only_pages_that_may_hold_an_event_are_looked_at() {
     let answer = ask(&history.query((i64::MIN, i64::MAX), Order::Descending, 1));
     assert!(answer.rows_scanned <= 1 + layout::PAGE_ROWS as u64, "{}", answer.rows_scanned);
     assert_eq!(answer.records.len(), 1);
+}
+
+/// One file of many row groups by this version, in each page of which events are early and late; those of a few rows are between.
+fn sparse(version: u16, dir: &Path) -> (History, Vec<i64>, FileRef) {
+    let mut history = History { stream: Stream::new(), batches: vec![], seen: vec![] };
+    history.stream.pipeline_version = version;
+    let mut between = Vec::new();
+    for at in 0..100 {
+        let payloads = (0..1000).map(|index| {
+            let row = at * 1000 + index;
+            let time = match row % 3 {
+                _ if row % 24_999 == 7 => micros_of(1800),
+                0 => micros_of(1),
+                1 => micros_of(3599),
+                // No time at all.
+                _ => return Bytes::from(format!(r#"{{"id":{row},"t":"x"}}"#)),
+            };
+            if time == micros_of(1800) {
+                between.push(row + 1);
+            }
+            Bytes::from(format!(r#"{{"id":{row},"t":{time},"u":{time}}}"#))
+        });
+        let payloads: Vec<Bytes> = payloads.collect();
+        history.batches.push(history.stream.batch(10 * MICROS_AN_HOUR + at, b"", &payloads));
+    }
+    let mut job = job(DEFINITION, &history.batches, dir, &format!("sparse-{version}.parquet"));
+    job.pipelines = Arc::new(Pipelines::new(0, versions()));
+    let file = file_ref(&files::write(&job).expect("written"));
+    (history, between, file)
+}
+
+#[test]
+fn a_search_whose_time_is_over_goes_on_where_it_has_come_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Told by the file's column, also where rows are left out; by the records themselves; and from the buffer.
+    for (version, current, flushed) in [(1, 1, true), (DROPPING, DROPPING, true), (1, 3, true), (1, 1, false)] {
+        let (history, between, file) = sparse(version, dir.path());
+        assert!(between.len() >= 4, "{between:?}");
+        let last = 100_000;
+        let buffer = BufferSnapshot {
+            last_sequence: last,
+            next_sequence: last + 1,
+            ..history.buffer(current, if flushed { last } else { 0 })
+        };
+        for order in BOTH {
+            let cache = FileCache::new(1 << 20);
+            let mut query = history.query((micros_of(1800), micros_of(1801)), order, 1000);
+            let (mut found, mut calls) = (Vec::new(), 0);
+            loop {
+                // It is over at once: each call does what it must.
+                let bounds = Bounds { page_until: Some(Instant::now()), ..Bounds::default() };
+                let context = QueryContext { cache: &cache, bounds: &bounds };
+                let answer = time_range(&query, &buffer, std::slice::from_ref(&file), &context).expect("an answer");
+                calls += 1;
+                assert!(answer.rows_scanned <= 3 * layout::PAGE_ROWS as u64, "{}", answer.rows_scanned);
+                assert_eq!(answer.is_partial, answer.next_after.is_some(), "none is full");
+                found.extend(answer.records.iter().map(|row| row.sequence));
+                match answer.next_after {
+                    Some(after) => go_on(&mut query, after),
+                    None => break,
+                }
+            }
+            assert!(calls >= 15, "{calls} calls");
+            let mut expected = between.clone();
+            if order == Order::Descending {
+                expected.reverse();
+            }
+            assert_eq!(found, expected, "{version} {current} {flushed} {order:?}");
+        }
+    }
+}
+
+#[test]
+fn files_without_such_events_are_not_opened_again_even_when_their_footers_are_forgotten() {
+    let mut random = Random(11);
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut history = History { stream: Stream::new(), batches: vec![], seen: vec![] };
+    history.stream.pipeline_version = 1;
+    let mut files = Vec::new();
+    for at in 0..20 {
+        let time = micros_of(at * 100 + random.below(50) as i64);
+        let batch = history.stream.batch(10 * MICROS_AN_HOUR + at, b"", &[format!(r#"{{"t":{time}}}"#).into()]);
+        let mut job = job(DEFINITION, std::slice::from_ref(&batch), dir.path(), &format!("{at}.parquet"));
+        job.pipelines = Arc::new(Pipelines::new(0, versions()));
+        files.push(file_ref(&files::write(&job).expect("written")));
+        history.batches.push(batch);
+    }
+    let buffer = BufferSnapshot { last_sequence: 20, next_sequence: 21, ..history.buffer(1, 20) };
+    // A footer is larger than what is kept at all.
+    let reading = Reading::new(8 * 4096);
+    let ask = |range| time_range(&history.query(range, Order::Ascending, 10), &buffer, &files, &reading.context());
+    let between = (micros_of(1060), micros_of(1100));
+    let first = ask(between).expect("an answer");
+    assert_eq!((first.records.len(), first.cache_misses), (0, 20));
+    files.iter().for_each(|file| std::fs::remove_file(file.source.name()).expect("removed"));
+    let again = ask(between).expect("an answer without a look into a file");
+    assert_eq!((again.records.len(), again.cache_hits, again.cache_misses), (0, 20, 0));
+    assert_eq!((again.next_after, again.partitions_scanned), (None, 0));
+    assert!(ask((micros_of(1000), micros_of(1050))).is_err(), "this one would have to be opened");
 }

@@ -5,13 +5,16 @@ mod batches;
 #[path = "parquet/history.rs"]
 mod history;
 
+use std::time::Instant;
+
 use batches::{Random, Reading, Stream, file_ref, job};
 use bytes::Bytes;
 use history::{History, SCHEMA};
 use ttdust_shards::{
-    parquet::{self, source::FileSource},
+    parquet::{self, cache::FileCache, source::FileSource},
     query::{
-        ANSWER_BYTES_MAX, BufferSnapshot, FileRef, LIMIT_MAX, Order, RecordRow, TimeField, TimeRangeQuery, time_range,
+        ANSWER_BYTES_MAX, Bounds, BufferSnapshot, FileRef, LIMIT_MAX, Order, QueryContext, RecordRow, TimeField,
+        TimeRangeQuery, time_range,
     },
     transform::encode_metadata,
     wal::batch::RowBatch,
@@ -97,6 +100,31 @@ fn every_split_of_files_and_buffer_answers_as_a_list_would() {
             }
             for _ in 0..8 {
                 history.check(&history.random_query(&mut random), flushed_through, &files);
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_that_end_before_they_are_full_miss_nothing() {
+    let cache = FileCache::new(1 << 20);
+    for seed in 1..=4 {
+        let mut random = Random(seed);
+        let history = History::new(&mut random, 40, 6, Some(9), 2);
+        for flushed_through in (0..=history.last()).step_by(5) {
+            for _ in 0..4 {
+                let first = history.random_query(&mut random);
+                let (mut query, mut found) = (first.clone(), Vec::new());
+                loop {
+                    let bounds = Bounds { page_until: Some(Instant::now()), ..Bounds::default() };
+                    let context = QueryContext { cache: &cache, bounds: &bounds };
+                    let buffer = history.buffer(flushed_through);
+                    let answer = time_range(&query, &buffer, &history.files, &context).unwrap();
+                    found.extend(answer.records);
+                    let Some(after) = answer.next_after else { break };
+                    assert_ne!(query.after_sequence.replace(after), Some(after), "it has gone ahead");
+                }
+                assert!(found.iter().eq(history.expected(&first)), "{first:?}, flushed through {flushed_through}");
             }
         }
     }

@@ -119,6 +119,7 @@ fn config(rng: &mut SimRng) -> EngineConfig {
     EngineConfig {
         grpc_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         shard_cores: vec![None],
+        helper_cores: Vec::new(),
         io: IoChoice::Epoll,
         wal_dir: PathBuf::from("/wal"),
         staging_dir: PathBuf::from("/staging"),
@@ -229,6 +230,7 @@ impl World {
             keys,
             metadata: Bytes::new(),
             writer: writer.map(Box::new),
+            marks: None,
             reply: OutcomeTo::Call(ReplyTo { shard: SHARD, token }),
         };
         self.sent.insert(token, sent);

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use ttdust_shards::{
     config::WalConfig,
     ids::{ShardId, StreamId},
-    io::{BLOCK_BYTES, Disk, is_aligned, real::RealDisk},
+    io::{
+        BLOCK_BYTES, Disk, is_aligned,
+        real::RealDisk,
+        sim::{SimDisk, SimRng},
+    },
     wal::{Lsn, SyncedFrame, Wal, entry::EntryDraft, recovery::Recovered, segment},
 };
 
@@ -224,5 +228,46 @@ fn batches_share_the_frames_memory() -> io::Result<()> {
         3,
         "the batch, the log and the write each hold the segment"
     );
+    Ok(())
+}
+
+#[test]
+fn on_a_disk_that_is_nearly_full_what_is_admitted_finds_room_without_another_segment() -> io::Result<()> {
+    let mut refusals = 0;
+    for seed in 0..200 {
+        let (disk, dir, mut rng) = (SimDisk::new(seed), Path::new("log"), SimRng::new(seed));
+        let mut wal = new_wal(256 << 10);
+        disk.create_dir(dir)?;
+        wal.learn_free_bytes(1 << 20);
+        assert!(!wal.has_room(1), "no segment is there yet");
+        disk.set_free_bytes(1 << 20);
+        serve(&mut wal, &disk, dir)?;
+        // From now on there are no more segments.
+        while wal.has_room(1) {
+            let payloads: Vec<Bytes> =
+                (0..1 + rng.below(40)).map(|_| vec![7; rng.below(9000) as usize].into()).collect();
+            let bytes = payloads.iter().map(Bytes::len).sum::<usize>() + 4 * payloads.len() + 256;
+            if wal.has_room(bytes) {
+                wal.append(&draft(StreamId::generate(), 1, &payloads, &[]));
+            } else {
+                refusals += 1;
+            }
+            if rng.one_in(3) {
+                write_all(&mut wal)?;
+            }
+        }
+        write_all(&mut wal)?;
+        assert_eq!(wal.unsynced_bytes(), 0, "seed {seed}: something was admitted that found no room");
+    }
+    assert!(refusals > 200, "{refusals} refusals: the room was never short");
+    Ok(())
+}
+
+/// Writes what finds room in the segments at hand.
+fn write_all(wal: &mut Wal) -> io::Result<()> {
+    while let Some(op) = wal.next_write() {
+        let result = op.segment.file.write_durable(&op.data, op.offset);
+        wal.written(op.lsn, result).map_err(io::Error::other)?;
+    }
     Ok(())
 }

@@ -26,8 +26,8 @@ use tokio::sync::oneshot;
 
 use super::{
     ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, JobChange, JobFilter,
-    ManifestDebt, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter, SchemaVersion,
-    StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
+    Judged, ManifestDebt, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter,
+    SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
 
@@ -147,7 +147,12 @@ impl Embedded {
         self.run(move |c| schemas::change(c, id, change, now, audit)).await
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+    pub(super) async fn add_version(
+        &self,
+        version: SchemaVersion,
+        judged: Judged,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
         self.run(move |c| schemas::add_version(c, &version, judged, audit)).await
     }
 
@@ -336,8 +341,8 @@ impl Embedded {
         self.run(move |c| audit::forget_before(c, time)).await
     }
 
-    pub(super) async fn create_job(&self, job: super::Job, audit: AuditEntry) -> Result<()> {
-        self.run(move |c| jobs::create(c, &job, audit)).await
+    pub(super) async fn create_job(&self, job: super::Job, most: u32, audit: AuditEntry) -> Result<()> {
+        self.run(move |c| jobs::create(c, &job, most, audit)).await
     }
 
     pub(super) async fn job(&self, id: String) -> Result<super::Job> {

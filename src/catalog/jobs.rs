@@ -6,7 +6,7 @@ use ttdust_shards::ids::StreamId;
 /// How a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobStatus {
-    /// It waits for its turn.
+    /// It waits for its turn: it has none yet, or gave it to others because it cannot go on now.
     Pending,
     /// It is at work, or will go on with the next start.
     Running,

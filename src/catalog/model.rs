@@ -275,6 +275,17 @@ pub struct StreamChange {
     pub dead_letters: Option<StreamId>,
     /// Only if the stream is at this version.
     pub if_version: Option<i64>,
+    /// Only if the catalog is at this generation: the change fits what is there then, such as the stream's schema.
+    pub if_generation: Option<i64>,
+}
+
+/// How things were when a version was found to fit them.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    /// The version of its schema.
+    pub schema: i64,
+    /// The generation of the catalog, if it was held against the streams of its schema.
+    pub generation: Option<i64>,
 }
 
 /// Which streams a list shows; `None`: all, but for `status`.

@@ -11,6 +11,7 @@ mod files;
 mod jobs;
 mod keys;
 mod migrations;
+mod password;
 mod pool;
 mod schemas;
 mod streams;
@@ -24,13 +25,15 @@ use ttdust_shards::ids::{SchemaId, StreamId};
 
 use super::{
     ApiKey, AuditEntry, AuditFilter, CatalogError, Changes, Commit, Everything, FileTotals, Job, JobChange, JobFilter,
-    ManifestDebt, MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange, SchemaFilter,
-    SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
+    Judged, ManifestDebt, MigrationPlan, Page, RememberedRequest, Result, RetiredFile, Schema, SchemaChange,
+    SchemaFilter, SchemaVersion, StoredFile, Stream, StreamChange, StreamFilter, StreamHour,
 };
 use crate::{catalog::mirror::Mirror, config::PgOptions};
 use claim::Claim;
+use password::Password;
 use pool::{Connector, Pool};
 
+pub use password::{FreshPassword, PasswordError};
 pub use pool::PgFigures;
 
 /// A handle, cheap to clone.
@@ -39,6 +42,7 @@ pub(super) struct Postgres {
     pool: Pool,
     mirror: Mirror,
     options: Arc<PgOptions>,
+    password: Password,
     claim: Claim,
 }
 
@@ -55,7 +59,8 @@ impl Postgres {
     /// # Errors
     /// `Unavailable`: it cannot be reached, and there is no mirror to go on with.
     pub(super) async fn connect(options: &PgOptions, mirror: &Path, figures: PgFigures) -> Result<Self> {
-        let (pool, mirror) = (Pool::new(options, figures)?, Mirror::open(mirror)?);
+        let password = password_of(options)?;
+        let (pool, mirror) = (Pool::new(options, password.clone(), figures)?, Mirror::open(mirror)?);
         match pool.begin().await {
             Ok(()) => {}
             Err(CatalogError::Unavailable(reason)) if mirror.load().await?.is_none() => {
@@ -67,7 +72,7 @@ impl Postgres {
             Err(CatalogError::Unavailable(_)) => {}
             Err(error) => return Err(error),
         }
-        Ok(Self { pool, mirror, options: Arc::new(options.clone()), claim: Claim::default() })
+        Ok(Self { pool, mirror, options: Arc::new(options.clone()), password, claim: Claim::default() })
     }
 
     /// What was last read to be published, from the mirror.
@@ -80,7 +85,15 @@ impl Postgres {
     }
 
     pub(super) async fn claim(&self, node: &str) -> Result<()> {
-        self.claim.make(&self.options, node, self.is_down()).await
+        self.claim.make(&self.options, self.password.clone(), node, self.is_down()).await
+    }
+
+    pub(super) fn fresh_password(&self) -> std::result::Result<FreshPassword, PasswordError> {
+        self.password.fresh()
+    }
+
+    pub(super) fn use_password(&self, fresh: FreshPassword) {
+        self.password.set(fresh);
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -137,7 +150,12 @@ impl Postgres {
         on_pool!(self, schemas::change, id, change, now, audit)
     }
 
-    pub(super) async fn add_version(&self, version: SchemaVersion, judged: i64, audit: AuditEntry) -> Result<Schema> {
+    pub(super) async fn add_version(
+        &self,
+        version: SchemaVersion,
+        judged: Judged,
+        audit: AuditEntry,
+    ) -> Result<Schema> {
         on_pool!(self, schemas::add_version, version, judged, audit)
     }
 
@@ -333,8 +351,8 @@ impl Postgres {
         on_pool!(self, audit::forget_before, time)
     }
 
-    pub(super) async fn create_job(&self, job: Job, audit: AuditEntry) -> Result<()> {
-        on_pool!(self, jobs::create, job, audit)
+    pub(super) async fn create_job(&self, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
+        on_pool!(self, jobs::create, job, most, audit)
     }
 
     pub(super) async fn job(&self, id: String) -> Result<Job> {
@@ -383,12 +401,16 @@ async fn everything(client: &mut Client) -> Result<Everything> {
     Ok(read)
 }
 
+fn password_of(options: &PgOptions) -> Result<Password> {
+    Password::read(&options.password).map_err(|error| CatalogError::Unavailable(error.to_string()))
+}
+
 /// What [`migrate`] would do. Changes nothing.
 ///
 /// # Errors
 /// The database cannot be reached or is newer than this program.
 pub async fn migration_plan(options: &PgOptions) -> Result<MigrationPlan> {
-    migrations::planned(&Connector::new(options)?.connect().await?).await
+    migrations::planned(&Connector::new(options, password_of(options)?)?.connect().await?).await
 }
 
 /// Brings the database to this version.
@@ -396,7 +418,7 @@ pub async fn migration_plan(options: &PgOptions) -> Result<MigrationPlan> {
 /// # Errors
 /// The database cannot be changed or is newer than this program.
 pub async fn migrate(options: &PgOptions) -> Result<MigrationPlan> {
-    migrations::apply(&mut Connector::new(options)?.connect().await?).await
+    migrations::apply(&mut Connector::new(options, password_of(options)?)?.connect().await?).await
 }
 
 /// The error with what lies beneath it: by itself it says no more than `db error`.

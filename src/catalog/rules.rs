@@ -14,6 +14,12 @@ fn check_version(wanted: Option<i64>, current: i64) -> Result<()> {
     }
 }
 
+/// Whether a change that was held against all of the catalog at generation `judged` is the next after it, as which it made the
+/// generation `raised`: what came between may be what speaks against it. `None`: it was not held against the rest.
+pub(super) fn is_next(judged: Option<i64>, raised: i64) -> Result<()> {
+    check_version(judged, raised - 1)
+}
+
 /// The schema after `change`.
 pub(super) fn changed_schema(before: &Schema, change: SchemaChange, now: i64) -> Result<Schema> {
     check_version(change.if_version, before.version)?;
@@ -180,6 +186,16 @@ pub(super) fn replaces(
         return refused("it does not hold their rows, of one hour and without a gap, at a higher level");
     }
     Ok(true)
+}
+
+/// Whether there may be another job beside so many that have not ended.
+pub(super) fn has_room(unfinished: i64, most: u32) -> Result<()> {
+    if unfinished < i64::from(most) {
+        return Ok(());
+    }
+    Err(CatalogError::Full(format!(
+        "{unfinished} jobs have not ended, as many as may be: wait until one has, or call one off"
+    )))
 }
 
 /// Files that follow each other without a gap, up to `through` at most.

@@ -66,6 +66,11 @@ impl Output {
         self.width.is_some()
     }
 
+    /// Whether it may be told from the rest by more than its words.
+    pub(super) fn has_color(&self) -> bool {
+        self.bold
+    }
+
     /// A line as it is.
     pub(super) fn line(&mut self, text: impl AsRef<[u8]>) -> Outcome {
         self.out.write_all(text.as_ref()).and_then(|()| self.out.write_all(b"\n")).map_err(Failure::output)
@@ -172,7 +177,7 @@ fn aligned(row: &[String], widths: &[usize], width: usize) -> String {
 }
 
 /// The text in at most `width` characters.
-fn cut(text: &str, width: usize) -> String {
+pub(super) fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
     }

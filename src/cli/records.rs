@@ -148,7 +148,8 @@ pub(super) async fn query(query: Query, session: &mut Session) -> Outcome {
     let order = if matches!(query.order, Order::Desc) { "desc" } else { "asc" };
     let mut left = if query.all { u64::MAX } else { query.limit };
     let mut cursor: Option<String> = None;
-    let mut printed = 0;
+    let mut is_begun = false;
+    // A page may be empty and have others after it: where a search is long, each goes on where the one before had come to.
     while left > 0 {
         let mut asked = vec![("limit", left.min(PAGE_MAX).to_string()), ("order", order.to_owned())];
         asked.extend(query.start.map(|micros| ("start", micros.to_string())));
@@ -159,12 +160,11 @@ pub(super) async fn query(query: Query, session: &mut Session) -> Outcome {
         asked.extend(cursor.take().map(|cursor| ("cursor", cursor)));
         let answer = api.get(&path, &asked).await?;
         let page: Page<'_> = serde_json::from_str(answer.text()?).map_err(|error| unreadable(&error))?;
-        if printed == 0 {
+        if !std::mem::replace(&mut is_begun, true) {
             manner.head(output)?;
         }
         page.records.iter().try_for_each(|record| manner.record(record.get(), output))?;
         output.flush()?;
-        printed += page.records.len() as u64;
         left = left.saturating_sub(page.records.len() as u64);
         cursor = page.next_cursor;
         if cursor.is_none() {

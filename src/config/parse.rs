@@ -36,6 +36,7 @@ fn text_of(key: &str, value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
+        Value::Float(number) => Ok(number.to_string()),
         Value::Boolean(flag) => Ok(flag.to_string()),
         Value::Array(items) => {
             if items.iter().all(Value::is_str) {
@@ -44,7 +45,7 @@ fn text_of(key: &str, value: &Value) -> Result<String, String> {
             let items: Result<Vec<_>, _> = items.iter().map(|item| item_text(key, item)).collect();
             Ok(items?.join(","))
         }
-        _ => Err(format!("{key}: a text, an integer, true or false is wanted here")),
+        _ => Err(format!("{key}: a text, a number, true or false is wanted here")),
     }
 }
 
@@ -90,8 +91,8 @@ pub(super) fn number<T: FromStr + PartialOrd + std::fmt::Display + Copy>(
     if number < least || number > most { Err(wanted()) } else { Ok(number) }
 }
 
-/// Where an S3 store is: a URL without anything that a request would add.
-pub(super) fn s3_endpoint(text: &str) -> Result<String, String> {
+/// Where a server is that is asked by HTTP: a URL without anything that a request would add.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
     let wanted = || "want http://host:port or https://host, without user, query or fragment".to_owned();
     if text.is_empty() {
         return Ok(String::new());
@@ -103,6 +104,25 @@ pub(super) fn s3_endpoint(text: &str) -> Result<String, String> {
         return Err(wanted());
     }
     Ok(text.to_owned())
+}
+
+/// A part of a whole.
+pub(super) fn ratio(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "want a number from 0 to 1, such as 0.01".to_owned())
+}
+
+/// `name=value` pairs separated by commas. What is wrong is told without them: values are secrets.
+pub(super) fn headers(text: &str) -> Result<Vec<(http::HeaderName, http::HeaderValue)>, String> {
+    let wanted = || "want name=value pairs of HTTP headers separated by commas".to_owned();
+    let pair = |part: &str| {
+        let (name, value) = part.split_once('=').ok_or_else(wanted)?;
+        let name = http::HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wanted())?;
+        let mut value = http::HeaderValue::from_str(value.trim()).map_err(|_| wanted())?;
+        value.set_sensitive(true);
+        Ok((name, value))
+    };
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(pair).collect()
 }
 
 /// A bucket's name, as every store takes it.
@@ -254,6 +274,20 @@ mod tests {
             assert!(bytes(text, 0, u64::MAX).is_err(), "{text}");
         }
         assert!(bytes("1KiB", 2048, 4096).is_err());
+    }
+
+    #[test]
+    fn ratios_and_headers_are_checked() {
+        assert_eq!((ratio("0"), ratio("0.25"), ratio("1")), (Ok(0.0), Ok(0.25), Ok(1.0)));
+        for text in ["", "-0.1", "1.1", "NaN", "inf", "x"] {
+            assert!(ratio(text).is_err(), "{text}");
+        }
+        let pairs = headers("Authorization=Basic s3cret==, x-tenant=7").expect("valid");
+        assert_eq!((pairs[0].0.as_str(), pairs[0].1.as_bytes()), ("authorization", &b"Basic s3cret=="[..]));
+        assert!(!format!("{pairs:?}").contains("s3cret"));
+        for text in ["s3cret", "a b=s3cret", "a=s3\ncret", "=s3cret"] {
+            assert!(!headers(text).expect_err("no header").contains("s3"), "{text}");
+        }
     }
 
     #[test]

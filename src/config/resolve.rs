@@ -4,9 +4,12 @@ use std::{path::PathBuf, time::Duration};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 use sha2::{Digest, Sha256};
-use ttdust_shards::config::{BufferConfig, DedupConfig, EngineConfig, WalConfig};
+use ttdust_shards::{
+    config::{BufferConfig, DedupConfig, EngineConfig, WalConfig},
+    trace::sampling::Sampling,
+};
 
-use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings};
+use super::{AuthChoice, ClientAuth, ConfigError, Loaded, PgTls, Secret, Settings, parse};
 
 /// Who may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,15 @@ pub struct TlsFiles {
     pub clients: Option<(PathBuf, bool)>,
 }
 
+/// With which password to log in to Postgres.
+#[derive(Debug, Clone)]
+pub enum PgPassword {
+    /// By the settings; empty: none.
+    Text(Secret),
+    /// By what this file holds.
+    File(PathBuf),
+}
+
 /// Where the catalog is, if it is in Postgres, and how to get there.
 #[derive(Debug, Clone)]
 pub struct PgOptions {
@@ -39,8 +51,8 @@ pub struct PgOptions {
     pub database: String,
     /// Who to log in as.
     pub user: String,
-    /// Empty: none.
-    pub password: Secret,
+    /// With which password.
+    pub password: PgPassword,
     /// Whether connections are encrypted.
     pub tls: PgTls,
     /// PEM certificates that vouch for the server's.
@@ -98,6 +110,23 @@ pub struct S3Options {
     pub multipart_bytes: u64,
 }
 
+/// Where traces go, and of what.
+#[derive(Debug, Clone)]
+pub struct OtlpOptions {
+    /// The collector's URL, without the path of traces.
+    pub endpoint: String,
+    /// For every request to it.
+    pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
+    /// PEM certificates that vouch for the collector's; `None`: the system's.
+    pub ca_path: Option<PathBuf>,
+    /// What one request may take.
+    pub timeout: Duration,
+    /// What is traced.
+    pub sampling: Sampling,
+    /// What this server is called.
+    pub service_name: String,
+}
+
 /// The configuration that the server runs on.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -113,6 +142,8 @@ pub struct Config {
     pub postgres: Option<PgOptions>,
     /// The S3 store of the objects; `None`: they are in the directory [`Config::objects_dir`].
     pub s3: Option<S3Options>,
+    /// The collector of traces; `None`: nothing is traced.
+    pub otlp: Option<OtlpOptions>,
     /// What the shards are told.
     pub engine: EngineConfig,
 }
@@ -141,6 +172,7 @@ impl Config {
                 ..DedupConfig::default()
             },
             shard_cores: shard_cores.into_iter().map(Some).collect(),
+            helper_cores: control_cores.clone(),
         };
         check_pins(settings, engine.shard_cores.len())?;
         check_tokens(settings)?;
@@ -160,6 +192,7 @@ impl Config {
             tls: tls_files(settings)?,
             postgres: postgres(&loaded)?,
             s3: s3(&loaded)?,
+            otlp: otlp(&loaded)?,
             engine,
             loaded,
         })
@@ -381,12 +414,19 @@ fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
                 .into(),
         );
     }
+    let password = match (&settings.pg_password_path, settings.pg_password.reveal().is_empty()) {
+        (None, _) => PgPassword::Text(settings.pg_password.clone()),
+        (Some(path), true) => PgPassword::File(path.clone()),
+        (Some(_), false) => {
+            return conflict("pg.password and pg.password_path are set: set the one or the other".into());
+        }
+    };
     Ok(Some(PgOptions {
         host: settings.pg_host.clone(),
         port: settings.pg_port,
         database: settings.pg_database.clone(),
         user: settings.pg_user.clone(),
-        password: settings.pg_password.clone(),
+        password,
         tls: settings.pg_tls,
         ca_path: settings.pg_ca_path.clone(),
         pool_size: settings.pg_pool_size,
@@ -399,6 +439,31 @@ fn postgres(loaded: &Loaded) -> Result<Option<PgOptions>, ConfigError> {
 fn set_without(loaded: &Loaded, prefix: &str, leading: &str) -> Option<&'static str> {
     let mut keys = super::SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with(prefix));
     keys.find(|&key| key != leading && loaded.is_set(key))
+}
+
+fn otlp(loaded: &Loaded) -> Result<Option<OtlpOptions>, ConfigError> {
+    let settings = &loaded.settings.otlp;
+    if settings.endpoint.is_empty() {
+        return match set_without(loaded, "otlp.", "otlp.endpoint") {
+            None => Ok(None),
+            Some(key) => conflict(format!(
+                "{key} is set without otlp.endpoint, so nothing would be traced: set otlp.endpoint, or unset {key}"
+            )),
+        };
+    }
+    if settings.ca_path.is_some() && !settings.endpoint.starts_with("https:") {
+        return conflict(
+            "otlp.ca_path is set, but otlp.endpoint is not encrypted: make it https://, or unset otlp.ca_path".into(),
+        );
+    }
+    Ok(Some(OtlpOptions {
+        endpoint: settings.endpoint.clone(),
+        headers: parse::headers(settings.headers.reveal()).expect("it was parsed before"),
+        ca_path: settings.ca_path.clone(),
+        timeout: settings.timeout,
+        sampling: Sampling { ratio: settings.sample_ratio, per_second: settings.max_traced_per_second },
+        service_name: settings.service_name.clone(),
+    }))
 }
 
 fn s3(loaded: &Loaded) -> Result<Option<S3Options>, ConfigError> {
@@ -503,6 +568,13 @@ mod tests {
         assert!(postgres(&[]).expect("valid").is_none());
         let options = postgres(&[("pg.host", "db"), ("pg.password", "x")]).expect("valid").expect("Postgres");
         assert_eq!((options.host.as_str(), options.port, options.tls), ("db", 5432, PgTls::Prefer));
+        assert!(matches!(options.password, PgPassword::Text(text) if text.reveal() == "x"));
+        let file = [("pg.host", "db"), ("pg.password_path", "/run/pg")];
+        let options = postgres(&file).expect("valid").expect("Postgres");
+        assert!(matches!(options.password, PgPassword::File(path) if path.as_os_str() == "/run/pg"));
+        let both = postgres(&[&file[..], &[("pg.password", "s3cret")]].concat()).expect_err("one of them").to_string();
+        assert!(both.contains("pg.password_path") && !both.contains("s3cret"), "{both}");
+        assert!(matches!(postgres(&[("pg.password_path", "/run/pg")]), Err(ConfigError::Conflict(_))));
         assert!(matches!(postgres(&[("pg.user", "u")]), Err(ConfigError::Conflict(_))));
         assert!(matches!(postgres(&[("pg.host", "db"), ("pg.tls", "require")]), Err(ConfigError::Conflict(_))));
     }

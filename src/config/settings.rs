@@ -9,6 +9,9 @@ use super::{
     secrets::{self, RedisUrl},
 };
 
+/// Before an address is read.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -184,6 +187,7 @@ pub struct Settings {
     pub pg_database: String,
     pub pg_user: String,
     pub pg_password: Secret,
+    pub pg_password_path: Option<PathBuf>,
     pub pg_tls: PgTls,
     pub pg_ca_path: Option<PathBuf>,
     pub pg_pool_size: usize,
@@ -196,6 +200,20 @@ pub struct Settings {
     pub rate_auth_failures: u64,
     pub redis_url: Option<RedisUrl>,
     pub redis_timeout: Duration,
+    pub otlp: OtlpSettings,
+}
+
+/// Where traces go, and of what.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // As above.
+pub struct OtlpSettings {
+    pub endpoint: String,
+    pub headers: Secret,
+    pub ca_path: Option<PathBuf>,
+    pub timeout: Duration,
+    pub sample_ratio: f64,
+    pub max_traced_per_second: u32,
+    pub service_name: String,
 }
 
 /// Where objects lie, if not in a local directory.
@@ -236,10 +254,9 @@ pub struct UpkeepSettings {
 impl Settings {
     /// Values that [`super::load`] overwrites one and all: the table has a default for each.
     pub(super) fn blank() -> Self {
-        let address = SocketAddr::from(([0, 0, 0, 0], 0));
         Self {
-            bind_address: address,
-            grpc_address: address,
+            bind_address: NOWHERE,
+            grpc_address: NOWHERE,
             data_dir: PathBuf::new(),
             shutdown_timeout: Duration::ZERO,
             allow_open: false,
@@ -300,6 +317,7 @@ impl Settings {
             pg_database: String::new(),
             pg_user: String::new(),
             pg_password: Secret::default(),
+            pg_password_path: None,
             pg_tls: PgTls::Disable,
             pg_ca_path: None,
             pg_pool_size: 0,
@@ -312,6 +330,7 @@ impl Settings {
             rate_auth_failures: 0,
             redis_url: None,
             redis_timeout: Duration::ZERO,
+            otlp: OtlpSettings::default(),
         }
     }
 }
@@ -350,12 +369,6 @@ impl Setting {
 
 pub(super) fn variable_of(key: &str) -> String {
     format!("TTDUST_{}", key.replace('.', "_").to_uppercase())
-}
-
-/// The part that a variable belongs to, if it is one that this version does not have.
-pub(super) fn later_part(variable: &str) -> Option<&'static str> {
-    let name = variable.strip_prefix("TTDUST_")?;
-    [("OTEL_", "trace export (OTLP)")].iter().find_map(|(prefix, part)| name.starts_with(prefix).then_some(*part))
 }
 
 fn put<T>(field: &mut T, value: Result<T, String>) -> Result<(), String> {
@@ -417,7 +430,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("data_dir", "./ttdust-data", data_dir, t => parse::path(t), "holds the log, the catalog and the objects"),
     setting!("shutdown_timeout", "30", shutdown_timeout, t => parse::seconds(t), "seconds that a clean stop may take"),
     setting!("allow_open", "false", allow_open, t => parse::flag(t), "allow authentication off on an address that is no loopback one"),
-    setting!("log.level", "info", log_level, t => level(t), "error, warn, info, debug, trace, or a filter such as `info,ttdust=debug`"),
+    setting!("log.level", "info", log_level, t => level(t), "error, warn, info, debug, trace, or a filter such as `info,shards::wal=debug`, by the components that lines name"),
     setting!("log.format", "json", log_format, t => parse::choice(t, FORMATS), "json or text"),
     setting!("auth.mode", "auto", auth_mode, t => parse::choice(t, AUTH), "off, keys, or auto: off if both addresses are loopback ones"),
     setting!("auth.certificates", "", auth_certificates, t => parse::certificates(t), "who holds a client certificate: name=role, or name=role:stream+stream for a writer or reader, separated by commas; a name with a colon is a URI, one with an @ an e-mail address, any other a DNS name"),
@@ -447,7 +460,7 @@ pub const SETTINGS: &[Setting] = &[
     setting!("buffer.freeze_bytes", "128MiB", buffer_freeze_bytes, t => parse::bytes(t, 4 << 10, 4 * GIB), "a stream's rows become files at this size"),
     setting!("buffer.flush_interval_ms", "60000", buffer_flush_interval, t => parse::number(t, 10, 86_400_000).map(Duration::from_millis), "a stream's rows become files at this age"),
     setting!("tail.memory_bytes", "128MiB", tail_memory_bytes, t => parse::bytes(t, 1 << 20, TIB), "what may wait for the readers of tails, of all shards together, and as much as a shard's part for those over REST; past it those that take nothing are ended"),
-    setting!("dedup.keys_max", "1000000000", dedup_keys_max, t => parse::number(t, 1000, 100_000_000_000), "idempotency keys remembered, of all shards together: 32 bytes of disk and 9 to 18 bits of memory each; at this number records with keys are refused"),
+    setting!("dedup.keys_max", "1000000000", dedup_keys_max, t => parse::number(t, 1000, 100_000_000_000), "idempotency keys remembered, of all shards together: 32 bytes of disk and 20 to 100 bits of memory each; at this number records with keys are refused"),
     setting!("dedup.window_hours", "24", dedup_window, t => parse::number(t, 1, 720).map(|h: u64| Duration::from_secs(h * 3600)), "how long an idempotency key is remembered at least; time while the server is down does not count"),
     setting!("limits.message_bytes", "4MiB", limit_message_bytes, t => parse::bytes(t, 1 << 10, 8 << 20), "one gRPC message, after decompression"),
     setting!("limits.record_bytes", "1MiB", limit_record_bytes, t => parse::bytes(t, 1 << 10, 8 << 20), "one record"),
@@ -484,12 +497,13 @@ pub const SETTINGS: &[Setting] = &[
     setting!("pg.database", "ttdust", pg_database, t => Ok(t.to_owned()), "the database"),
     setting!("pg.user", "ttdust", pg_user, t => Ok(t.to_owned()), "who to log in as"),
     setting!("pg.password", "", pg_password, t => Ok(Secret(t.to_owned())), "with which password; never shown", secret: true),
+    setting!("pg.password_path", "", pg_password_path, t => parse::path_or_none(t), "a file with the password instead, one line; read again on SIGHUP"),
     setting!("pg.tls", "prefer", pg_tls, t => parse::choice(t, PG_TLS), "disable, prefer, or require: only to a server whose certificate pg.ca_path vouches for"),
     setting!("pg.ca_path", "", pg_ca_path, t => parse::path_or_none(t), "PEM certificates that vouch for the server's; without it, prefer takes any certificate"),
     setting!("pg.pool_size", "8", pg_pool_size, t => parse::number(t, 1, 1000), "open connections to Postgres at most"),
     setting!("pg.statement_timeout_ms", "10000", pg_statement_timeout, t => parse::number(t, 10, 3_600_000).map(Duration::from_millis), "a catalog call that takes longer fails"),
     setting!("pg.connect_timeout_ms", "3000", pg_connect_timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "a connection that takes longer to open fails"),
-    setting!("s3.endpoint", "", s3.endpoint, t => parse::s3_endpoint(t), "http:// or https:// URL of the S3 store that holds the files; not set: a directory under data_dir"),
+    setting!("s3.endpoint", "", s3.endpoint, t => parse::endpoint(t), "http:// or https:// URL of the S3 store that holds the files; not set: a directory under data_dir"),
     setting!("s3.bucket", "ttdust-data", s3.bucket, t => parse::bucket(t), "its bucket, which must exist"),
     setting!("s3.region", "us-east-1", s3.region, t => Ok(t.to_owned()), "its region"),
     setting!("s3.access_key", "", s3.access_key, t => Ok(t.to_owned()), "who to be to the store"),
@@ -507,7 +521,21 @@ pub const SETTINGS: &[Setting] = &[
     setting!("rate.auth_failures_per_minute", "60", rate_auth_failures, t => parse::number(t, 0, 10_000), "wrong credentials from one address a minute before no token from there is looked at, and what is wrong is told to wait; good API keys and certificates are let in all the same; 0: no limit"),
     setting!("redis.url", "", redis_url, t => parse::redis_url(t), "redis://[user:password@]host[:port][/database]: the limits of all nodes that share it hold together, and it keeps parts of files that lie in S3; default: each node's own limits"),
     setting!("redis.timeout_ms", "50", redis_timeout, t => parse::number(t, 1, 10_000).map(Duration::from_millis), "a node whose Redis takes longer to answer does without it until it is back; no record waits for it, and no query for longer"),
+    setting!("otlp.endpoint", "", otlp.endpoint, t => parse::endpoint(t), "http:// or https:// URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://127.0.0.1:4318: traces are sent there; also by the variable OTEL_EXPORTER_OTLP_ENDPOINT; not set: nothing is traced"),
+    setting!("otlp.headers", "", otlp.headers, t => parse::headers(t).map(|_| Secret(t.to_owned())), "headers for it, name=value separated by commas; never shown", secret: true),
+    setting!("otlp.ca_path", "", otlp.ca_path, t => parse::path_or_none(t), "PEM certificates that vouch for the collector's; default: those that the system trusts"),
+    setting!("otlp.timeout_ms", "10000", otlp.timeout, t => parse::number(t, 10, 600_000).map(Duration::from_millis), "one request to the collector may take so long"),
+    setting!("otlp.sample_ratio", "0.01", otlp.sample_ratio, t => parse::ratio(t), "which part of requests is traced whose callers do not say by traceparent whether they are, from 0 to 1; above 0 flushes, merges and jobs are traced too"),
+    setting!("otlp.max_traced_per_second", "100", otlp.max_traced_per_second, t => parse::number(t, 1, 100_000), "requests traced a second at most, on each shard and over REST, whoever asks for it"),
+    setting!("otlp.service_name", "ttdust", otlp.service_name, t => service_name(t), "what traces call this server: service.name"),
 ];
+
+fn service_name(text: &str) -> Result<String, String> {
+    match (1..=255).contains(&text.len()) && !text.contains(char::is_control) {
+        true => Ok(text.to_owned()),
+        false => Err("want 1 to 255 bytes of text".to_owned()),
+    }
+}
 
 fn milliseconds(text: &str, least: u64, most: u64) -> Result<Duration, String> {
     parse::number(text, least, most).map(Duration::from_millis)
@@ -522,9 +550,9 @@ fn node_name(text: &str) -> Result<String, String> {
 }
 
 fn level(text: &str) -> Result<String, String> {
-    tracing_subscriber::EnvFilter::try_new(text)
-        .map(|_| text.to_owned())
-        .map_err(|e| format!("{e}: want error, warn, info, debug, trace, or a filter such as info,ttdust=debug"))
+    tracing_subscriber::EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|e| {
+        format!("{e}: want error, warn, info, debug, trace, or a filter by component such as info,shards::wal=debug")
+    })
 }
 
 impl Settings {
@@ -559,6 +587,7 @@ impl Settings {
             connections_per_address: self.limit_connections_per_address,
             tails: self.limit_tails,
             requests_in_flight: self.limit_requests_in_flight,
+            ..ttdust_shards::config::Limits::default()
         }
     }
 }

@@ -170,7 +170,7 @@ fn failed(error: ControlError) -> AdminFailure {
         | ControlError::Incompatible { .. }
         | ControlError::BreaksPipelines(_) => FailureKind::Conflict,
         ControlError::NotAvailable(_) => FailureKind::NotAvailable,
-        ControlError::Overloaded | ControlError::NoMemory(_) => FailureKind::Overloaded,
+        ControlError::Overloaded | ControlError::NoMemory(_) | ControlError::TooManyJobs(_) => FailureKind::Overloaded,
         ControlError::RateLimited(over) => FailureKind::RateLimited(*over),
         ControlError::Unavailable(_) | ControlError::Draining | ControlError::TimedOut(_) => FailureKind::Unavailable,
         ControlError::Internal(_) => FailureKind::Internal,

@@ -62,11 +62,11 @@ impl Control {
         let settings = wait.await.map_err(|_| gone())??;
         let after = values(&settings, &keys);
         let (by, trace_id) = (&actor.caller.id, &actor.trace_id);
-        tracing::info!(%before, %after, actor = %by, trace_id, "settings changed until the next start");
+        tracing::info!(%before, %after, actor = %by, request_id = trace_id, "settings changed until the next start");
         let mut line = actor.did("config.change", "config", "config");
         (line.before, line.after) = (Some(before), Some(after));
         if let Err(error) = self.parts.catalog.append_audit(line).await {
-            tracing::error!(%error, actor = %by, trace_id, "the change of the settings above is not in the audit log");
+            tracing::error!(%error, actor = %by, request_id = trace_id, "the change of the settings above is not in the audit log");
         }
         Ok(settings)
     }

@@ -39,7 +39,7 @@ impl Control {
     /// Asks every part. Anyone may ask for it, and as often as he likes: those who come while the parts are asked share the
     /// next answer.
     pub async fn readiness(&self) -> Readiness {
-        self.checked.or_else(|| self.ask_every_part()).await
+        Box::pin(self.checked.or_else(|| self.ask_every_part())).await
     }
 
     async fn ask_every_part(&self) -> Readiness {

@@ -63,7 +63,7 @@ impl Control {
     /// Begins to import into the stream that is meant, whose schema `schema` must be if it is not empty.
     ///
     /// # Errors
-    /// `NotFound`; `Invalid`: what is asked for; `Conflict`: the stream is being deleted, or has another schema.
+    /// `NotFound`; `Invalid`: what is asked for; `Conflict`: the stream is being deleted, or has another schema; `TooManyJobs`.
     pub async fn create_job(
         &self,
         actor: &Actor,
@@ -85,14 +85,14 @@ impl Control {
         let id = new_id();
         let job = self.parts.imports.create(stream.id, spec, actor.did("job.create", "job", &id)).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(job = %id, stream = %stream.id, source = %spec.source_uri, actor = %caller.id, trace_id, "import created");
+        tracing::info!(job = %id, stream = %stream.id, source = %spec.source_uri, actor = %caller.id, request_id = trace_id, "import created");
         Ok(job)
     }
 
     /// Begins to put those dead letters back into the stream that is meant, or to count them.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict`: the stream has no dead letters.
+    /// `NotFound`; `Conflict`: the stream has no dead letters; `Overloaded`: nobody can tell which there are; `TooManyJobs`.
     pub async fn create_replay(
         &self,
         actor: &Actor,
@@ -101,14 +101,17 @@ impl Control {
         dry_run: bool,
     ) -> Result<Job, ControlError> {
         let stream = self.resolve_stream(&actor.caller, stream)?;
-        if stream.dead_letters.is_none() {
+        let letters = stream.dead_letters.and_then(|letters| self.current().stream(letters).cloned());
+        let Some(letters) = letters else {
             let message = "the stream has no dead letters: give it some (PATCH it with a dlq)";
             return Err(ControlError::Conflict(message.to_owned()));
-        }
-        let (id, spec) = (new_id(), ReplaySpec::of_now(filter, dry_run));
+        };
+        let figures = self.parts.link.figures(letters.home, letters.id).await.ok_or(ControlError::Overloaded)?;
+        let (letters, through) = (Some(letters.id.to_string()), Some(figures.last_sequence));
+        let (id, spec) = (new_id(), ReplaySpec { filter, dry_run, letters, through });
         let job = self.parts.imports.create_replay(stream.id, &spec, actor.did("job.create", "job", &id)).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(job = %id, stream = %stream.id, dry_run, actor = %caller.id, trace_id, "replay of dead letters created");
+        tracing::info!(job = %id, stream = %stream.id, dry_run, actor = %caller.id, request_id = trace_id, "replay of dead letters created");
         Ok(job)
     }
 

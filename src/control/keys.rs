@@ -64,7 +64,7 @@ impl Control {
         let stored = self.parts.catalog.create_key(key.clone(), actor.did("key.create", "api_key", &key.id)).await;
         self.published(stored).await?;
         let (role, Actor { caller, trace_id }) = (key.role.name(), actor);
-        tracing::info!(key = %key.id, role, actor = %caller.id, trace_id, "API key created");
+        tracing::info!(key = %key.id, role, actor = %caller.id, request_id = trace_id, "API key created");
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl Control {
         let deleted = self.parts.catalog.delete_key(id.to_owned(), actor.did("key.delete", "api_key", id)).await;
         self.published(deleted).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(key = %id, actor = %caller.id, trace_id, "API key deleted");
+        tracing::info!(key = %id, actor = %caller.id, request_id = trace_id, "API key deleted");
         Ok(())
     }
 

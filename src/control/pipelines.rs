@@ -13,11 +13,12 @@ use ttdust_shards::{
     validate::Validator,
 };
 
-use super::{Actor, Control, ControlError, FieldError, names};
+use super::{Actor, Control, ControlError, FieldError, names, schemas::JUDGEMENTS_MAX};
 use crate::{
     calendar::now_unix_micros,
     catalog::{
-        Page, PipelineVersion, Stream, StreamChange, StreamFilter, StreamPipeline, StreamPipelines, StreamStatus,
+        CatalogError, Page, PipelineVersion, Stream, StreamChange, StreamFilter, StreamPipeline, StreamPipelines,
+        StreamStatus,
     },
 };
 
@@ -144,16 +145,23 @@ impl Control {
     /// many versions.
     pub async fn create_pipeline(&self, actor: &Actor, new: NewPipeline) -> Result<WholePipeline, ControlError> {
         names::description("/description", &new.description)?;
-        let now = now_unix_micros();
-        let _changing = self.changing().await?;
-        let stream = self.parts.catalog.stream(new.stream).await?;
-        if stream.pipelines.current.is_some() {
-            return Err(ControlError::AlreadyExists(format!("a pipeline of stream {}", stream.id)));
-        }
-        let id = format!("pip_{}", uuid::Uuid::now_v7());
+        let (now, id) = (now_unix_micros(), format!("pip_{}", uuid::Uuid::now_v7()));
         let pipeline =
             StreamPipeline { id, description: new.description, version: 0, created_at: now, updated_at: now };
-        self.put_version(actor, "pipeline.create", stream, pipeline, new.steps).await
+        let _changing = self.changing().await?;
+        for _ in 0..JUDGEMENTS_MAX {
+            // The schema that it must fit is that of the snapshot.
+            self.catch_up().await?;
+            let stream = self.parts.catalog.stream(new.stream).await?;
+            if stream.pipelines.current.is_some() {
+                return Err(ControlError::AlreadyExists(format!("a pipeline of stream {}", stream.id)));
+            }
+            let (pipeline, steps) = (pipeline.clone(), new.steps.clone());
+            if let Some(done) = self.put_version(actor, "pipeline.create", stream, pipeline, steps).await? {
+                return Ok(done);
+            }
+        }
+        Err(always_changed())
     }
 
     /// A pipeline.
@@ -192,18 +200,23 @@ impl Control {
             names::description("/description", description)?;
         }
         let _changing = self.changing().await?;
-        let stream = self.stream_of_pipeline(id).await?;
-        let before = whole(&stream).ok_or_else(|| unknown(id))?;
-        check_version(&before, change.if_version)?;
-        let mut pipeline = before.pipeline.clone();
-        pipeline.description = change.description.unwrap_or(pipeline.description);
-        let steps = change.steps.unwrap_or_else(|| before.steps.clone());
-        if pipeline == before.pipeline && steps == before.steps {
+        for _ in 0..JUDGEMENTS_MAX {
             self.catch_up().await?;
-            return Ok(before);
+            let stream = self.stream_of_pipeline(id).await?;
+            let before = whole(&stream).ok_or_else(|| unknown(id))?;
+            check_version(&before, change.if_version)?;
+            let mut pipeline = before.pipeline.clone();
+            pipeline.description = change.description.clone().unwrap_or(pipeline.description);
+            let steps = change.steps.clone().unwrap_or_else(|| before.steps.clone());
+            if pipeline == before.pipeline && steps == before.steps {
+                return Ok(before);
+            }
+            pipeline.updated_at = now_unix_micros();
+            if let Some(done) = self.put_version(actor, "pipeline.change", stream, pipeline, steps).await? {
+                return Ok(done);
+            }
         }
-        pipeline.updated_at = now_unix_micros();
-        self.put_version(actor, "pipeline.change", stream, pipeline, steps).await
+        Err(always_changed())
     }
 
     /// Ends a pipeline: records that come once this is answered are seen as they are, and earlier ones as before.
@@ -221,7 +234,7 @@ impl Control {
         let changed = self.parts.catalog.change_stream(stream.id, change, now_unix_micros(), audit).await;
         self.published(changed).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, trace_id, "pipeline deleted");
+        tracing::info!(stream = %stream.id, pipeline = id, actor = %caller.id, request_id = trace_id, "pipeline deleted");
         Ok(())
     }
 
@@ -232,7 +245,8 @@ impl Control {
         found.ok_or_else(|| unknown(id))
     }
 
-    /// Puts the next version of a stream's pipeline in force. For whoever has the right to change.
+    /// Puts the next version of a stream's pipeline in force, if it fits the snapshot, which must be of all that the catalog
+    /// holds. `None`: the catalog was changed meanwhile, by another node. For whoever has the right to change.
     async fn put_version(
         &self,
         actor: &Actor,
@@ -240,8 +254,8 @@ impl Control {
         stream: Stream,
         pipeline: StreamPipeline,
         steps: Value,
-    ) -> Result<WholePipeline, ControlError> {
-        let now = now_unix_micros();
+    ) -> Result<Option<WholePipeline>, ControlError> {
+        let (now, generation) = (now_unix_micros(), self.parts.publisher.generation());
         let mut pipelines = stream.pipelines.clone();
         let version = pipelines.versions.last().map_or(1, |last| last.version + 1);
         let has_dead_letters = stream.dead_letters.is_some();
@@ -259,14 +273,22 @@ impl Control {
         let pipeline = StreamPipeline { version, ..pipeline };
         pipelines.versions.push(PipelineVersion { version, steps, created_at: now });
         pipelines.current = Some(pipeline.clone());
-        let change =
-            StreamChange { pipelines: Some(pipelines), if_version: Some(stream.version), ..StreamChange::default() };
+        let change = StreamChange {
+            pipelines: Some(pipelines),
+            if_version: Some(stream.version),
+            if_generation: Some(generation),
+            ..StreamChange::default()
+        };
         let audit = actor.did(action, "stream", &stream.id.to_string());
         let changed = self.parts.catalog.change_stream(stream.id, change, now, audit).await;
+        if matches!(changed, Err(CatalogError::Stale { .. })) {
+            return Ok(None);
+        }
         let stream = self.published(changed).await?;
         let (id, Actor { caller, trace_id }) = (&pipeline.id, actor);
-        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, trace_id, "{action}");
-        whole(&stream).ok_or_else(|| ControlError::Internal(format!("pipeline {id} is not in the catalog")))
+        tracing::info!(stream = %stream.id, pipeline = %id, version, actor = %caller.id, request_id = trace_id, "{action}");
+        let done = whole(&stream);
+        done.map(Some).ok_or_else(|| ControlError::Internal(format!("pipeline {id} is not in the catalog")))
     }
 
     /// Steps of the pipelines in force on a schema's streams that would not fit any more if this were its definition; at most
@@ -319,6 +341,10 @@ impl Control {
         }
         self.parts.workers.run(move || run_test(test)).await?
     }
+}
+
+fn always_changed() -> ControlError {
+    ControlError::Conflict("the catalog was changed again and again meanwhile: try again".to_owned())
 }
 
 fn unknown(id: &str) -> ControlError {

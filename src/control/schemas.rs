@@ -13,14 +13,14 @@ use ttdust_shards::{
 use super::{Actor, Control, ControlError, FieldError, PipelineFault, names};
 use crate::{
     calendar::now_unix_micros,
-    catalog::{Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
+    catalog::{Judged, Page, Schema, SchemaChange, SchemaFilter, SchemaVersion, canonical_fingerprint},
     compatibility::{self, Mode, Policy, Verdict},
 };
 
 /// Streams that an answer tells the first sequence number of.
 const EFFECTIVE_MAX: usize = 100;
-/// How often a version is judged anew because its schema was changed meanwhile.
-const JUDGEMENTS_MAX: usize = 5;
+/// How often a version, of a schema or a pipeline, is judged anew because the catalog was changed meanwhile.
+pub(super) const JUDGEMENTS_MAX: usize = 5;
 /// Versions that one page reads from the catalog.
 const HISTORY_PAGE: u32 = 500;
 const DEFAULT_NAMESPACE: &str = "default";
@@ -106,7 +106,7 @@ impl Control {
         let audit = actor.did("schema.create", "schema", &id.to_string());
         self.parts.catalog.create_schema(schema.clone(), version.clone(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, name = %schema.name, actor = %caller.id, trace_id, "schema created");
+        tracing::info!(schema = %id, name = %schema.name, actor = %caller.id, request_id = trace_id, "schema created");
         Ok((schema, version))
     }
 
@@ -183,7 +183,7 @@ impl Control {
         let audit = actor.did("schema.change", "schema", &id.to_string());
         let schema = self.parts.catalog.change_schema(id, change, now_unix_micros(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, version = schema.version, actor = %caller.id, trace_id, "schema changed");
+        tracing::info!(schema = %id, version = schema.version, actor = %caller.id, request_id = trace_id, "schema changed");
         Ok(schema)
     }
 
@@ -201,7 +201,7 @@ impl Control {
         let audit = actor.did("schema.retire_version", "schema", &id.to_string());
         let version = self.parts.catalog.retire_version(id, number, now_unix_micros(), audit).await?;
         let Actor { caller, trace_id } = actor;
-        tracing::info!(schema = %id, version = number, actor = %caller.id, trace_id, "schema version retired");
+        tracing::info!(schema = %id, version = number, actor = %caller.id, request_id = trace_id, "schema version retired");
         Ok(version)
     }
 
@@ -242,6 +242,9 @@ impl Control {
         }
         let verdict = self.judge(&schema, &version.definition).await?;
         if new.dry_run {
+            let changing = self.changing().await?;
+            self.catch_up().await?;
+            drop(changing);
             let faults = self.faults_under(new.schema, &version.definition).await?;
             return Ok(AddedVersion::Judged { schema, verdict, faults });
         }
@@ -250,17 +253,19 @@ impl Control {
         }
         let audit = actor.did("schema.add_version", "schema", &new.schema.to_string());
         let changing = self.changing().await?;
-        // From here on no stream is given another pipeline, and what they have is in force.
+        // What pipelines there are is in force from here on; that no stream is given another one until the version is added, the
+        // catalog sees to.
         self.catch_up().await?;
+        let judged = Judged { schema: schema.version, generation: Some(self.parts.publisher.generation()) };
         let faults = self.faults_under(new.schema, &version.definition).await?;
         if !faults.is_empty() {
             return Err(ControlError::BreaksPipelines(faults));
         }
-        self.parts.catalog.add_version(version.clone(), schema.version, audit).await?;
+        self.parts.catalog.add_version(version.clone(), judged, audit).await?;
         self.publish().await?;
         drop(changing);
         let (schema, Actor { caller, trace_id }) = (new.schema, actor);
-        tracing::info!(%schema, version = number, actor = %caller.id, trace_id, "schema version added");
+        tracing::info!(%schema, version = number, actor = %caller.id, request_id = trace_id, "schema version added");
         Ok(AddedVersion::Added { version, effective_from: self.effective_from(new.schema).await })
     }
 

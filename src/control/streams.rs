@@ -191,7 +191,7 @@ impl Control {
         let stream = self.published(changed).await?;
         let stream = given.transpose()?.unwrap_or(stream);
         let (status, Actor { caller, trace_id }) = (stream.status.name(), actor);
-        tracing::info!(stream = %id, version = stream.version, status, actor = %caller.id, trace_id, "stream changed");
+        tracing::info!(stream = %id, version = stream.version, status, actor = %caller.id, request_id = trace_id, "stream changed");
         Ok(stream)
     }
 
@@ -214,7 +214,7 @@ impl Control {
         let stream = self.published(marked).await?;
         drop(changing);
         let Actor { caller, trace_id } = actor;
-        tracing::info!(stream = %id, name = %stream.name, actor = %caller.id, trace_id, "stream deletion begun");
+        tracing::info!(stream = %id, name = %stream.name, actor = %caller.id, request_id = trace_id, "stream deletion begun");
         self.end_deletion(id);
         Ok(stream)
     }
@@ -247,7 +247,7 @@ impl Control {
 
 fn created_by(actor: &Actor, stream: Stream) -> Stream {
     let Actor { caller, trace_id } = actor;
-    tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, trace_id, "stream created");
+    tracing::info!(stream = %stream.id, name = %stream.name, actor = %caller.id, request_id = trace_id, "stream created");
     stream
 }
 

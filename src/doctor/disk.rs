@@ -1,8 +1,9 @@
 //! Where the data and the log are to lie: whether it can be written, on what, how much room is left, and how long a write to the
-//! log takes. Also io_uring, whose probe writes a file there.
+//! log takes. Also io_uring, whose probe writes a file there. Where the log has a disk of its own, that of the rest is looked at too.
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -17,12 +18,16 @@ const DATA: &str = "data_dir";
 const LOG: &str = "wal_directory";
 const SYSTEM: &str = "file_system";
 const SPACE: &str = "disk_space";
+const DATA_SYSTEM: &str = "data_file_system";
+const DATA_SPACE: &str = "data_disk_space";
 const DIRECT: &str = "direct_io";
 const WRITES: &str = "durable_writes";
 /// Every folder of the doctor's begins so.
 const PREFIX: &str = ".ttdust-doctor-";
 /// A shard does not run with fewer segments.
 const SEGMENTS_MIN: u64 = 4;
+/// The catalog wants as much at least.
+const DATA_LEAST: u64 = 64 << 20;
 /// No disk has it on stable storage sooner.
 const TOO_QUICK: Duration = Duration::from_micros(20);
 const TOO_SLOW: Duration = Duration::from_millis(20);
@@ -35,16 +40,20 @@ const FILE_BYTES: usize = 8 * LARGE_BYTES;
 pub(super) fn check(subject: &Subject) -> Vec<Check> {
     let settings = &subject.loaded.settings;
     let wal_dir = settings.wal_dir();
-    let (data, _) = place(DATA, &settings.data_dir);
+    let (data, of_data) = place(DATA, &settings.data_dir);
     let (log, folder) = place(LOG, &wal_dir);
     // The log lies deeper than data_dir, and may be on another disk. What fails for both is told once.
     let tells_more = settings.wal_directory.is_some() || (log.verdict != data.verdict);
     let mut checks = vec![data];
     checks.extend(Some(log).filter(|_| tells_more));
+    let (base, data_base) = (ground(&wal_dir), ground(&settings.data_dir));
     if folder.is_some() {
-        let base = ground(&wal_dir);
-        checks.push(file_system(&base));
+        checks.push(file_system(SYSTEM, &base));
         checks.push(space(subject, &wal_dir, &base));
+    }
+    if of_data.is_some() && device(&data_base) != device(&base) {
+        checks.push(file_system(DATA_SYSTEM, &data_base));
+        checks.push(data_space(subject, &data_base));
     }
     checks.push(kernel::uring(settings.shard_io, folder.as_ref().map(TempDir::path)));
     checks.extend(folder.map(writes).unwrap_or_default());
@@ -56,6 +65,11 @@ fn ground(dir: &Path) -> PathBuf {
     let whole = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let there = whole.ancestors().find(|path| path.symlink_metadata().is_ok());
     there.unwrap_or(Path::new("/")).to_owned()
+}
+
+/// What tells one disk from another.
+fn device(base: &Path) -> Option<u64> {
+    fs::metadata(base).ok().map(|found| found.dev())
 }
 
 /// Whether it is there or can be made, and can be written; and a folder in it, or where it would be.
@@ -110,32 +124,62 @@ const SYSTEMS: &[(u32, &str, Option<&str>)] = &[
     (0x6573_5546, "fuse", Some("whether a sync is one is up to a program")),
 ];
 
-fn file_system(base: &Path) -> Check {
+fn file_system(name: &'static str, base: &Path) -> Check {
     match statfs(base) {
-        Ok(found) => judged(base, found.f_type as u32),
-        Err(error) => Check::warning(SYSTEM, format!("{}: {error}", base.display()), "look at what is mounted there"),
+        Ok(found) => judged(name, base, found.f_type as u32),
+        Err(error) => not_told(name, base, error),
     }
 }
 
-fn judged(base: &Path, kind: u32) -> Check {
+fn not_told(name: &'static str, base: &Path, error: rustix::io::Errno) -> Check {
+    Check::warning(name, format!("{}: {error}", base.display()), "look at what is mounted there")
+}
+
+fn judged(name: &'static str, base: &Path, kind: u32) -> Check {
     let shown = base.display();
     match SYSTEMS.iter().find(|(number, ..)| *number == kind) {
-        None => Check::ok(SYSTEM, format!("{shown} is on a file system of the kind {kind:#x}")),
-        Some((_, name, None)) => Check::ok(SYSTEM, format!("{shown} is on {name}")),
-        Some((_, name, Some(against))) => {
+        None => Check::ok(name, format!("{shown} is on a file system of the kind {kind:#x}")),
+        Some((_, system, None)) => Check::ok(name, format!("{shown} is on {system}")),
+        Some((_, system, Some(against))) => {
             let remedy = "put data_dir and wal.directory on a local disk with ext4 or xfs; in a container, on a volume";
-            Check::warning(SYSTEM, format!("{shown} is on {name}: {against}"), remedy)
+            Check::warning(name, format!("{shown} is on {system}: {against}"), remedy)
         }
     }
+}
+
+fn free(base: &Path) -> Result<u64, rustix::io::Errno> {
+    statvfs(base).map(|found| found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Of the disk of `data_dir`, where it is not the log's.
+fn data_space(subject: &Subject, base: &Path) -> Check {
+    let shards = subject.config.as_ref().map_or(1, |config| config.engine.shard_cores.len() as u64);
+    let flush = subject.loaded.settings.buffer_freeze_bytes.saturating_mul(shards);
+    let is_local = subject.config.as_ref().is_none_or(|config| config.s3.is_none());
+    free(base).map_or_else(|error| not_told(DATA_SPACE, base, error), |free| data_room(free, flush, is_local))
+}
+
+/// Whether `free` bytes are enough for the catalog and for files as they are made, of which there may be `flush` at a time.
+fn data_room(free: u64, flush: u64, is_local: bool) -> Check {
+    let what = if is_local { "all committed files" } else { "files on their way to S3" };
+    let found =
+        format!("{} free for the catalog and {what}; a flush of every shard makes up to {}", size(free), size(flush));
+    if free < DATA_LEAST {
+        let remedy =
+            format!("make room: the catalog cannot be changed on a full disk, and {} are the least", size(DATA_LEAST));
+        return Check::failed(DATA_SPACE, found, remedy);
+    }
+    if free < flush.saturating_add(DATA_LEAST) {
+        let remedy = "make room, or lower buffer.freeze_bytes: where files cannot be written the log fills up, and refuses records then";
+        return Check::warning(DATA_SPACE, found, remedy);
+    }
+    Check::ok(DATA_SPACE, found)
 }
 
 fn space(subject: &Subject, wal_dir: &Path, base: &Path) -> Check {
-    let free = match statvfs(base) {
-        Ok(found) => found.f_bavail.saturating_mul(found.f_frsize),
-        Err(error) => {
-            let found = format!("{}: {error}", base.display());
-            return Check::warning(SPACE, found, "look at what is mounted there");
-        }
+    let free = match free(base) {
+        Ok(free) => free,
+        Err(error) => return not_told(SPACE, base, error),
     };
     let quota = subject.loaded.settings.wal_quota_bytes;
     let least = subject
@@ -280,7 +324,7 @@ mod tests {
 
     #[test]
     fn file_systems_that_are_no_disks_are_told_of() {
-        let verdict = |kind| judged(Path::new("/x"), kind).verdict;
+        let verdict = |kind| judged(SYSTEM, Path::new("/x"), kind).verdict;
         assert_eq!([0xEF53, 0x1234].map(verdict), [Verdict::Ok; 2]);
         assert_eq!([0x0102_1994, 0x794C_7630, 0x6969].map(verdict), [Verdict::Warning; 3]);
     }
@@ -292,6 +336,15 @@ mod tests {
         assert_eq!(verdict(100, 900), Verdict::Ok, "the log has it already");
         assert_eq!(verdict(999, 0), Verdict::Warning);
         assert_eq!(verdict(399, 0), Verdict::Failed);
+    }
+
+    #[test]
+    fn where_the_log_is_elsewhere_room_is_for_what_is_flushed() {
+        let verdict = |free, flush| data_room(free, flush, true).verdict;
+        assert_eq!(verdict(DATA_LEAST + 1000, 1000), Verdict::Ok);
+        assert_eq!(verdict(DATA_LEAST + 999, 1000), Verdict::Warning);
+        assert_eq!(verdict(DATA_LEAST - 1, 0), Verdict::Failed);
+        assert!(data_room(0, 0, false).found.contains("S3"));
     }
 
     #[test]

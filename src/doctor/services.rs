@@ -52,7 +52,8 @@ async fn postgres(place: &CatalogPlace) -> Check {
             Check::ok(POSTGRES, found)
         }
         Err(reason) => {
-            let remedy = "see that it runs and lets us in: pg.host, pg.port, pg.user, pg.password, pg.tls";
+            let remedy =
+                "see that it runs and lets us in: pg.host, pg.port, pg.user, pg.password (or pg.password_path), pg.tls";
             Check::failed(POSTGRES, format!("{place}: {reason}"), remedy)
         }
     }

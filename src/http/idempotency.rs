@@ -26,7 +26,7 @@ use super::{
     operation::{API, Described},
     problem::Problem,
 };
-use crate::{calendar::now_unix_micros, catalog::RememberedRequest};
+use crate::{calendar::now_unix_micros, catalog::RememberedRequest, traces};
 
 pub(super) const KEY_HEADER: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -101,11 +101,11 @@ async fn answered(app: Shared, request: Request, next: Next) -> Result<Response,
     })?;
     let request = Request::from_parts(parts, Body::from(body));
     // On a task of its own: a client that goes away is the one that will ask again.
-    let done = tokio::spawn(async move {
+    let done = tokio::spawn(traces::carried(async move {
         let answer = done_once(&app, begun, request, next).await;
         drop(entered);
         answer
-    });
+    }));
     done.await.map_err(|error| internal(&error))?
 }
 

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     control::FieldError,
     producer::{Records, Source},
+    traces,
 };
 use batch::Batch;
 
@@ -162,11 +163,11 @@ async fn post(
     let keys = key.map(|key| row_keys(&key, payloads.len())).unwrap_or_default();
     let records = Records { payloads, keys, metadata, on_invalid, numbers: None };
     // On a task of its own, so that the memory is spoken for until the records are with the shard, whoever waits for it.
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(traces::carried(async move {
         let answer = app.producer.append(Source::Http, &stream, records).await;
         drop(room);
         answer
-    });
+    }));
     let answer = task.await.map_err(|error| Problem::from(Status::internal(error.to_string())))?;
     let answer = answer?;
     if on_invalid == OnInvalid::Atomic && answer.rejected > 0 {

@@ -39,7 +39,8 @@ const HEADERS: &[(&str, &str, bool, &str)] = &[
 
 const ABOUT: &str = "The control plane of TTDust, and a way to write and read records for whoever speaks no gRPC, which is the faster one.\n\nEvery answer that is no success is a \
     problem (RFC 9457) of the media type `application/problem+json`; its `code` is made to be compared, its `detail` to be \
-    read. A path that is not here is answered with 404, a method that is not here with 405 and `Allow`, what may be a web page's \
+    read. A path that is not here, but for the console's \
+    under /ui, is answered with 404, a method that is not here with 405 and `Allow`, what may be a web page's \
     request with 403 where no credential is asked for; HEAD is answered \
     wherever GET is. Unknown parameters and members are refused with 400. Lists come in pages: `page_size` entries, and \
     `next_page_token` for the next ones, null at the end.";

@@ -61,7 +61,7 @@ pub(super) const FAILURES: &[Failure] = &[
     failure_of(415, "UnsupportedMediaType", &["INVALID_ARGUMENT"], &[], "The body is not said to be of a type, or not compressed in a way, that the operation takes."),
     failure_of(422, "UnprocessableContent", &["IDEMPOTENCY_KEY_REUSED", "INVALID_RECORDS"], &[],
         "The Idempotency-Key came with another request before; or records are bad, and nothing was taken: `errors` names them."),
-    failure_of(429, "TooManyRequests", &["RESOURCE_EXHAUSTED", "RATE_LIMITED", "BACKPRESSURE", "IDEMPOTENCY_KEYS_FULL", "CHECKERS_BUSY"], &["Retry-After"],
+    failure_of(429, "TooManyRequests", &["RESOURCE_EXHAUSTED", "RATE_LIMITED", "BACKPRESSURE", "IDEMPOTENCY_KEYS_FULL", "CHECKERS_BUSY", "TOO_MANY_JOBS"], &["Retry-After"],
         "Too much at once."),
     failure_of(500, "InternalServerError", &["INTERNAL"], &[], "A fault in the server or its data; the log says more."),
     failure_of(501, "NotImplemented", &["UNIMPLEMENTED"], &[], "This version of the server cannot do it yet."),
@@ -162,9 +162,10 @@ impl From<ControlError> for Problem {
             ControlError::Invalid { .. } => StatusCode::BAD_REQUEST,
             ControlError::Stale(_) => StatusCode::PRECONDITION_FAILED,
             ControlError::NotAvailable(_) => StatusCode::NOT_IMPLEMENTED,
-            ControlError::Overloaded | ControlError::NoMemory(_) | ControlError::RateLimited(_) => {
-                StatusCode::TOO_MANY_REQUESTS
-            }
+            ControlError::Overloaded
+            | ControlError::NoMemory(_)
+            | ControlError::TooManyJobs(_)
+            | ControlError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
             ControlError::Unavailable(_) | ControlError::Draining => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::TimedOut(_) => StatusCode::GATEWAY_TIMEOUT,
             ControlError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

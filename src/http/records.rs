@@ -107,6 +107,7 @@ struct Lookup {
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Records {
+    /// Fewer than asked for, or none, where they are large or the search is long.
     records: Vec<Record>,
     /// For `cursor`; null: there are no more.
     next_cursor: Option<String>,
@@ -135,6 +136,8 @@ struct QueryMetadata {
     partitions_scanned: u64,
     cache_hits: u64,
     execution_time_micros: u64,
+    /// The search ended before the page was full, because its time was over or memory was short: next_cursor goes on with it.
+    partial: bool,
 }
 
 async fn get(
@@ -243,11 +246,12 @@ fn metadata_json(text: &mut Vec<u8>, answer: &QueryAnswer, took: Duration) {
     text.extend_from_slice(
         format!(
             ",\"metadata\":{{\"total_records_scanned\":{},\"partitions_scanned\":{},\"cache_hits\":{},\
-             \"execution_time_micros\":{}}}}}",
+             \"execution_time_micros\":{},\"partial\":{}}}}}",
             answer.rows_scanned,
             answer.partitions_scanned,
             answer.cache_hits,
-            took.as_micros()
+            took.as_micros(),
+            answer.is_partial
         )
         .as_bytes(),
     );
@@ -283,6 +287,7 @@ pub(super) fn quoted(text: &mut Vec<u8>, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
     use ttdust_shards::memory::Held;
 
     use super::*;
@@ -301,9 +306,11 @@ mod tests {
         let answer = QueryAnswer {
             records: vec![record, second],
             next_after: Some(8),
+            is_partial: true,
             first_there: 0,
             rows_scanned: 9,
             partitions_scanned: 2,
+            files_opened: 1,
             cache_hits: 3,
             cache_misses: 1,
             held: Held::default(),
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!(parsed["records"][1]["record_id"], RecordId::of(stream, 8).to_string());
         assert_eq!(parsed["next_cursor"], encode_cursor(8, Order::Descending));
         assert_eq!(parsed["metadata"]["total_records_scanned"], 9);
-        assert_eq!(parsed["metadata"]["cache_hits"], 3);
+        assert_eq!((&parsed["metadata"]["cache_hits"], &parsed["metadata"]["partial"]), (&json!(3), &json!(true)));
         let none = QueryAnswer::default();
         let empty = String::from_utf8(page_body(stream, &none, Order::Ascending, took)).expect("UTF-8");
         assert!(serde_json::from_str::<serde_json::Value>(&empty).expect("JSON")["next_cursor"].is_null());

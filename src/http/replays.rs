@@ -65,9 +65,12 @@ pub(super) struct ReplayDetails {
     /// Letters that came at or after this time; null: from the first one on.
     #[schemars(extend("format" = "date-time"))]
     start: Option<String>,
-    /// Letters that came before this time, at the latest that at which the replay was made.
+    /// Letters that came before this time; null: up to the last one.
     #[schemars(extend("format" = "date-time"))]
     end: Option<String>,
+    /// The sequence number of the last letter that there was when the replay was made: it goes no further. Null: of a replay that an
+    /// earlier version of the server made, which ends by its time.
+    through: Option<i64>,
     /// Dead letters that were read.
     scanned: u64,
     /// Of these, those that were asked for.
@@ -86,7 +89,7 @@ impl ReplayDetails {
     /// Those of a job that is one.
     pub(super) fn of(job: &Job, progress: &Progress) -> Self {
         // What this program has written it can read.
-        let ReplaySpec { filter, dry_run } = serde_json::from_value(job.spec.clone()).unwrap_or_default();
+        let ReplaySpec { filter, dry_run, through, .. } = serde_json::from_value(job.spec.clone()).unwrap_or_default();
         let counts = progress.replay.unwrap_or_default().counts;
         Self {
             dry_run,
@@ -94,6 +97,7 @@ impl ReplayDetails {
             field: filter.field,
             start: filter.start.map(rfc3339),
             end: filter.end.map(rfc3339),
+            through,
             scanned: counts.scanned,
             matched: counts.matched,
             replayed: counts.replayed,

@@ -1,13 +1,20 @@
 //! Dead letters once more: those that a filter finds go back into their stream, through its schema and pipeline as they are now.
 //!
-//! A job reads the stream of dead letters from its first letter to the last that was there when the job was made, page by page; a
-//! run goes on after the last page that was kept. What is put back has an idempotency key that is a function of its letter, so a
-//! page that is gone through again, after a crash or by another job, puts nothing back twice within the window of keys. A letter
-//! that the pipeline would still make nothing of stays where it is.
+//! A job reads the stream of dead letters that its stream had when the job was made, and no other, from its first letter to the last
+//! that was there then, page by page. What came of a page is kept in the catalog before the next one is begun, however long that
+//! takes; a run goes on after the last page that was kept. What is put back has an idempotency key that is a function of its letter,
+//! so a page that is gone through again, after a crash or by another job, puts nothing back twice within the window of keys.
+//!
+//! What remains: of the one page that was under way, letters that were put back before the run ended are put back twice, if the next
+//! run comes to them only when their keys are forgotten (`dedup.window_hours`). Of two jobs that have letters in common, further
+//! apart than that, the same is true of all of these.
+//!
+//! A letter that the pipeline would still make nothing of stays where it is. With a pipeline that cannot be loaded nothing is put
+//! back: the job waits until it can.
 
 use std::{
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -17,7 +24,7 @@ use tokio::time;
 use ttdust_proto::ingestion::{AppendResponse, OnInvalid};
 use ttdust_shards::{
     ids::StreamId,
-    pipeline::{Runner, Verdict},
+    pipeline::{Runner, UnknownPipeline, Verdict},
     query::{Cancel, Order, Query, QueryAnswer, RecordRow, TimeField, TimeRangeQuery},
     snapshot::StreamEntry,
     status::Status,
@@ -27,17 +34,18 @@ use ttdust_shards::{
 
 use super::{
     CATALOG_PAUSE, Imports, Progress, Running, corrupt,
-    run::{End, PAUSED_PAUSE, is_for_later},
+    run::{End, is_for_later},
 };
 use crate::{
-    calendar::now_unix_micros,
-    catalog::{AuditEntry, CatalogError, Job, JobKind},
+    catalog::{AuditEntry, CatalogError, Job, JobChange, JobKind, JobStatus},
     producer::{Records, Source, pause},
     workers::WorkerError,
 };
 
 /// Letters that are read at a time.
 const PAGE: usize = 500;
+/// Between tries to read them, at least.
+const READ_PAUSE: Duration = Duration::from_millis(200);
 
 /// Which letters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,15 +69,37 @@ pub struct ReplaySpec {
     pub filter: ReplayFilter,
     /// Nothing is put back: it is only counted.
     pub dry_run: bool,
+    /// The id of the stream that the letters are in. `None`, of a job of an earlier version: the stream's dead letters.
+    pub letters: Option<String>,
+    /// The sequence number of the last letter that there was when the job was made: those that come later, of what is put back
+    /// too, are for another job. `None`, of a job of an earlier version: the filter's `end` is no later than that.
+    pub through: Option<i64>,
 }
 
 impl ReplaySpec {
-    /// Of the letters that are there now: those that come later, of what is put back too, are for another job.
-    #[must_use]
-    pub fn of_now(mut filter: ReplayFilter, dry_run: bool) -> Self {
-        filter.end = Some(filter.end.unwrap_or(i64::MAX).min(now_unix_micros()));
-        Self { filter, dry_run }
+    /// The stream that the letters are in.
+    fn letters_of(&self, stream: &StreamEntry) -> Result<StreamId, End> {
+        let now = stream.dead_letters.ok_or_else(|| End::Failed("the stream has no dead letters".to_owned()))?;
+        let then = self
+            .letters
+            .as_deref()
+            .map(str::parse::<StreamId>)
+            .transpose()
+            .map_err(|_| corrupt("the id of a stream"))?;
+        match then {
+            Some(then) if then != now => {
+                let reason = format!("the dead letters of the stream are in {now} now, and this is a replay of {then}");
+                Err(End::Failed(format!("{reason}: begin another one")))
+            }
+            _ => Ok(now),
+        }
     }
+}
+
+/// Whether a job is a replay that puts nothing back.
+pub(super) fn only_counts(job: &Job) -> bool {
+    let spec = || serde_json::from_value::<ReplaySpec>(job.spec.clone());
+    job.kind() == JobKind::Replay && spec().is_ok_and(|spec| spec.dry_run)
 }
 
 /// What came of letters so far.
@@ -150,6 +180,25 @@ struct Wanted {
     metadata: Bytes,
 }
 
+/// Letters that follow each other.
+struct Page {
+    records: Vec<RecordRow>,
+    /// The sequence number that the next come after; `None`: as before.
+    through: Option<i64>,
+    /// There are no more, or no more that are asked for.
+    is_last: bool,
+}
+
+impl Page {
+    /// Of these, those up to `last`.
+    fn of(answer: QueryAnswer, last: i64) -> Self {
+        let QueryAnswer { mut records, next_after, .. } = answer;
+        records.retain(|record| record.sequence <= last);
+        let through = next_after.or_else(|| records.last().map(|record| record.sequence)).map(|after| after.min(last));
+        Self { records, through, is_last: next_after.is_none_or(|after| after >= last) }
+    }
+}
+
 /// What a page of letters comes to.
 #[derive(Default)]
 struct Sorted {
@@ -162,7 +211,7 @@ impl Imports {
     /// Keeps a new replay, which begins when it is its turn.
     ///
     /// # Errors
-    /// See [`CatalogError`].
+    /// `Full`: too many have not ended; see [`CatalogError`].
     pub async fn create_replay(
         &self,
         stream: StreamId,
@@ -184,24 +233,25 @@ impl Imports {
         if let Err(end) = self.keep_begun(&job.id, None, running).await {
             return end;
         }
-        let task = self.put_all_back(job.stream, &spec, running);
+        let task = self.put_all_back(job, &spec, running);
         self.watched(&job.id, running, task).await.err().unwrap_or(End::Done)
     }
 
-    async fn put_all_back(&self, stream: StreamId, spec: &ReplaySpec, running: &Running) -> Result<(), End> {
+    async fn put_all_back(&self, job: &Job, spec: &ReplaySpec, running: &Running) -> Result<(), End> {
         let filter = Arc::new(spec.filter.clone());
         let mut progress = running.progress().replay.unwrap_or_default();
         loop {
             if running.is_over() {
                 return Err(End::Cancelled);
             }
-            let entry = self.parts.producer.stream(stream).map_err(|status| End::Failed(status.message))?;
-            let letters = entry.dead_letters.ok_or_else(|| End::Failed("the stream has no dead letters".to_owned()))?;
-            let QueryAnswer { records, next_after, .. } = self.page(letters, spec, progress.after, running).await?;
-            let through = next_after.or_else(|| records.last().map(|record| record.sequence));
+            let entry = self.parts.producer.stream(job.stream).map_err(|status| End::Failed(status.message))?;
+            let letters = spec.letters_of(&entry)?;
+            let page = self.page(letters, spec, progress.after, running).await?;
+            let Page { records, through, is_last } = page;
             let (filter, of_stream) = (Arc::clone(&filter), Arc::clone(&entry));
             let mut sorted = match self.parts.sorters.run(move || sort(&of_stream, &filter, records)).await {
-                Ok(sorted) => sorted,
+                Ok(Ok(sorted)) => sorted,
+                Ok(Err(unknown)) => return Err(End::Waits(unknown.to_string())),
                 Err(WorkerError::Overloaded) => {
                     running.pause("too much else is looked through".to_owned(), CATALOG_PAUSE).await?;
                     continue;
@@ -216,20 +266,43 @@ impl Imports {
             progress.counts.add(sorted.counts);
             progress.after = through.unwrap_or(progress.after);
             running.came_to(progress, spec.dry_run);
-            if next_after.is_none() {
+            self.keep(&job.id, running).await?;
+            if is_last {
                 return Ok(());
             }
         }
     }
 
+    /// Keeps how far a replay came, once that can be done.
+    async fn keep(&self, id: &str, running: &Running) -> Result<(), End> {
+        loop {
+            let change = JobChange {
+                id: id.to_owned(),
+                status: JobStatus::Running,
+                objects: None,
+                progress: running.progress().to_value(),
+                completed_at: None,
+            };
+            let why = match self.parts.catalog.change_job(change, None).await {
+                Ok(_) => {
+                    running.waits_for(None);
+                    return Ok(());
+                }
+                Err(CatalogError::Unavailable(why)) => format!("how far it came cannot be kept: {why}"),
+                // It has ended, by somebody else's hand.
+                Err(CatalogError::Conflict(_) | CatalogError::NotFound(_)) => return Err(End::Later),
+                Err(error) => return Err(End::Failed(error.to_string())),
+            };
+            running.waits_for(Some(why));
+            if running.is_over() {
+                return Err(End::Cancelled);
+            }
+            time::sleep(CATALOG_PAUSE).await;
+        }
+    }
+
     /// The next letters, once they can be read.
-    async fn page(
-        &self,
-        letters: StreamId,
-        spec: &ReplaySpec,
-        after: i64,
-        running: &Running,
-    ) -> Result<QueryAnswer, End> {
+    async fn page(&self, letters: StreamId, spec: &ReplaySpec, after: i64, running: &Running) -> Result<Page, End> {
         loop {
             let query = Query::TimeRange(TimeRangeQuery {
                 stream: letters,
@@ -241,12 +314,12 @@ impl Imports {
                 after_sequence: Some(after),
             });
             let failure = match self.parts.queries.run(query, Cancel::default()).await {
-                Ok(page) => return Ok(page),
+                Ok(answer) => return Ok(Page::of(answer, spec.through.unwrap_or(i64::MAX))),
                 Err(failure) => Status::query(failure),
             };
             let message = format!("dead letters cannot be read: {}", failure.message);
             match failure.retry_after {
-                Some(after) => running.pause(message, after.max(PAUSED_PAUSE)).await?,
+                Some(after) => running.pause(message, after.max(READ_PAUSE)).await?,
                 None => return Err(End::Failed(message)),
             }
         }
@@ -287,7 +360,7 @@ impl Imports {
             };
             match pause(&status) {
                 Some(after) => running.pause(status.message, after).await?,
-                None if status.reason == "STREAM_PAUSED" => running.pause(status.message, PAUSED_PAUSE).await?,
+                None if status.reason == "STREAM_PAUSED" => return Err(End::Waits(status.message)),
                 None if is_for_later(&status) => return Err(End::Later),
                 None => return Err(End::Failed(status.message)),
             }
@@ -296,17 +369,25 @@ impl Imports {
 }
 
 impl Running {
-    /// Waits this long, and tells for what.
+    fn waits_for(&self, what: Option<String>) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).waits_for = what;
+    }
+
+    /// Waits this long, and tells for what; but not for ever in its place.
     async fn pause(&self, what: String, time: Duration) -> Result<(), End> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).waits_for = Some(what);
         if self.is_over() {
             return Err(End::Cancelled);
         }
+        if self.patience.lock().unwrap_or_else(PoisonError::into_inner).is_over(Instant::now()) {
+            return Err(End::Waits(what));
+        }
+        self.waits_for(Some(what));
         time::sleep(time).await;
         Ok(())
     }
 
     fn came_to(&self, replay: ReplayProgress, dry_run: bool) {
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner).renew();
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let counts = replay.counts;
         progress.processed = counts.scanned;
@@ -318,11 +399,13 @@ impl Running {
 }
 
 /// What of a page is to be put back, by the filter, the schema and the pipeline. Blocking.
-fn sort(stream: &StreamEntry, filter: &ReplayFilter, records: Vec<RecordRow>) -> Sorted {
+fn sort(stream: &StreamEntry, filter: &ReplayFilter, records: Vec<RecordRow>) -> Result<Sorted, UnknownPipeline> {
     let mut sorted = Sorted::default();
     let mut validator = Validator::default();
-    let pipeline = stream.pipelines.get(stream.pipelines.current()).ok();
-    let mut runner = pipeline.map(Runner::new);
+    let mut runner = match stream.pipelines.current() {
+        0 => None,
+        version => Some(Runner::new(stream.pipelines.get(version)?)),
+    };
     for record in records {
         sorted.counts.scanned += 1;
         let Ok(letter) = serde_json::from_slice::<Letter>(&record.payload) else { continue };
@@ -342,11 +425,18 @@ fn sort(stream: &StreamEntry, filter: &ReplayFilter, records: Vec<RecordRow>) ->
         let metadata = encode_metadata(letter.metadata).into();
         sorted.good.push(Wanted { sequence: record.sequence, payload: payload.into(), metadata });
     }
-    sorted
+    Ok(sorted)
 }
 
 #[cfg(test)]
 mod tests {
+    use ttdust_shards::{
+        ids::{SchemaId, ShardId},
+        pipeline::Pipelines,
+        schema::CompiledSchema,
+        snapshot::StreamState,
+    };
+
     use super::*;
 
     #[test]
@@ -373,13 +463,13 @@ mod tests {
     #[test]
     fn what_a_job_is_of_and_how_far_it_came_are_read_back_as_they_were_kept() {
         let filter = ReplayFilter { reason: Some("R".into()), start: Some(-5), ..ReplayFilter::default() };
-        let before = now_unix_micros();
-        let spec = ReplaySpec::of_now(filter.clone(), true);
-        assert!((before..=now_unix_micros()).contains(&spec.filter.end.expect("an end")));
-        assert_eq!(ReplaySpec::of_now(ReplayFilter { end: Some(7), ..filter }, false).filter.end, Some(7));
+        let spec = ReplaySpec { filter, dry_run: true, letters: Some("str_1".into()), through: Some(41) };
         let mut kept = serde_json::to_value(&spec).expect("JSON");
         JobKind::Replay.mark(&mut kept);
         assert_eq!(serde_json::from_value::<ReplaySpec>(kept.clone()).expect("a spec"), spec);
+        let earlier = serde_json::json!({"kind": "replay", "filter": {"end": 5}, "dry_run": true});
+        let earlier = serde_json::from_value::<ReplaySpec>(earlier).expect("of an earlier version");
+        assert_eq!((earlier.filter.end, earlier.letters, earlier.through), (Some(5), None, None));
         let counts = ReplayCounts { scanned: 9, failing: 2, ..ReplayCounts::default() };
         let progress =
             Progress { replay: Some(ReplayProgress { after: 41, counts }), processed: 9, ..Progress::default() };
@@ -394,7 +484,75 @@ mod tests {
             created_at: 0,
             completed_at: None,
         };
-        assert_eq!(job.kind(), JobKind::Replay);
+        assert_eq!((job.kind(), only_counts(&job)), (JobKind::Replay, true));
         assert_eq!(Job { spec: serde_json::json!({"source_uri": ""}), ..job }.kind(), JobKind::Import);
+    }
+
+    fn stream(pipelines: Pipelines, dead_letters: Option<StreamId>) -> StreamEntry {
+        StreamEntry {
+            id: StreamId::generate(),
+            name: "s".into(),
+            state: StreamState::Active,
+            schema: Arc::new(CompiledSchema::compile(SchemaId::generate(), 1, "{}").expect("a schema")),
+            key_fields: Arc::default(),
+            pipelines: Arc::new(pipelines),
+            dead_letters,
+            home: ShardId(0),
+        }
+    }
+
+    fn letter(sequence: i64) -> RecordRow {
+        let payload = serde_json::json!({"reason": "NOT_AN_INTEGER", "pointers": ["/n"], "payload": "{\"n\":\"x\"}"});
+        RecordRow { sequence, timestamp_unix_micros: 0, payload: payload.to_string().into(), metadata: Vec::new() }
+    }
+
+    #[test]
+    fn with_a_pipeline_that_cannot_be_loaded_nothing_is_put_back() {
+        let sorted = |pipelines| sort(&stream(pipelines, None), &ReplayFilter::default(), vec![letter(1)]);
+        let none = sorted(Pipelines::default()).expect("no pipeline is none");
+        assert_eq!((none.good.len(), none.counts.failing), (1, 0));
+        let dlq = r#"[{"type": "coerce", "fields": ["n"], "to": "integer", "on_error": "dlq"}]"#;
+        let one = sorted(Pipelines::new(2, [(2, dlq.into())])).expect("a pipeline");
+        assert_eq!((one.good.len(), one.counts.failing), (0, 1));
+        for unknown in [Pipelines::new(2, []), Pipelines::new(2, [(2, r#"[{"type": "of tomorrow"}]"#.into())])] {
+            let Err(error) = sorted(unknown) else { panic!("it is passed over") };
+            assert!(error.to_string().contains("version 2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_job_reads_the_letters_that_it_was_made_for_and_no_others() {
+        let (mine, other) = (StreamId::generate(), StreamId::generate());
+        let spec = |letters: Option<StreamId>| ReplaySpec {
+            letters: letters.map(|id| id.to_string()),
+            ..ReplaySpec::default()
+        };
+        let of = |spec: ReplaySpec, now| spec.letters_of(&stream(Pipelines::default(), now));
+        assert_eq!(of(spec(Some(mine)), Some(mine)).expect("the same"), mine);
+        assert_eq!(of(spec(None), Some(other)).expect("of an earlier version"), other);
+        for (spec, now) in [(spec(Some(mine)), Some(other)), (spec(Some(mine)), None), (spec(None), None)] {
+            assert!(matches!(of(spec, now), Err(End::Failed(_))));
+        }
+    }
+
+    #[test]
+    fn it_ends_at_the_last_letter_that_was_there() {
+        let answer = |sequences: std::ops::RangeInclusive<i64>, next_after| QueryAnswer {
+            records: sequences.map(letter).collect(),
+            next_after,
+            ..QueryAnswer::default()
+        };
+        let of = |answer, last| {
+            let Page { records, through, is_last } = Page::of(answer, last);
+            (records.len(), through, is_last)
+        };
+        assert_eq!(of(answer(1..=3, Some(3)), i64::MAX), (3, Some(3), false));
+        assert_eq!(of(answer(4..=5, None), i64::MAX), (2, Some(5), true));
+        assert_eq!(of(answer(1..=3, Some(3)), 4), (3, Some(3), false));
+        assert_eq!(of(answer(1..=3, Some(3)), 3), (3, Some(3), true));
+        assert_eq!(of(answer(1..=3, Some(3)), 2), (2, Some(2), true));
+        assert_eq!(of(answer(8..=9, None), 2), (0, None, true));
+        let nothing = QueryAnswer { next_after: Some(7), ..QueryAnswer::default() };
+        assert_eq!(of(nothing, 9), (0, Some(7), false));
     }
 }

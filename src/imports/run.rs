@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use super::{
     lines::Lines,
     listing::Object,
     pace::Pace,
+    resting::Patience,
     spec::Options,
 };
 use crate::{
@@ -30,9 +31,6 @@ use crate::{
     objects::ForeignObjects,
     producer::{Checked, Numbers, Producer, Records, Sent, Source, pause},
 };
-
-/// Between looks at a stream that is paused.
-pub(super) const PAUSED_PAUSE: Duration = Duration::from_millis(200);
 
 /// How a run ended.
 #[derive(Debug)]
@@ -43,8 +41,10 @@ pub(super) enum End {
     Cancelled,
     /// It cannot go on, and so neither can the job.
     Failed(String),
-    /// The next run goes on.
+    /// The next run goes on, soon.
     Later,
+    /// It waits for this, and gives its place to others meanwhile; the next run goes on.
+    Waits(String),
 }
 
 /// See the file's comment.
@@ -79,6 +79,7 @@ struct Way<'r> {
     is_over: &'r dyn Fn() -> bool,
     requests: VecDeque<Request>,
     pace: Pace,
+    patience: Patience,
     epoch: u64,
     /// The number of the next record that is sent.
     next: u64,
@@ -106,8 +107,15 @@ impl Run {
     pub(super) fn to_the_end(&self, progress: &Mutex<Progress>, is_over: &dyn Fn() -> bool) -> End {
         let begun = progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let pace = Pace::new(self.producer.sent_by_clients());
-        let mut way =
-            Way { progress, is_over, requests: VecDeque::new(), pace, epoch: begun.runs, next: begun.numbers };
+        let mut way = Way {
+            progress,
+            is_over,
+            requests: VecDeque::new(),
+            pace,
+            patience: Patience::default(),
+            epoch: begun.runs,
+            next: begun.numbers,
+        };
         let mut rows = begun.rows;
         for object in &self.objects[begun.objects_done.min(self.objects.len())..] {
             if let Err(end) = self.read(object, std::mem::take(&mut rows), &mut way) {
@@ -200,22 +208,16 @@ impl Run {
         Ok(self.producer.send(Checked::of(&stream, None, self.producer.limits(), records)))
     }
 
-    /// The stream, once it takes records.
+    /// The stream, if it takes records. What is under way when it does not is sent again by the next run, whose numbers are the same.
     fn stream(&self, way: &Way<'_>) -> Result<Arc<StreamEntry>, End> {
-        loop {
-            let stream = self.producer.stream(self.stream).map_err(|status| End::Failed(status.message))?;
-            match takes_records(&stream) {
-                Ok(()) => {
-                    way.wait_for(None);
-                    return Ok(stream);
-                }
-                Err(status) if status.reason == "STREAM_PAUSED" => way.wait_for(Some(status.message)),
-                Err(status) => return Err(End::Failed(status.message)),
+        let stream = self.producer.stream(self.stream).map_err(|status| End::Failed(status.message))?;
+        match takes_records(&stream) {
+            Ok(()) => {
+                way.wait_for(None);
+                Ok(stream)
             }
-            if (way.is_over)() {
-                return Err(End::Cancelled);
-            }
-            thread::sleep(PAUSED_PAUSE);
+            Err(status) if status.reason == "STREAM_PAUSED" => Err(End::Waits(status.message)),
+            Err(status) => Err(End::Failed(status.message)),
         }
     }
 
@@ -235,6 +237,7 @@ impl Run {
             let status = match answer {
                 Ok(answer) => {
                     self.count(object, way, &answer, &lines, bad)?;
+                    way.patience.renew();
                     way.pace.give_way(at.elapsed(), || self.producer.sent_by_clients());
                     return Ok(());
                 }
@@ -247,7 +250,8 @@ impl Run {
                 "TOO_MANY_WRITERS" => {
                     return Err(End::Failed(format!("{}: an import is one of them", status.message)));
                 }
-                _ if pause(&status).is_some() || status.reason == "STREAM_PAUSED" => {
+                "STREAM_PAUSED" => return Err(End::Waits(status.message)),
+                _ if pause(&status).is_some() => {
                     self.send_again(Again { payloads, lines, bad, first }, &status, way)?;
                 }
                 _ => return Err(End::Failed(status.message)),
@@ -269,7 +273,10 @@ impl Run {
         if (way.is_over)() {
             return Err(End::Cancelled);
         }
-        thread::sleep(pause(status).unwrap_or(PAUSED_PAUSE));
+        if way.patience.is_over(Instant::now()) {
+            return Err(End::Waits(status.message.clone()));
+        }
+        thread::sleep(pause(status).unwrap_or_default());
         for Again { payloads, lines, bad, first } in all {
             let sent = self.submit(&payloads, first, way)?;
             way.requests.push_back(Request { payloads, lines, bad, first, sent, at: Instant::now() });

@@ -103,8 +103,19 @@ const SHARD_METRICS: &[ShardMetric] = &[
         Read::Gauge(|m| m.wal_commit_records.get()),
         "records in the frame last written"
     ),
+    metric!(
+        "wal_pauses_total",
+        Read::Counter(|m| m.wal_pauses.get()),
+        "commits put off because the log is more than half full and the flusher needs the core"
+    ),
     metric!("wal_segments_active", Read::Gauge(|m| m.wal_segments.get()), "log segments in use"),
     metric!("wal_used_bytes", Read::Gauge(|m| m.wal_used_bytes.get()), "log in use"),
+    metric!(
+        "wal_quota_bytes",
+        Read::Gauge(|m| m.wal_quota_bytes.get()),
+        "the shard's part of wal.quota_bytes: at 85% of it records are refused for a while"
+    ),
+    metric!("storage_flush_busy", Read::Gauge(|m| m.flush_busy.get()), "1 while the flusher encodes and writes"),
     metric!("storage_flush_duration_seconds", Read::Histogram(|m| &m.flush_latency), "writing the files of one flush"),
     metric!(
         "processing_records_total",
@@ -158,6 +169,11 @@ const SHARD_METRICS: &[ShardMetric] = &[
         "gRPC connections over a limit"
     ),
     metric!("shard_queue_depth", Read::Gauge(|m| m.queue_depth.get()), "messages in the shard's queue"),
+    metric!(
+        "shard_stalls_total",
+        Read::Counter(|m| m.stalls.get()),
+        "times that the shard had no turn for a second or longer, as it saw afterwards"
+    ),
     metric!("shard_memory_bytes", Read::Memory, "memory by pool"),
     metric!("shard_busy_ratio", Read::BusyRatio, "CPU time of the shard's thread by time, since the scrape before"),
 ];

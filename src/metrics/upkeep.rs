@@ -10,7 +10,8 @@ use prometheus_client::{
 use super::{Labels, SECONDS, meaning};
 
 const OUTCOMES: [&str; 4] = ["ok", "overtaken", "put_off", "error"];
-const JOBS: [&str; 6] = ["compaction", "retention", "removal", "manifests", "orphans", "archive"];
+// Not `job`: Prometheus has a label of that name for what it scrapes.
+const TASKS: [&str; 6] = ["compaction", "retention", "removal", "manifests", "orphans", "archive"];
 
 /// The counters.
 #[derive(Debug)]
@@ -57,7 +58,7 @@ impl Default for UpkeepNumbers {
         };
         zero(&numbers.runs, "outcome", &OUTCOMES);
         zero(&numbers.bytes, "direction", &["read", "written"]);
-        zero(&numbers.failures, "job", &JOBS);
+        zero(&numbers.failures, "task", &TASKS);
         numbers
     }
 }
@@ -109,8 +110,8 @@ impl UpkeepNumbers {
     }
 
     /// A pass was not done to its end.
-    pub fn failed(&self, job: &'static str) {
-        self.failures.get_or_create(&labels("job", job)).inc();
+    pub fn failed(&self, task: &'static str) {
+        self.failures.get_or_create(&labels("task", task)).inc();
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {

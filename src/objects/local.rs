@@ -295,27 +295,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_staged_on_another_file_system_is_put_too() {
-        use std::os::unix::fs::MetadataExt as _;
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let elsewhere = tempfile::tempdir_in("/dev/shm").expect("shared memory is a file system of its own");
-        let device = |dir: &Path| fs::metadata(dir).expect("it is there").dev();
-        assert_ne!(device(dir.path()), device(elsewhere.path()), "the test needs two file systems");
-        let objects = LocalObjects::open(&dir.path().join("objects")).expect("opened");
-        let staged = elsewhere.path().join("staged");
-        let (bytes, checksum) = (4, crc32c::crc32c(b"rows"));
-        fs::write(&staged, b"rows").expect("written");
-        objects.put(&staged, "a/b", bytes, checksum).expect("put");
-        assert!(!staged.exists());
-        assert_eq!(fs::read(objects.path("a/b")).expect("the object"), b"rows");
-        fs::write(&staged, b"torn").expect("written");
-        let refused = objects.replace(&staged, "a/b", bytes, checksum);
-        assert!(matches!(refused, Err(ObjectError::StagedLost { .. })), "{refused:?}");
-        assert_eq!(fs::read(objects.path("a/b")).expect("the object"), b"rows");
-        assert_eq!(fs::read_dir(dir.path().join("objects").join(NEW)).expect("a listing").count(), 0);
-    }
-
-    #[test]
     fn what_was_left_half_done_goes() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let staging = dir.path().join("staging/deep");

@@ -6,7 +6,6 @@
 //! [`request`] for time limits and tries.
 
 mod breaker;
-mod connections;
 mod credentials;
 mod figures;
 mod ranges;
@@ -32,8 +31,8 @@ use super::{ObjectEntry, ObjectError, names::is_key};
 use crate::{
     calendar::parse_time,
     config::{S3Credentials, S3Options},
+    outgoing::{Connections, NamedBy},
 };
-use connections::Connections;
 use request::{Call, Operation, Requests};
 
 pub use credentials::{CredentialsError, FreshCredentials};
@@ -94,7 +93,8 @@ impl S3Objects {
         let target = bucket.base_url().host_str().unwrap_or(&host).to_owned();
         let port = endpoint.port_or_known_default().ok_or_else(|| denied("s3.endpoint names no port".into()))?;
         let tls = (endpoint.scheme() == "https").then_some(options.ca_path.as_deref());
-        let connections = Connections::new(target.trim_matches(['[', ']']), port, tls)
+        let named_by = NamedBy { endpoint: "s3.endpoint", ca_path: "s3.ca_path" };
+        let connections = Connections::new(target.trim_matches(['[', ']']), port, tls, named_by)
             .map_err(|e| denied(format!("TLS to the store: {e}")))?;
         let credentials = credentials::read(&options.credentials).map_err(|e| denied(e.to_string()))?.0;
         let prefix = if options.prefix.is_empty() { String::new() } else { format!("{}/", options.prefix) };

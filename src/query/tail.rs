@@ -23,7 +23,7 @@ impl Queries {
     pub async fn tail_page(&self, ask: PageAsk) -> Result<Page, QueryFailure> {
         let cancel = Cancel::default();
         let _waiting = cancel.on_drop();
-        let bounds = Bounds { deadline: Some(Instant::now() + self.limits.timeout), cancel, meter: self.meter() };
+        let bounds = self.bounds(Instant::now(), cancel);
         let stream = ask.stream;
         let page =
             time::timeout(self.limits.timeout, self.page(ask, bounds)).await.unwrap_or(Err(QueryFailure::TimedOut));
@@ -66,6 +66,7 @@ impl Queries {
         let files = self.files_of(buffer).await?;
         let (cache, buffer, bounds) = (Arc::clone(&self.cache), Arc::clone(buffer), bounds.clone());
         let fill = move || {
+            let bounds = bounds.begun(Instant::now());
             let context = QueryContext { cache: &cache, bounds: &bounds };
             match time_range_within(&ask.query(), ask.bytes, &buffer, &files, &context) {
                 Ok(answer) => Ok(ask.fill(&buffer, answer)),

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use ttdust_shards::{
+    access::Principal,
     ids::ShardId,
-    message::{QueryFailure, ToControl, ToShard},
+    message::{AdminRequest, QueryFailure, ReplyTo, ToControl, ToShard},
+    query::{Cancel, Query},
     rate::Category,
+    trace::SpanContext,
 };
 
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     flush::{Flush, Flusher},
     link::ShardLink,
     query::Queries,
+    traces::Traces,
 };
 
 /// Each shard reports its end once.
@@ -30,6 +34,7 @@ pub(super) struct Inbox {
     queries: Arc<Queries>,
     control: Arc<Control>,
     archive: Option<ArchiveQueue>,
+    traces: Traces,
     ended: mpsc::Sender<ShardEnd>,
 }
 
@@ -40,38 +45,30 @@ impl Inbox {
         flusher: Flusher,
         queries: Arc<Queries>,
         control: Arc<Control>,
-        archive: Option<ArchiveQueue>,
+        (archive, traces): (Option<ArchiveQueue>, Traces),
     ) -> (Self, mpsc::Receiver<ShardEnd>) {
         let (ended, reports) = mpsc::channel(ENDS);
-        (Self { link, flusher, queries, control, archive, ended }, reports)
+        (Self { link, flusher, queries, control, archive, traces, ended }, reports)
     }
 
     /// Runs until the last shard lets go of its end.
     pub(super) async fn run(self, mut messages: mpsc::Receiver<ToControl>) {
         while let Some(message) = messages.recv().await {
             match message {
-                ToControl::FilesReady { shard, stream, files, through, dead } => {
+                ToControl::FilesReady { shard, stream, files, through, dead, written } => {
                     let (flusher, link) = (self.flusher.clone(), self.link.clone());
-                    let flush = Flush { shard, stream, files, through, dead };
+                    let flush = Flush { shard, stream, files, through, dead, written };
                     tokio::spawn(async move { flusher.flush(&link, flush).await });
                 }
-                ToControl::Query { client, query, cancel, reply } => {
-                    let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
-                    let control = Arc::clone(&self.control);
-                    tokio::spawn(async move {
-                        let answer = match control.admit(Category::Query, &client).await {
-                            Ok(_) => queries.run(query, cancel).await,
-                            Err(over) => Err(QueryFailure::RateLimited(over)),
-                        };
-                        let answer = ToShard::Answer(reply.token, answer);
-                        // With its shard, the call is gone too.
-                        let _ = link.deliver(reply.shard, answer).await;
-                    });
+                ToControl::Query { client, query, cancel, trace, reply } => {
+                    self.answer(client, (query, cancel), trace, reply);
                 }
-                ToControl::OpenTail { client, reply } => {
+                ToControl::OpenTail { client, trace, reply } => {
                     let (control, link) = (Arc::clone(&self.control), self.link.clone());
+                    let span = self.traces.continued(trace, "control");
                     tokio::spawn(async move {
-                        let admitted = control.admit(Category::Query, &client).await;
+                        let admitted = span.scope(control.admit(Category::Query, &client)).await;
+                        drop(span);
                         let answer = admitted.map(|_| ()).map_err(QueryFailure::RateLimited);
                         // With its shard, the call is gone too.
                         let _ = link.deliver(reply.shard, ToShard::TailOpened(reply.token, answer)).await;
@@ -93,15 +90,7 @@ impl Inbox {
                         let _ = link.deliver(shard, grants).await;
                     });
                 }
-                ToControl::Admin { caller, request, reply } => {
-                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
-                    tokio::spawn(async move {
-                        let actor = Actor { caller, trace_id: uuid::Uuid::now_v7().simple().to_string() };
-                        let answer = ToShard::Admin(reply.token, Box::new(control.administer(actor, request).await));
-                        // With its shard, the call is gone too.
-                        let _ = link.deliver(reply.shard, answer).await;
-                    });
-                }
+                ToControl::Admin { caller, request, trace, reply } => self.administer(caller, request, trace, reply),
                 ToControl::Sealed(segment) => {
                     if let Some(archive) = &self.archive {
                         archive.give(segment);
@@ -120,5 +109,39 @@ impl Inbox {
         }
         // Reports must not end while the server may wait for one: the line stays open with this task.
         std::future::pending::<()>().await;
+    }
+
+    fn answer(&self, client: Arc<str>, (query, cancel): (Query, Cancel), trace: Option<SpanContext>, reply: ReplyTo) {
+        let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
+        let control = Arc::clone(&self.control);
+        let span = self.traces.continued(trace, "control");
+        tokio::spawn(async move {
+            let answering = span.scope(async {
+                match control.admit(Category::Query, &client).await {
+                    Ok(_) => queries.run(query, cancel).await,
+                    Err(over) => Err(QueryFailure::RateLimited(over)),
+                }
+            });
+            let answer = answering.await;
+            drop(span);
+            let answer = ToShard::Answer(reply.token, answer);
+            // With its shard, the call is gone too.
+            let _ = link.deliver(reply.shard, answer).await;
+        });
+    }
+
+    fn administer(&self, caller: Principal, request: AdminRequest, trace: Option<SpanContext>, reply: ReplyTo) {
+        let (control, link) = (Arc::clone(&self.control), self.link.clone());
+        let trace_id = trace.as_ref().map(|trace| trace.trace.to_string());
+        let trace_id = trace_id.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
+        let span = self.traces.continued(trace, "control");
+        tokio::spawn(async move {
+            let actor = Actor { caller, trace_id };
+            let answer = Box::pin(span.scope(control.administer(actor, request))).await;
+            drop(span);
+            let answer = ToShard::Admin(reply.token, Box::new(answer));
+            // With its shard, the call is gone too.
+            let _ = link.deliver(reply.shard, answer).await;
+        });
     }
 }

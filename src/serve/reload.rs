@@ -15,6 +15,7 @@ use ttdust_shards::message::ToShard;
 use crate::{
     access::tokens::TokenKeyError,
     calendar::now_unix_micros,
+    catalog::{Catalog, FreshPassword, PasswordError},
     config::{Config, ConfigError, Loaded, TlsFiles},
     control::{Control, ControlError, Reload},
     link::ShardLink,
@@ -42,6 +43,9 @@ pub(super) enum ReloadError {
     /// The credentials of the object store.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// The password of the catalog's Postgres.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// The keys of tokens.
     #[error(transparent)]
     Tokens(#[from] TokenKeyError),
@@ -58,7 +62,9 @@ impl From<ReloadError> for ControlError {
         match error {
             ReloadError::Config(_) | ReloadError::Tokens(_) => Self::field("/settings", error.to_string()),
             // Whoever changes settings cannot help it.
-            ReloadError::Tls(_) | ReloadError::Credentials(_) => Self::Conflict(error.to_string()),
+            ReloadError::Tls(_) | ReloadError::Credentials(_) | ReloadError::Password(_) => {
+                Self::Conflict(error.to_string())
+            }
             ReloadError::Control(error) => error,
             ReloadError::Thread(_) => Self::Internal(error.to_string()),
         }
@@ -70,6 +76,7 @@ pub(super) struct Reloader {
     pub(super) config: Arc<Config>,
     pub(super) control: Arc<Control>,
     pub(super) objects: Objects,
+    pub(super) catalog: Catalog,
     pub(super) level: Level,
     pub(super) link: ShardLink,
     pub(super) metrics: Arc<ControlMetrics>,
@@ -85,6 +92,8 @@ struct Prepared {
     checks: Checks,
     /// `None`: objects lie in a directory.
     credentials: Option<FreshCredentials>,
+    /// `None`: the catalog is in SQLite.
+    password: Option<FreshPassword>,
 }
 
 impl Reloader {
@@ -118,22 +127,23 @@ impl Reloader {
 
     async fn prepare(&self, changes: Vec<(String, String)>) -> Result<Prepared, ReloadError> {
         let current = self.control.settings();
-        let objects = self.objects.clone();
-        let (settings, checks, credentials) = tokio::task::spawn_blocking(move || {
+        let (objects, catalog) = (self.objects.clone(), self.catalog.clone());
+        let (settings, checks, credentials, password) = tokio::task::spawn_blocking(move || {
             let newer = current.again(&changes)?;
             let (settings, left) = current.with_reloadable(&newer)?;
             if !left.is_empty() {
                 tracing::warn!(keys = ?left, "these settings were changed too, and need a restart");
             }
             let checks = Checks::load(&settings.settings)?;
-            Ok::<_, ReloadError>((Arc::new(settings), checks, objects.fresh_credentials()?))
+            let (credentials, password) = (objects.fresh_credentials()?, catalog.fresh_password()?);
+            Ok::<_, ReloadError>((Arc::new(settings), checks, credentials, password))
         })
         .await??;
         let tls = match &self.config.tls {
             None => None,
             Some(files) => Some(load_tls(files.clone()).await??),
         };
-        Ok(Prepared { tls, settings, checks, credentials })
+        Ok(Prepared { tls, settings, checks, credentials, password })
     }
 
     /// Only the first step can fail, at the end of the server, and changes nothing then.
@@ -141,6 +151,9 @@ impl Reloader {
         self.control.set_checks(prepared.checks, prepared.settings.settings.rate_limits()).await?;
         if let Some(credentials) = prepared.credentials {
             self.objects.use_credentials(credentials);
+        }
+        if let Some(password) = prepared.password {
+            self.catalog.use_password(password);
         }
         self.level.set(&prepared.settings.settings.log_level);
         self.control.set_settings(Arc::clone(&prepared.settings));

@@ -28,8 +28,8 @@ pub async fn a_job_goes_on_until_it_ends_and_then_stays_as_it_is(place: Place) {
     let catalog = place.open().await;
     let generation = catalog.generation().await.expect("a generation");
     let first = job("job_1", StreamId::generate());
-    catalog.create_job(first.clone(), line("job.create")).await.expect("created");
-    let again = catalog.create_job(first.clone(), line("job.create")).await;
+    catalog.create_job(first.clone(), 9, line("job.create")).await.expect("created");
+    let again = catalog.create_job(first.clone(), 9, line("job.create")).await;
     assert!(matches!(again, Err(CatalogError::AlreadyExists(_))));
     assert_eq!(catalog.job("job_1".into()).await, Ok(first.clone()));
     let listed = JobChange { objects: Some(json!(["a"])), ..change("job_1", JobStatus::Running, 7) };
@@ -58,7 +58,7 @@ pub async fn jobs_are_listed_newest_first_filtered_and_forgotten(place: Place) {
     let catalog = place.open().await;
     let (one, other) = (StreamId::generate(), StreamId::generate());
     for (id, stream) in [("job_1", one), ("job_2", other), ("job_3", one)] {
-        catalog.create_job(job(id, stream), line("x")).await.expect("created");
+        catalog.create_job(job(id, stream), 9, line("x")).await.expect("created");
     }
     catalog.change_job(change("job_1", JobStatus::Completed, 3), None).await.expect("changed");
     let ids = async |filter: JobFilter, page: Page| {
@@ -75,4 +75,19 @@ pub async fn jobs_are_listed_newest_first_filtered_and_forgotten(place: Place) {
     assert_eq!(catalog.forget_jobs_before(9).await, Ok(0));
     assert_eq!(catalog.forget_jobs_before(10).await, Ok(1), "those that ended before");
     assert_eq!(ids(JobFilter::default(), all()).await, ["job_3", "job_2"]);
+}
+
+pub async fn there_is_no_more_than_so_many_that_have_not_ended(place: Place) {
+    let catalog = place.open().await;
+    let create = async |id: &str| catalog.create_job(job(id, StreamId::generate()), 2, line("job.create")).await;
+    for id in ["job_1", "job_2"] {
+        create(id).await.expect("created");
+    }
+    catalog.change_job(change("job_1", JobStatus::Running, 1), None).await.expect("changed");
+    let refused = create("job_3").await;
+    assert!(matches!(&refused, Err(CatalogError::Full(why)) if why.contains("2 jobs")), "{refused:?}");
+    assert!(matches!(catalog.job("job_3".into()).await, Err(CatalogError::NotFound(_))));
+    assert_eq!(catalog.audit(AuditFilter::default(), all()).await.expect("lines").len(), 2, "none of what is refused");
+    catalog.change_job(change("job_1", JobStatus::Failed, 1), None).await.expect("changed");
+    create("job_3").await.expect("one has ended");
 }

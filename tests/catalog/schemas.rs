@@ -1,9 +1,12 @@
 //! Schemas and their versions.
 
-use ttdust::catalog::{CatalogError, Page, Schema, SchemaChange, SchemaFilter};
+use ttdust::catalog::{
+    CatalogError, Judged, Page, PipelineVersion, Schema, SchemaChange, SchemaFilter, StreamChange, StreamPipeline,
+    StreamPipelines,
+};
 use ttdust_shards::ids::SchemaId;
 
-use crate::store::{Place, add, all, line, schema, stream, version, with_schema, with_stream};
+use crate::store::{Place, add, all, judged, line, schema, stream, version, with_schema, with_stream};
 
 pub async fn what_is_stored_is_read_back_after_a_restart(place: Place) {
     let catalog = place.open().await;
@@ -62,9 +65,9 @@ pub async fn versions_follow_each_other_and_are_found(place: Place) {
         let refused = add(&catalog, wrong, "x").await;
         assert!(matches!(refused, Err(CatalogError::Conflict(_))));
     }
-    let late = catalog.add_version(version(schema, 3), 1, line("x")).await;
+    let late = catalog.add_version(version(schema, 3), judged(1), line("x")).await;
     assert_eq!(late, Err(CatalogError::Stale { current: 2 }), "it was judged before there was version 2");
-    let orphan = catalog.add_version(version(SchemaId::generate(), 1), 1, line("x")).await;
+    let orphan = catalog.add_version(version(SchemaId::generate(), 1), judged(1), line("x")).await;
     assert!(matches!(orphan, Err(CatalogError::NotFound(_))));
     assert_eq!(catalog.versions(schema, 1, 10).await, Ok(vec![second.clone()]));
     assert_eq!(catalog.versions(schema, 0, 1).await, Ok(vec![version(schema, 1)]));
@@ -75,6 +78,45 @@ pub async fn versions_follow_each_other_and_are_found(place: Place) {
     assert_eq!(catalog.version_by_fingerprint(SchemaId::generate(), second.fingerprint).await, Ok(None));
     assert_eq!(catalog.version_by_fingerprint(schema, [0; 32]).await, Ok(None));
     assert_eq!(catalog.everything().await.expect("everything").schemas, [second]);
+}
+
+pub async fn a_version_and_a_pipeline_that_are_judged_by_each_other_do_not_both_come(place: Place) {
+    let catalog = place.open().await;
+    let stream = with_stream(&catalog).await;
+    let pipelines = StreamPipelines {
+        current: Some(StreamPipeline {
+            id: "pip_1".into(),
+            description: String::new(),
+            version: 1,
+            created_at: 1,
+            updated_at: 1,
+        }),
+        versions: vec![PipelineVersion { version: 1, steps: serde_json::json!([]), created_at: 1 }],
+    };
+    for version_is_first in [true, false] {
+        let generation = catalog.generation().await.expect("a generation");
+        let of_schema = catalog.schema(stream.schema).await.expect("the schema");
+        let judged = Judged { schema: of_schema.version, generation: Some(generation) };
+        let next = version(stream.schema, of_schema.latest_version + 1);
+        let change = StreamChange {
+            pipelines: Some(pipelines.clone()),
+            if_generation: Some(generation),
+            ..StreamChange::default()
+        };
+        let before = catalog.everything().await.expect("everything");
+        let stale = CatalogError::Stale { current: generation + 1 };
+        if version_is_first {
+            catalog.add_version(next.clone(), judged, line("x")).await.expect("added");
+            let after = catalog.everything().await.expect("everything");
+            assert_eq!((after.streams, after.schemas), (before.streams, vec![next]));
+            assert_eq!(catalog.change_stream(stream.id, change, 9, line("x")).await, Err(stale));
+        } else {
+            catalog.change_stream(stream.id, change, 9, line("x")).await.expect("changed");
+            assert_eq!(catalog.add_version(next, judged, line("x")).await, Err(stale));
+            assert_eq!(catalog.everything().await.expect("everything").schemas, before.schemas, "nothing is left");
+        }
+        assert_eq!(catalog.generation().await, Ok(generation + 1));
+    }
 }
 
 pub async fn a_schema_is_changed_at_the_version_that_was_read(place: Place) {
@@ -93,7 +135,7 @@ pub async fn a_schema_is_changed_at_the_version_that_was_read(place: Place) {
     let changed = catalog.change_schema(id, change.clone(), 9, line("x")).await.expect("changed");
     assert_eq!((changed.description.as_str(), changed.compatibility_mode.as_str()), ("new", "FULL"));
     assert_eq!(catalog.schema(id).await, Ok(changed));
-    let judged_before = catalog.add_version(version(id, 2), 2, line("x")).await;
+    let judged_before = catalog.add_version(version(id, 2), judged(2), line("x")).await;
     assert_eq!(judged_before, Err(CatalogError::Stale { current: 3 }), "by a mode that is no longer its mode");
     assert_eq!(catalog.schema(id).await.expect("it").latest_version, 1);
     let unknown = catalog.change_schema(SchemaId::generate(), change, 9, line("x")).await;
@@ -133,8 +175,8 @@ pub async fn of_two_that_add_the_same_version_one_wins(place: Place) {
     let schema = with_schema(&one).await;
     for number in 2..12 {
         let (a, b) = tokio::join!(
-            one.add_version(version(schema, number), i64::from(number) - 1, line("x")),
-            other.add_version(version(schema, number), i64::from(number) - 1, line("x")),
+            one.add_version(version(schema, number), judged(i64::from(number) - 1), line("x")),
+            other.add_version(version(schema, number), judged(i64::from(number) - 1), line("x")),
         );
         let lost = [&a, &b].into_iter().filter(|outcome| matches!(outcome, Err(CatalogError::Stale { .. }))).count();
         assert!(a.is_ok() != b.is_ok() && lost == 1, "{a:?} {b:?}");

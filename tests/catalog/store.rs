@@ -1,7 +1,7 @@
 //! Where a catalog of a test lies, and the objects that tests put into it.
 
 use ttdust::catalog::{
-    AuditEntry, Catalog, CatalogError, CatalogPlace, Page, PgFigures, Retention, Schema, SchemaVersion, Stream,
+    AuditEntry, Catalog, CatalogError, CatalogPlace, Judged, Page, PgFigures, Retention, Schema, SchemaVersion, Stream,
     StreamStatus, canonical_fingerprint,
 };
 use ttdust_shards::ids::{SchemaId, StreamId};
@@ -110,10 +110,15 @@ pub fn stream(name: &str, schema: SchemaId) -> Stream {
     }
 }
 
+/// Of a version that was held against its schema, at this version of it, and nothing else.
+pub fn judged(schema: i64) -> Judged {
+    Judged { schema, generation: None }
+}
+
 /// Adds a version that fits the schema as it is now.
 pub async fn add(catalog: &Catalog, version: SchemaVersion, action: &str) -> Result<Schema, CatalogError> {
-    let judged = catalog.schema(version.schema).await?.version;
-    catalog.add_version(version, judged, line(action)).await
+    let schema = catalog.schema(version.schema).await?.version;
+    catalog.add_version(version, judged(schema), line(action)).await
 }
 
 pub async fn with_schema(catalog: &Catalog) -> SchemaId {

@@ -1,8 +1,13 @@
-//! A door between a server and a Postgres that other tests use too: open, frozen like a stopped process, or closed like none.
+//! A door between a server and a Postgres that other tests use too: open, frozen like a stopped process, or closed like none. It
+//! may ask for a password, which the Postgres behind it does not.
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -21,9 +26,13 @@ pub enum Door {
     Closed,
 }
 
+/// The password that lets in; `None`: none is asked for.
+type Wanted = Arc<Mutex<Option<String>>>;
+
 /// The door.
 pub struct Gate {
     door: watch::Sender<Door>,
+    password: Wanted,
     /// Where it stands on 127.0.0.1.
     pub port: u16,
 }
@@ -32,6 +41,8 @@ impl Gate {
     /// An open door to the Postgres whose socket this is.
     pub fn new((dir, port): (PathBuf, u16)) -> Self {
         let (door, changes) = watch::channel(Door::Open);
+        let password = Wanted::default();
+        let wanted = Arc::clone(&password);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("an address");
@@ -41,10 +52,15 @@ impl Gate {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a listener");
-                stand(listener, address, socket, changes).await
+                stand(listener, address, (socket, wanted), changes).await
             });
         });
-        Self { door, port: address.port() }
+        Self { door, password, port: address.port() }
+    }
+
+    /// Lets those in alone, from now on, who have this password.
+    pub fn ask_for(&self, password: &str) {
+        *self.password.lock().expect("whole") = Some(password.to_owned());
     }
 
     /// Opens, freezes or closes it.
@@ -53,7 +69,7 @@ impl Gate {
     }
 }
 
-async fn stand(first: TcpListener, address: SocketAddr, socket: PathBuf, mut door: watch::Receiver<Door>) {
+async fn stand(first: TcpListener, address: SocketAddr, behind: (PathBuf, Wanted), mut door: watch::Receiver<Door>) {
     let mut listener = Some(first);
     loop {
         let taken = async {
@@ -65,7 +81,7 @@ async fn stand(first: TcpListener, address: SocketAddr, socket: PathBuf, mut doo
         tokio::select! {
             taken = taken => {
                 if let Some((client, _)) = taken {
-                    tokio::spawn(pass(client, socket.clone(), door.clone()));
+                    tokio::spawn(pass(client, behind.clone(), door.clone()));
                 }
             }
             changed = door.changed() => {
@@ -84,7 +100,7 @@ async fn stand(first: TcpListener, address: SocketAddr, socket: PathBuf, mut doo
 }
 
 /// One connection, until either end or the closed door ends it.
-async fn pass(client: TcpStream, socket: PathBuf, mut door: watch::Receiver<Door>) {
+async fn pass(mut client: TcpStream, (socket, wanted): (PathBuf, Wanted), mut door: watch::Receiver<Door>) {
     let closed = {
         let mut door = door.clone();
         async move {
@@ -94,7 +110,13 @@ async fn pass(client: TcpStream, socket: PathBuf, mut door: watch::Receiver<Door
     };
     let through = async {
         door.wait_for(|door| *door == Door::Open).await.ok()?;
-        let server = UnixStream::connect(socket).await.ok()?;
+        let wanted = wanted.lock().expect("whole").clone();
+        let startup = match wanted {
+            Some(wanted) => admit(&mut client, &wanted).await.ok()??,
+            None => Vec::new(),
+        };
+        let mut server = UnixStream::connect(socket).await.ok()?;
+        server.write_all(&startup).await.ok()?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::select! {
@@ -107,6 +129,27 @@ async fn pass(client: TcpStream, socket: PathBuf, mut door: watch::Receiver<Door
         _ = through => {}
         () = closed => {}
     }
+}
+
+/// Asks for a password, and gives what the client began with if it is the right one.
+async fn admit(client: &mut TcpStream, wanted: &str) -> std::io::Result<Option<Vec<u8>>> {
+    async fn rest(client: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+        let mut message = client.read_u32().await?.to_be_bytes().to_vec();
+        let length = u32::from_be_bytes([message[0], message[1], message[2], message[3]]) as usize;
+        message.resize(length, 0);
+        client.read_exact(&mut message[4..]).await?;
+        Ok(message)
+    }
+    let startup = rest(client).await?;
+    // AuthenticationCleartextPassword.
+    client.write_all(b"R\0\0\0\x08\0\0\0\x03").await?;
+    assert_eq!(client.read_u8().await?, b'p', "a password");
+    if rest(client).await?[4..] == [wanted.as_bytes(), b"\0"].concat() {
+        return Ok(Some(startup));
+    }
+    let fields = b"SFATAL\0C28P01\0Mpassword authentication failed\0\0";
+    client.write_all(&[b"E", &(4 + fields.len() as u32).to_be_bytes()[..], fields].concat()).await?;
+    Ok(None)
 }
 
 async fn copy(

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use tokio_postgres::{Client, Config, NoTls, config::Host};
-use ttdust::config::{PgOptions, PgTls, Secret};
+use ttdust::config::{PgOptions, PgPassword, PgTls, Secret};
 
 /// A database.
 pub struct Database {
@@ -74,7 +74,7 @@ impl Database {
             port,
             database: self.name.clone(),
             user: server().get_user().expect("TESTS_PG names a user").to_owned(),
-            password: Secret::default(),
+            password: PgPassword::Text(Secret::default()),
             tls: PgTls::Disable,
             ca_path: None,
             pool_size: 4,

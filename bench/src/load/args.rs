@@ -8,7 +8,10 @@ use crate::payload::PayloadKind;
 
 /// Flags of the load generator.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
+#[command(
+    args_override_self = true,
+    after_help = "Examples:
+  ttdust-bench load --scenario append100 --create -o json >full.json   # `ttdust-bench scenarios` lists them
   ttdust-bench load --create --duration 10s --server-pid $(pidof ttdust)
   ttdust-bench load --method ingest-stream --connections 8 --in-flight 64 --verify
   ttdust-bench load --rate 200000 --batch 16 --hgrm latency.hgrm -o json   # open loop
@@ -16,8 +19,13 @@ use crate::payload::PayloadKind;
 Closed loop (no --rate): a request goes when an answer frees a slot; latency counts from its sending.
 Open loop (--rate): requests go on a schedule; latency counts from when each was due, so a stall shows in every request
 that it delays.
-A RATE_LIMITED answer is counted as such and, in a closed loop, its request goes again after the told time.")]
+A RATE_LIMITED answer is counted as such and, in a closed loop, its request goes again after the told time."
+)]
 pub struct LoadArgs {
+    /// A load that has a name; flags change it. `ttdust-bench scenarios` lists them
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(crate::scenario::names()),
+        hide_possible_values = true)]
+    pub scenario: Option<String>,
     /// The server's gRPC address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
     pub grpc: String,
@@ -103,6 +111,9 @@ pub struct LoadArgs {
     /// Write the latencies as an HdrHistogram percentile file (ms)
     #[arg(long, value_name = "FILE")]
     pub hgrm: Option<PathBuf>,
+    /// A condition of the run that the report is to tell, such as commit=1a2b3c or disk=nvme; may be given again
+    #[arg(long = "note", value_name = "NAME=VALUE", value_parser = note)]
+    pub notes: Vec<(String, String)>,
     /// No progress on stderr
     #[arg(short, long)]
     pub quiet: bool,
@@ -212,6 +223,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
             Ok(duration)
         }
     })
+}
+
+fn note(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("want NAME=VALUE, such as commit=1a2b3c")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fs, io};
 
+use serde::Serialize;
+
 /// A process at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessSample {
@@ -35,6 +37,34 @@ impl ThreadTime {
     fn parse(schedstat: &str) -> Self {
         let mut numbers = schedstat.split_whitespace().map(|number| number.parse().unwrap_or(0));
         Self { cpu_ns: numbers.next().unwrap_or(0), waiting_ns: numbers.next().unwrap_or(0) }
+    }
+}
+
+/// A machine, as its kernel tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Machine {
+    /// The model of its cores.
+    pub cpu: String,
+    /// How many there are.
+    pub cores: usize,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+/// This machine.
+#[must_use]
+pub fn machine() -> Machine {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpus = text("/proc/cpuinfo");
+    let models: Vec<_> = cpus
+        .lines()
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(':'))
+        .map(|(_, name)| name)
+        .collect();
+    Machine {
+        cpu: models.first().map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned()),
+        cores: cpus.lines().filter(|line| line.starts_with("processor")).count(),
+        kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
     }
 }
 

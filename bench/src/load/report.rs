@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     args::{LoadArgs, Method},
-    procfs::{ProcessSample, ThreadTime},
+    procfs::{self, Machine, ProcessSample, ThreadTime},
     stats::Stats,
     verify::Verdict,
 };
@@ -149,6 +149,12 @@ pub struct ErrorKind {
 pub struct Report {
     /// When, in seconds since the Unix epoch.
     pub unix_seconds: u64,
+    /// The load's name; `null`: it has none.
+    pub load: Option<String>,
+    /// The machine that the load came from.
+    pub machine: Machine,
+    /// What the caller told of the run.
+    pub notes: BTreeMap<String, String>,
     /// The method.
     pub method: &'static str,
     /// The payload.
@@ -183,6 +189,10 @@ pub struct Report {
     pub undisturbed_latency_us: Option<Latency>,
     /// Stalls of the machine; `null`: nobody watched.
     pub stalls: Option<Vec<CoreStalls>>,
+    /// Records acked, second by second; the last may be a part of one.
+    pub records_by_second: Vec<u64>,
+    /// The longest that an ack in each second took, in µs.
+    pub slowest_us_by_second: Vec<u64>,
     /// How late the generator itself sent, in µs; `null`: a closed loop.
     pub send_lag_us: Option<Latency>,
     /// The whole run, the warm-up included: records acked.
@@ -235,6 +245,9 @@ impl Report {
             |(kind, count, first): (&str, u64, &str)| (kind.to_owned(), ErrorKind { count, first: first.to_owned() });
         Self {
             unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            load: args.scenario.clone(),
+            machine: procfs::machine(),
+            notes: args.notes.iter().cloned().collect(),
             method: args.method.name(),
             payload: args.payload.to_string(),
             payload_bytes: (payloads.mean_bytes() * 10.0).round() / 10.0,
@@ -252,6 +265,8 @@ impl Report {
             ack_latency_us: Latency::of(&stats.latency),
             undisturbed_latency_us: None,
             stalls: None,
+            records_by_second: stats.seconds.iter().map(|second| second.records).collect(),
+            slowest_us_by_second: stats.seconds.iter().map(|second| second.slowest_ns / 1000).collect(),
             send_lag_us: args.rate.map(|_| Latency::of(&stats.lag)),
             acked: stats.acked,
             duplicates: stats.duplicates,

@@ -14,6 +14,7 @@ const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 /// One acked record in so many has its payload compared by `--verify`.
 const SAMPLE_EVERY: u64 = 97;
 const SAMPLES_MAX: usize = 100_000;
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// The measured part of a run, in ns since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,15 @@ impl Window {
     pub fn holds(&self, at_ns: u64) -> bool {
         (self.from_ns..self.to_ns).contains(&at_ns)
     }
+}
+
+/// A second of the measured window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Second {
+    /// Records acked in it.
+    pub records: u64,
+    /// The longest that an ack in it took, in ns.
+    pub slowest_ns: u64,
 }
 
 /// What was acked of one stream: for `--verify`.
@@ -105,6 +115,8 @@ pub struct Stats {
     pub window_records: u64,
     /// Their payloads, in bytes.
     pub window_bytes: u64,
+    /// The window, second by second, as far as there were acks.
+    pub seconds: Vec<Second>,
     /// Requests with a final answer.
     pub requests: u64,
     /// Records acked.
@@ -142,6 +154,7 @@ impl Stats {
             window_requests: 0,
             window_records: 0,
             window_bytes: 0,
+            seconds: Vec::new(),
             requests: 0,
             acked: 0,
             duplicates: 0,
@@ -189,11 +202,21 @@ impl Stats {
                 self.window_records += u64::from(answer.accepted);
                 let bytes = u64::from(messages.payload_bytes(sent.message));
                 self.window_bytes += bytes * u64::from(answer.accepted) / u64::from(messages.batch());
+                let second = self.second(((now_ns - window.from_ns) / SECOND_NS) as usize);
+                second.records += u64::from(answer.accepted);
+                second.slowest_ns = second.slowest_ns.max(now_ns.saturating_sub(sent.start_ns));
             }
             if let (Some(acked), true) = (self.acked_of.get_mut(stream), fits) {
                 self.violations.acked_twice += acked.add(answer, sent, messages);
             }
         }
+    }
+
+    fn second(&mut self, at: usize) -> &mut Second {
+        if self.seconds.len() <= at {
+            self.seconds.resize(at + 1, Second::default());
+        }
+        &mut self.seconds[at]
     }
 
     /// Counts a latency that ends now.
@@ -223,6 +246,11 @@ impl Stats {
         self.window_requests += other.window_requests;
         self.window_records += other.window_records;
         self.window_bytes += other.window_bytes;
+        for (at, theirs) in other.seconds.into_iter().enumerate() {
+            let mine = self.second(at);
+            mine.records += theirs.records;
+            mine.slowest_ns = mine.slowest_ns.max(theirs.slowest_ns);
+        }
         self.requests += other.requests;
         self.acked += other.acked;
         self.duplicates += other.duplicates;
@@ -316,6 +344,26 @@ mod tests {
         assert_eq!(stats.latency.len(), 2);
         assert_eq!(stats.acked_of[0].sequences.ranges().collect::<Vec<_>>(), [(1, 20)]);
         assert_eq!(stats.violations.total(), 0);
+    }
+
+    #[test]
+    fn seconds_count_by_ack_and_threads_add_up() {
+        let messages = messages(5);
+        let window = Window { from_ns: 1000, to_ns: 10 * SECOND_NS };
+        let stats = |acks: &[(u64, u64)]| {
+            let mut stats = Stats::new(0);
+            for &(start_ns, now_ns) in acks {
+                stats.answered(&acked(1, 5), Sent { start_ns, message: 0 }, 0, &messages, now_ns, window);
+            }
+            stats
+        };
+        let mut one = stats(&[(0, 500), (500, 1000), (1000, SECOND_NS + 999), (SECOND_NS, 3 * SECOND_NS + 1000)]);
+        let second = |records, slowest_ns| Second { records, slowest_ns };
+        let wanted = [second(10, SECOND_NS - 1), second(0, 0), second(0, 0), second(5, 2 * SECOND_NS + 1000)];
+        assert_eq!(one.seconds, wanted, "what came before the window counts nowhere");
+        one.merge(stats(&[(SECOND_NS, SECOND_NS + 2000), (4 * SECOND_NS, 5 * SECOND_NS)]));
+        assert_eq!((one.seconds[1], one.seconds[4].records), (second(5, 2000), 5));
+        assert_eq!(one.seconds.iter().map(|second| second.records).sum::<u64>(), one.window_records);
     }
 
     #[test]

@@ -178,9 +178,19 @@ fn a_server_that_is_not_there_or_is_no_grpc_server_is_told() {
 
 #[test]
 fn the_report_has_the_same_figures_in_both_forms() {
-    let (report, _) =
-        run(Faults::default(), &format!("--rate 2000 --batch 4 --server-pid {} {SHORT}", std::process::id()));
+    let (report, _) = run(
+        Faults::default(),
+        &format!("--rate 2000 --batch 4 --server-pid {} --note disk=ram {SHORT}", std::process::id()),
+    );
     let json: serde_json::Value = serde_json::from_str(&report.json()).expect("JSON");
+    let by_second: u64 = report.records_by_second.iter().sum();
+    assert!(
+        (by_second as f64 - report.records_per_second * report.seconds).abs() < 0.5,
+        "{by_second}: {}",
+        report.text()
+    );
+    assert_eq!(report.slowest_us_by_second.len(), report.records_by_second.len());
+    assert!(json["machine"]["cores"].as_u64() > Some(0) && json["notes"]["disk"] == "ram", "{json}");
     assert_eq!(json["acked"], report.acked);
     assert!(json["send_lag_us"]["p99"].is_number() && json["server"]["rss_max_bytes"].is_number());
     assert!(json["server_cpu_us_per_record"].as_f64().expect("a number") > 0.0);

@@ -26,7 +26,7 @@ use ttdust_shards::{
 };
 
 /// Records of an append.
-const BATCH_ROWS: usize = 100;
+pub(super) const BATCH_ROWS: usize = 100;
 
 /// Writes `payloads`, which follow the schema `definition`, with an index of `key_fields`, to a file in a temporary directory, `rounds` times, and prints
 /// records and MB of JSON a second of each round. Once is a warm-up more.
@@ -70,34 +70,50 @@ fn print(records: usize, json_bytes: usize, file_bytes: u64, elapsed: Duration) 
     );
 }
 
-/// `payloads` as the log holds them.
-pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
+/// A log whose only segment takes all, in memory.
+pub(super) fn log_in_memory() -> Wal {
     let config = WalConfig { segment_bytes: 1 << 40, ..WalConfig::default() };
     let mut wal = Wal::new(ShardId(0), config, LogEnd::default());
     let request = wal.wants_segment().expect("a new log wants its first segment");
     let (path, file) = (PathBuf::new(), Arc::new(NoFile));
     let segment = Segment { id: request.id, epoch: Some(request.epoch), path, file, bytes: request.bytes };
-    wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
-    let mut next_sequence = 1;
-    for chunk in payloads.chunks(BATCH_ROWS) {
-        wal.append(&EntryDraft {
-            stream,
-            first_sequence: next_sequence,
-            timestamp_unix_micros: next_sequence,
-            schema_version: 1,
-            pipeline_version: 0,
-            payloads: chunk,
-            keys: &[],
-            metadata: &[],
-            session: &[],
-        });
-        next_sequence += chunk.len() as i64;
-    }
+    wal.offer_segment(PreparedSegment { segment: Arc::new(segment), free_bytes: u64::MAX });
+    wal
+}
+
+/// Appends `payloads`, the first of which gets this sequence number.
+pub(super) fn append(wal: &mut Wal, stream: StreamId, first_sequence: i64, payloads: &[Bytes]) {
+    wal.append(&EntryDraft {
+        stream,
+        first_sequence,
+        timestamp_unix_micros: first_sequence,
+        schema_version: 1,
+        pipeline_version: 0,
+        payloads,
+        keys: &[],
+        metadata: &[],
+        session: &[],
+    });
+}
+
+/// Takes all that was appended for written.
+pub(super) fn written(wal: &mut Wal) -> Vec<RowBatch> {
     let mut batches = Vec::new();
     while let Some(write) = wal.next_write() {
         batches.extend(wal.written(write.lsn, Ok(())).expect("nothing was written, so nothing failed").batches);
     }
     batches
+}
+
+/// `payloads` as the log holds them.
+pub(super) fn batches(stream: StreamId, payloads: &[Bytes]) -> Vec<RowBatch> {
+    let mut wal = log_in_memory();
+    let mut next_sequence = 1;
+    for chunk in payloads.chunks(BATCH_ROWS) {
+        append(&mut wal, stream, next_sequence, chunk);
+        next_sequence += chunk.len() as i64;
+    }
+    written(&mut wal)
 }
 
 /// The segment of batches that are all in memory.

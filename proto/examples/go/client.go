@@ -2,7 +2,7 @@
 //
 //	go run . localhost:50051 flights records.jsonl
 //
-// No test runs this file: it was written by the contract and the other two examples. Stubs come from the .proto files:
+// CI does not build or run this file: it was written by the contract and the example in Python. Stubs come from the .proto files:
 //
 //	protoc -I ../../proto --go_out=. --go-grpc_out=. \
 //	  --go_opt=Mttdust/ingestion/v1/ingestion.proto=example/ingestion \

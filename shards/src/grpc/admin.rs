@@ -14,11 +14,12 @@ use crate::{
     access::Principal,
     message::{AdminReply, AdminRequest},
     reactor::{Bell, Reactor, Reply},
+    trace::SpanContext,
 };
 
-/// Whether `path` is one of these methods.
+/// `path`, if it is one of these methods.
 #[must_use]
-pub fn has(path: &str) -> bool {
+pub fn known(path: &str) -> Option<&'static str> {
     [
         path::CREATE_STREAM,
         path::UPDATE_STREAM,
@@ -28,7 +29,8 @@ pub fn has(path: &str) -> bool {
         path::INGEST_BATCH,
         path::GET_BATCH_JOB,
     ]
-    .contains(&path)
+    .into_iter()
+    .find(|known| *known == path)
 }
 
 /// One call; the answer as a frame.
@@ -40,9 +42,9 @@ pub async fn call(
     caller: Principal,
     bell: &Rc<Bell>,
     path: &str,
-    message: Bytes,
+    (message, trace): (Bytes, Option<SpanContext>),
 ) -> Result<Bytes, Status> {
-    let slot = reactor.administer(caller, decode(path, message)?, bell);
+    let slot = reactor.administer(caller, decode(path, message)?, trace, bell);
     let reply = loop {
         match slot.take() {
             Some(reply) => break reply,

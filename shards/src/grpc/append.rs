@@ -4,7 +4,10 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
-use ttdust_proto::ingestion::{AppendRequest, OnInvalid, Status as RecordStatus};
+use ttdust_proto::{
+    ingestion::{AppendRequest, AppendResponse, OnInvalid, Status as RecordStatus},
+    path,
+};
 
 use super::{
     exchange::Method,
@@ -12,6 +15,7 @@ use super::{
     intake::{Intake, take_outcome},
     rows::{KnownBy, Letters, Rows},
     status::{Code, Status},
+    traced::{Traced, note_request},
 };
 use crate::{
     dedup::writers::ID_BYTES_MAX,
@@ -29,6 +33,8 @@ pub struct Append {
     stream_id: String,
     submitted: VecDeque<Request>,
     bytes: usize,
+    /// Requests whose dead letters are not sent yet.
+    unsent: usize,
     /// Something was taken that is not answered: see [`Method::settle`].
     in_doubt: bool,
 }
@@ -45,15 +51,26 @@ struct Request {
     outcome: Option<Outcome>,
     /// Dead letters, and what became of them.
     letters: Vec<(Rc<Slot>, Option<Outcome>)>,
+    /// Those that follow once the records are taken, and their stream.
+    unsent: Option<(Arc<StreamEntry>, Vec<Letters>)>,
     /// The caller was over a limit.
     limited: Option<Box<Status>>,
+    traced: Option<Box<Traced>>,
 }
 
 impl Append {
     /// A call whose submissions ring `bell`.
     #[must_use]
     pub fn new(intake: Intake, bell: Rc<Bell>) -> Self {
-        Self { intake, bell, stream_id: String::new(), submitted: VecDeque::new(), bytes: 0, in_doubt: false }
+        Self {
+            intake,
+            bell,
+            stream_id: String::new(),
+            submitted: VecDeque::new(),
+            bytes: 0,
+            unsent: 0,
+            in_doubt: false,
+        }
     }
 
     /// Whether the request is one that this server takes.
@@ -98,21 +115,30 @@ impl Append {
         stream.dead_letters.and_then(|id| self.intake.reactor.catalog().stream(id).cloned())
     }
 
-    fn submit_letters(&self, stream: &StreamEntry, letters: Vec<Letters>) -> Vec<(Rc<Slot>, Option<Outcome>)> {
-        if letters.is_empty() {
-            return Vec::new();
+    /// Sends the dead letters of requests whose records are taken. Of records that are not, there are none: what is sent again
+    /// whole would make second ones, where it has no keys.
+    fn send_letters(&mut self) {
+        if self.unsent == 0 {
+            return;
         }
-        let Some(target) = self.letters_of(stream) else { return Vec::new() };
-        let submit = |Letters { payloads, keys }| {
-            (self.intake.submit(&target, payloads, keys, Bytes::new(), None, &self.bell), None)
-        };
-        letters.into_iter().map(submit).collect()
+        for request in &mut self.submitted {
+            request.look();
+            let is_known = request.slot.is_none() || request.outcome.is_some();
+            let Some((stream, letters)) = request.unsent.take_if(|_| is_known) else { continue };
+            self.unsent -= 1;
+            if matches!(&request.outcome, None | Some(Outcome::Committed(_))) {
+                let submit = |Letters { payloads, keys }| {
+                    (self.intake.submit(&stream, payloads, keys, Bytes::new(), (None, None), &self.bell), None)
+                };
+                request.letters = letters.into_iter().map(submit).collect();
+            }
+        }
     }
 }
 
 impl Request {
-    /// Whether it is known what became of it; takes note of what is.
-    fn is_done(&mut self) -> bool {
+    /// Takes note of what is known by now.
+    fn look(&mut self) {
         if let (Some(slot), None) = (&self.slot, &self.outcome) {
             self.outcome = take_outcome(slot);
         }
@@ -121,7 +147,14 @@ impl Request {
                 *outcome = take_outcome(slot);
             }
         }
-        (self.slot.is_none() || self.outcome.is_some()) && self.letters.iter().all(|(_, outcome)| outcome.is_some())
+    }
+
+    /// Whether it is known what became of it; takes note of what is.
+    fn is_done(&mut self) -> bool {
+        self.look();
+        self.unsent.is_none()
+            && (self.slot.is_none() || self.outcome.is_some())
+            && self.letters.iter().all(|(_, outcome)| outcome.is_some())
     }
 
     /// What became of the records, and of the letters.
@@ -131,10 +164,16 @@ impl Request {
     }
 }
 
-impl Method for Append {
-    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+impl Append {
+    fn take_request(
+        &mut self,
+        message: Bytes,
+        received: Instant,
+        traced: &mut Option<Box<Traced>>,
+    ) -> Result<(), Status> {
         let bytes = message.len();
         let mut request = AppendRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
+        step(traced, "decode");
         if !request.stream_id.is_empty() {
             self.stream_id = std::mem::take(&mut request.stream_id);
         }
@@ -144,12 +183,22 @@ impl Method for Append {
         request.idempotency_keys.iter().try_for_each(|key| self.intake.check_key(key))?;
         let is_writers = !request.writer_id.is_empty();
         let rows = Rows::new(&stream, request.payloads.len(), is_writers);
-        let mut answer =
-            Request { rows, bytes, received, slot: None, outcome: None, letters: Vec::new(), limited: None };
+        let mut answer = Request {
+            rows,
+            bytes,
+            received,
+            slot: None,
+            outcome: None,
+            letters: Vec::new(),
+            unsent: None,
+            limited: None,
+            traced: None,
+        };
         let on_invalid = request.on_invalid();
-        if on_invalid == OnInvalid::Dlq && self.letters_of(&stream).is_none() {
-            return Err(Status::dlq_missing());
-        }
+        let to_letters = match on_invalid {
+            OnInvalid::Dlq => Some(self.letters_of(&stream).ok_or_else(Status::dlq_missing)?),
+            OnInvalid::Atomic | OnInvalid::Skip => None,
+        };
         // Of what is not taken, the keys are wanted too.
         let sent_keys = if on_invalid == OnInvalid::Dlq { request.idempotency_keys.clone() } else { Vec::new() };
         let (payloads, keys) = (&mut request.payloads, &mut request.idempotency_keys);
@@ -162,7 +211,8 @@ impl Method for Append {
         } else {
             KnownBy::Keys(&sent_keys)
         };
-        answer.letters = self.submit_letters(&stream, answer.rows.letters(&stream, known_by, &metadata));
+        let letters = answer.rows.letters(&stream, known_by, &metadata);
+        answer.unsent = to_letters.filter(|_| !letters.is_empty()).map(|to| (to, letters));
         // Rejected records take a number of their writer's too, but for those of a request that is refused whole.
         let refused = answer.limited.is_some() || answer.rows.are_refused(on_invalid);
         let writer = is_writers.then(|| WriterRows {
@@ -172,34 +222,73 @@ impl Method for Append {
             sent: answer.rows.records(),
             taken: answer.rows.taken(),
         });
+        if let Some(traced) = traced {
+            traced.step("validate");
+            note_request(traced, &stream, answer.rows.records(), bytes);
+        }
         if !refused && (writer.is_some() || !request.payloads.is_empty()) {
             let keys = request.idempotency_keys.into_iter().map(Bytes::from).collect();
-            let bell = &self.bell;
-            answer.slot =
-                Some(self.intake.submit(&stream, request.payloads, keys, metadata, writer.map(Box::new), bell));
+            let more = (writer.map(Box::new), traced.is_some().then(Box::default));
+            answer.slot = Some(self.intake.submit(&stream, request.payloads, keys, metadata, more, &self.bell));
         }
+        answer.traced = traced.take();
         self.bytes += bytes;
+        self.unsent += usize::from(answer.unsent.is_some());
         self.submitted.push_back(answer);
+        self.send_letters();
         Ok(())
+    }
+}
+
+/// A step of a request was done.
+fn step(traced: &mut Option<Box<Traced>>, name: &'static str) {
+    if let Some(traced) = traced {
+        traced.step(name);
+    }
+}
+
+fn note_answer(traced: &mut Traced, response: &AppendResponse) {
+    traced.note("ttdust.status", response.status().as_str_name());
+    traced.note_taken(response.accepted, response.duplicates, response.first_sequence);
+    traced.note("ttdust.records.rejected", response.rejected);
+    traced.answered();
+}
+
+impl Method for Append {
+    fn take(&mut self, message: Bytes, received: Instant) -> Result<(), Status> {
+        let mut traced = self.intake.trace(path::APPEND, received);
+        let taken = self.take_request(message, received, &mut traced);
+        if let (Err(status), Some(traced)) = (&taken, &mut traced) {
+            traced.failed(status);
+        }
+        taken
     }
 
     fn flush(&mut self) {}
 
     fn put_answers(&mut self, out: &mut BytesMut) -> Result<(), Status> {
+        self.send_letters();
         let mut now = None;
         while let Some(request) = self.submitted.front_mut() {
             if !request.is_done() {
                 break;
             }
             let Some(mut request) = self.submitted.pop_front() else { break };
-            let (outcome, letters) = request.take_outcomes();
+            let (mut outcome, letters) = request.take_outcomes();
+            if let Some(traced) = &mut request.traced {
+                traced.outcome(outcome.take_marks().as_deref());
+            }
             self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;
             let response = match &request.limited {
                 Some(over) => request.rows.refused(over),
                 None => {
                     let was_refused = matches!(outcome, Outcome::Refused(_));
-                    let response = request.rows.answer_with_letters(outcome, letters)?;
+                    let answered = request.rows.answer_with_letters(outcome, letters);
+                    if let (Err(status), Some(traced)) = (&answered, &mut request.traced) {
+                        traced.failed(status);
+                    }
+                    let response = answered?;
                     if was_refused && response.status() == RecordStatus::RateLimited {
                         reactor.metrics.backpressure.add(1);
                     }
@@ -208,12 +297,18 @@ impl Method for Append {
             };
             reactor.count_requests(response.status(), 1);
             put_message(out, &response);
+            if let Some(traced) = &mut request.traced {
+                note_answer(traced, &response);
+            }
             reactor.observe_ack(request.received, *now.get_or_insert_with(Instant::now));
         }
         Ok(())
     }
 
     fn settle(&mut self) -> Option<bool> {
+        // Who gets no answer sends again.
+        self.submitted.iter_mut().for_each(|request| request.unsent = None);
+        self.unsent = 0;
         while let Some(request) = self.submitted.front_mut() {
             if !request.is_done() {
                 return None;

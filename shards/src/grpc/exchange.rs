@@ -1,7 +1,8 @@
 //! The loop of a streaming call: read what is there, hand it over in one go, send the answers that are ready.
 //!
 //! Everything that arrived together is submitted together, and all acks of a commit for one call leave in one DATA frame.
-//! What is bounded: requests and bytes under way, and answers that the client does not read.
+//! What is bounded: requests and bytes under way, and answers that the client does not read; and the time for which it may keep
+//! the call waiting with them, or in the middle of a message. A call between messages may wait for ever: it holds next to nothing.
 
 use std::{
     rc::Rc,
@@ -13,7 +14,10 @@ use bytes::{Bytes, BytesMut};
 use h2::SendStream;
 
 use super::{framing::MessageReader, status::Status};
-use crate::reactor::{Bell, Reactor};
+use crate::{
+    reactor::{Bell, Guard, Reactor},
+    tail::piece,
+};
 
 /// Messages handled in one turn before others on the thread have theirs.
 const MESSAGES_PER_TURN: usize = 256;
@@ -23,6 +27,9 @@ const BYTES_PER_TURN: usize = 256 << 10;
 const BYTES_IN_FLIGHT_MAX: usize = 16 << 20;
 /// Bytes of answers waiting for the client past which no more is read.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
+
+/// A message that was begun must be whole after so many times the seconds in which something of it must come: it holds memory.
+const MESSAGE_STALLS: u64 = 10;
 
 /// What a streaming method does with its messages.
 pub trait Method {
@@ -60,6 +67,32 @@ enum Stopped {
     ForOthers,
 }
 
+/// What comes of a look at how long the client has kept the call waiting.
+enum Waited {
+    Little,
+    /// For the rest of a message: the call ends so, once all before it is answered.
+    ForMessage(Status),
+    /// For its answers.
+    Enough,
+}
+
+/// Since when something waits for the client, in the shard's seconds, and how far the client was then.
+#[derive(Debug, Default)]
+struct Stall(Option<(u64, u64)>);
+
+impl Stall {
+    /// For how many seconds it waits, now that the client is so far; `None`: nothing waits.
+    fn seconds(&mut self, progress: Option<u64>, now: u64) -> u64 {
+        match (progress, self.0) {
+            (Some(progress), Some((since, before))) if progress == before => now - since,
+            _ => {
+                self.0 = progress.map(|progress| (now, progress));
+                0
+            }
+        }
+    }
+}
+
 /// A streaming call.
 #[derive(Debug)]
 pub struct Exchange<M> {
@@ -69,6 +102,14 @@ pub struct Exchange<M> {
     method: M,
     bell: Rc<Bell>,
     out: BytesMut,
+    /// Bytes at the beginning of `out` of a message that is sent in part.
+    unfinished: usize,
+    /// Bytes of answers that the client took.
+    sent: u64,
+    /// In the middle of a message: of bytes, and of the whole of it. With answers at hand.
+    stalls: [Stall; 3],
+    /// Rung every second, once anything waited.
+    timed: Option<Guard>,
     /// Set when nothing more is read; the call ends so when all is answered.
     ending: Option<Status>,
     /// Nothing more is answered either.
@@ -84,7 +125,20 @@ impl<M: Method> Exchange<M> {
         method: M,
         bell: Rc<Bell>,
     ) -> Self {
-        Self { reactor, reader, send, method, bell, out: BytesMut::new(), ending: None, failed: false }
+        Self {
+            reactor,
+            reader,
+            send,
+            method,
+            bell,
+            out: BytesMut::new(),
+            unfinished: 0,
+            sent: 0,
+            stalls: Default::default(),
+            timed: None,
+            ending: None,
+            failed: false,
+        }
     }
 
     /// Runs the call to its end.
@@ -97,7 +151,7 @@ impl<M: Method> Exchange<M> {
         drop(call);
     }
 
-    /// `Some`: end with this status. `None`: the client is gone.
+    /// `Some`: end with this status. `None`: the client is gone, or was cut off.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Status>> {
         loop {
             let stopped = self.read(cx);
@@ -111,6 +165,22 @@ impl<M: Method> Exchange<M> {
             }
             if let Some(status) = self.ended() {
                 return Poll::Ready(Some(status));
+            }
+            match self.waited_for(stopped) {
+                Waited::Enough if self.unfinished == 0 => {
+                    let seconds = self.reactor.limits.stall_seconds;
+                    return Poll::Ready(Some(Status::answers_not_taken(seconds)));
+                }
+                Waited::Enough => {
+                    // What gRPC takes for RESOURCE_EXHAUSTED.
+                    self.send.send_reset(h2::Reason::ENHANCE_YOUR_CALM);
+                    return Poll::Ready(None);
+                }
+                Waited::ForMessage(status) => {
+                    self.ending = Some(status);
+                    continue;
+                }
+                Waited::Little => {}
             }
             // Answers may have made room for requests that were left unread, and those wake nobody.
             if stopped == Stopped::Full && self.has_room() || self.bell.poll_rung(cx).is_ready() {
@@ -135,6 +205,34 @@ impl<M: Method> Exchange<M> {
         }
         let status = self.ending.take()?;
         Some(if in_doubt { status.in_doubt() } else { status })
+    }
+
+    /// Whether the client has kept the call waiting for too long.
+    fn waited_for(&mut self, stopped: Stopped) -> Waited {
+        // What is not read is not waited for.
+        let within = self.reader.within_message().filter(|_| stopped == Stopped::Empty && self.ending.is_none());
+        let unsent = (!self.out.is_empty()).then_some(self.sent);
+        if self.timed.is_none() && (within.is_some() || unsent.is_some()) {
+            self.timed = Some(self.reactor.timed.enter(&self.bell));
+        }
+        let (now, most) = (self.reactor.second(), self.reactor.limits.stall_seconds);
+        let [bytes, message, answers] = &mut self.stalls;
+        // The first of these seconds may have been all but over.
+        if answers.seconds(unsent, now) > most {
+            return Waited::Enough;
+        }
+        let of_bytes = bytes.seconds(within.map(|(bytes, _)| bytes), now);
+        let of_message = message.seconds(within.map(|(_, messages)| messages), now);
+        let whole = most * MESSAGE_STALLS;
+        if of_bytes > most {
+            let what = format_args!("a message was begun, and nothing more of it came for {most} s");
+            Waited::ForMessage(Status::message_stalled(what))
+        } else if of_message > whole {
+            let what = format_args!("a message was begun, and it was not whole after {whole} s");
+            Waited::ForMessage(Status::message_stalled(what))
+        } else {
+            Waited::Little
+        }
     }
 
     fn has_room(&self) -> bool {
@@ -191,9 +289,32 @@ impl<M: Method> Exchange<M> {
                     Poll::Ready(None) => return Err(h2::Reason::CANCEL.into()),
                 }
             }
-            let data = self.out.split_to(room.min(self.out.len())).freeze();
-            self.send.send_data(data, false)?;
+            let length = room.min(self.out.len());
+            self.unfinished = if length < self.unfinished {
+                self.unfinished - length
+            } else if length == self.out.len() {
+                0
+            } else {
+                piece::unfinished(&self.out[self.unfinished..], length - self.unfinished)
+            };
+            self.send.send_data(self.out.split_to(length).freeze(), false)?;
+            self.sent += length as u64;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_is_counted_from_the_last_progress() {
+        let mut stall = Stall::default();
+        assert_eq!(stall.seconds(None, 5), 0);
+        assert_eq!([7, 8, 20].map(|now| stall.seconds(Some(100), now)), [0, 1, 13]);
+        assert_eq!([21, 50].map(|now| stall.seconds(Some(101), now)), [0, 29]);
+        assert_eq!(stall.seconds(None, 51), 0);
+        assert_eq!([52, 53].map(|now| stall.seconds(Some(101), now)), [0, 1], "begun anew");
     }
 }

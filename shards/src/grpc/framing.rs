@@ -84,6 +84,8 @@ pub struct MessageReader {
     chunk: Bytes,
     /// A message that began in an earlier frame: prefix and what there is of it.
     partial: BytesMut,
+    /// Bytes and messages that came.
+    received: (u64, u64),
     ended: bool,
 }
 
@@ -91,7 +93,7 @@ impl MessageReader {
     /// Reads messages of at most `limit` bytes.
     #[must_use]
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, encoding, limit, chunk: Bytes::new(), partial: BytesMut::new(), ended: false }
+        Self { body, encoding, limit, chunk: Bytes::new(), partial: BytesMut::new(), received: (0, 0), ended: false }
     }
 
     /// The next message, or `None` at the end of the body.
@@ -101,7 +103,10 @@ impl MessageReader {
     pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             match self.take_message() {
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(message))),
+                Ok(Some(message)) => {
+                    self.received.1 += 1;
+                    return Poll::Ready(Some(Ok(message)));
+                }
                 Ok(None) => {}
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
@@ -117,6 +122,7 @@ impl MessageReader {
                     // The bytes are taken out of h2's buffer here; how many messages are under way is bounded by the caller.
                     let released = self.body.flow_control().release_capacity(data.len());
                     debug_assert!(released.is_ok(), "no more is released than was received");
+                    self.received.0 += data.len() as u64;
                     self.chunk = data;
                 }
                 Some(Err(error)) => {
@@ -128,6 +134,12 @@ impl MessageReader {
                 None => self.ended = true,
             }
         }
+    }
+
+    /// In the middle of a message: how many bytes came so far, of all messages, and how many whole ones. `None` between messages.
+    #[must_use]
+    pub fn within_message(&self) -> Option<(u64, u64)> {
+        (!self.partial.is_empty()).then_some(self.received)
     }
 
     /// A message that is at hand without reading further.

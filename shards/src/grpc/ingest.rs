@@ -4,19 +4,23 @@ use std::{collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message as _;
-use ttdust_proto::ingestion::{IngestError, IngestRequest, IngestResponse, Status as RecordStatus};
+use ttdust_proto::{
+    ingestion::{IngestError, IngestRequest, IngestResponse, Status as RecordStatus},
+    path,
+};
 
 use super::{
     exchange::Method,
     framing::{PREFIX_BYTES, put_message},
     intake::{Intake, refused_in_stream, take_outcome},
     status::Status,
+    traced::{Traced, note_end, note_request},
 };
 use crate::{
     dedup::Seen,
     ids::{RecordId, StreamId},
     message::{Committed, Outcome},
-    reactor::{Bell, Slot},
+    reactor::{Bell, Reactor, Slot},
     snapshot::StreamEntry,
 };
 
@@ -55,6 +59,8 @@ struct Group {
     received: Instant,
     /// `None`: every record was refused.
     slot: Option<Rc<Slot>>,
+    /// They are traced as one.
+    traced: Option<Box<Traced>>,
 }
 
 impl IngestStream {
@@ -75,7 +81,9 @@ impl IngestStream {
         if !joins {
             self.flush();
         }
+        let traced = || self.intake.trace(path::INGEST_STREAM, received);
         self.open.get_or_insert_with(|| Group {
+            traced: traced(),
             stream: Arc::clone(stream),
             metadata: metadata.clone(),
             payloads: Vec::new(),
@@ -118,10 +126,15 @@ impl Method for IngestStream {
 
     fn flush(&mut self) {
         let Some(mut group) = self.open.take() else { return };
+        if let Some(traced) = &mut group.traced {
+            traced.step("validate");
+            note_request(traced, &group.stream, group.requests, group.bytes);
+        }
         if !group.payloads.is_empty() {
             let (payloads, keys) = (std::mem::take(&mut group.payloads), std::mem::take(&mut group.keys));
             let metadata = std::mem::take(&mut group.metadata);
-            group.slot = Some(self.intake.submit(&group.stream, payloads, keys, metadata, None, &self.bell));
+            let more = (None, group.traced.is_some().then(Box::default));
+            group.slot = Some(self.intake.submit(&group.stream, payloads, keys, metadata, more, &self.bell));
         }
         self.submitted.push_back(group);
     }
@@ -140,16 +153,10 @@ impl Method for IngestStream {
             self.requests -= group.requests as usize;
             self.bytes -= group.bytes;
             let reactor = &self.intake.reactor;
-            match outcome {
-                Some(Outcome::Unknown) => return Err(Status::outcome_unknown()),
-                Some(Outcome::Refused(refusal)) => {
-                    let (error, _) = refused_in_stream(reactor, refusal)?;
-                    group.put_refused(&error, out);
-                    reactor.count_requests(RecordStatus::RateLimited, group.requests as usize);
-                }
-                Some(Outcome::Committed(committed)) => group.put_committed(&committed, out, reactor),
-                None => group.put_committed(&Committed::nothing(), out, reactor),
-            }
+            let mut traced = group.traced.take();
+            let answered = group.put_answer(outcome, &mut traced, out, reactor);
+            note_end(&mut traced, &answered);
+            answered?;
             reactor.observe_ack(group.received, *now.get_or_insert_with(Instant::now));
         }
         Ok(())
@@ -173,6 +180,33 @@ impl Method for IngestStream {
 }
 
 impl Group {
+    /// Appends the answers to its requests.
+    fn put_answer(
+        &mut self,
+        outcome: Option<Outcome>,
+        traced: &mut Option<Box<Traced>>,
+        out: &mut BytesMut,
+        reactor: &Reactor,
+    ) -> Result<(), Status> {
+        let committed = match outcome {
+            Some(Outcome::Unknown) => return Err(Status::outcome_unknown()),
+            Some(Outcome::Refused(refusal)) => {
+                let (error, _) = refused_in_stream(reactor, refusal)?;
+                self.put_refused(&error, out);
+                reactor.count_requests(RecordStatus::RateLimited, self.requests as usize);
+                return Ok(());
+            }
+            Some(Outcome::Committed(committed)) => committed,
+            None => Committed::nothing(),
+        };
+        if let Some(traced) = traced {
+            traced.outcome(committed.marks.as_deref());
+            traced.note_taken(committed.accepted, committed.duplicates.len() as u32, committed.first_sequence);
+        }
+        self.put_committed(&committed, out, reactor);
+        Ok(())
+    }
+
     fn push(&mut self, payload: Bytes, key: Bytes) {
         if !key.is_empty() && self.keys.is_empty() {
             self.keys.resize(self.payloads.len(), Bytes::new());
@@ -199,7 +233,7 @@ impl Group {
         }
     }
 
-    fn put_committed(&mut self, committed: &Committed, out: &mut BytesMut, reactor: &crate::reactor::Reactor) {
+    fn put_committed(&mut self, committed: &Committed, out: &mut BytesMut, reactor: &Reactor) {
         let mut duplicates = committed.duplicates.iter().peekable();
         let mut sequence = committed.first_sequence;
         let (mut index, mut refused) = (0, [0; 2]);
@@ -256,8 +290,21 @@ fn put_record(out: &mut BytesMut, stream: StreamId, sequence: i64, timestamp: i6
 ///
 /// # Errors
 /// How the call ends.
-pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Result<IngestResponse, Status> {
+pub async fn ingest(intake: Intake, bell: Rc<Bell>, message: Bytes) -> Result<IngestResponse, Status> {
     let received = Instant::now();
+    let mut traced = intake.trace(path::INGEST, received);
+    let answer = ingest_one(intake, bell, message, received, &mut traced).await;
+    note_end(&mut traced, &answer);
+    answer
+}
+
+async fn ingest_one(
+    mut intake: Intake,
+    bell: Rc<Bell>,
+    message: Bytes,
+    received: Instant,
+    traced: &mut Option<Box<Traced>>,
+) -> Result<IngestResponse, Status> {
     let bytes = message.len();
     let request = IngestRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let stream = intake.stream(&request.stream_id, &request.schema_id)?;
@@ -273,7 +320,12 @@ pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Resul
         return Err(Status::invalid_record(&invalid));
     }
     let keys = if key.is_empty() { Vec::new() } else { vec![Bytes::from(key)] };
-    let slot = intake.submit(&stream, vec![request.payload], keys, metadata, None, &bell);
+    if let Some(traced) = traced {
+        traced.step("validate");
+        note_request(traced, &stream, 1, bytes);
+    }
+    let more = (None, traced.is_some().then(Box::default));
+    let slot = intake.submit(&stream, vec![request.payload], keys, metadata, more, &bell);
     let outcome = loop {
         match take_outcome(&slot) {
             Some(outcome) => break outcome,
@@ -291,6 +343,10 @@ pub async fn ingest(mut intake: Intake, bell: Rc<Bell>, message: Bytes) -> Resul
         }
     };
     reactor.observe_ack(received, Instant::now());
+    if let Some(traced) = traced {
+        traced.outcome(committed.marks.as_deref());
+        traced.note_taken(committed.accepted, committed.duplicates.len() as u32, committed.first_sequence);
+    }
     let Committed { first_sequence: sequence, timestamp_unix_micros, .. } = committed;
     let (seen, status) = match committed.duplicates.first() {
         Some(&(_, original)) => (original, RecordStatus::Duplicate),

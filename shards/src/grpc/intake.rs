@@ -9,6 +9,7 @@ use super::{
     access::permitted,
     rows::{self, Checker, Checks, in_stream},
     status::{Code, Status},
+    traced::Traced,
 };
 use crate::{
     access::{Action, Principal},
@@ -18,6 +19,7 @@ use crate::{
     reactor::{Reactor, Reply, Slot},
     schema::CompiledSchema,
     snapshot::{StreamEntry, names_schema},
+    trace::{Marks, w3c::Incoming},
     validate::Invalid,
 };
 
@@ -27,6 +29,7 @@ pub struct Intake {
     /// The shard's shared state.
     pub reactor: Rc<Reactor>,
     caller: Principal,
+    incoming: Incoming,
     last: Option<Target>,
     /// There once the caller was limited.
     budget: Option<Rc<ClientBudget>>,
@@ -43,10 +46,16 @@ struct Target {
 }
 
 impl Intake {
-    /// Takes records of `caller`.
+    /// Takes records of `caller`, whose call came with this of a trace.
     #[must_use]
-    pub fn new(reactor: Rc<Reactor>, caller: Principal) -> Self {
-        Self { reactor, caller, last: None, budget: None }
+    pub fn new(reactor: Rc<Reactor>, caller: Principal, incoming: Incoming) -> Self {
+        Self { reactor, caller, incoming, last: None, budget: None }
+    }
+
+    /// What is told of a request of this method that came in at `received`, if it is traced.
+    #[must_use]
+    pub fn trace(&self, path: &'static str, received: Instant) -> Option<Box<Traced>> {
+        Traced::begin(&self.reactor, &self.incoming, path, received)
     }
 
     /// The stream that the client means, if it may write to it now.
@@ -130,14 +139,14 @@ impl Intake {
         rows::metadata(&self.reactor.limits, metadata)
     }
 
-    /// Submits checked records of one stream.
+    /// Submits checked records of one stream; with marks, where their request is traced.
     pub fn submit(
         &self,
         stream: &StreamEntry,
         payloads: Vec<Bytes>,
         keys: Vec<Bytes>,
         metadata: Bytes,
-        writer: Option<Box<WriterRows>>,
+        (writer, marks): (Option<Box<WriterRows>>, Option<Box<Marks>>),
         waiter: &Rc<crate::reactor::Bell>,
     ) -> Rc<Slot> {
         let submission = Submission {
@@ -147,6 +156,7 @@ impl Intake {
             keys,
             metadata,
             writer,
+            marks,
             reply: OutcomeTo::Call(ReplyTo { shard: ShardId(0), token: 0 }),
         };
         self.reactor.submit(stream.home, submission, waiter)

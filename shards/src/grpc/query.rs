@@ -22,6 +22,7 @@ use crate::{
         decode_cursor, encode_cursor,
     },
     reactor::{Bell, Reactor, Reply},
+    trace::SpanContext,
 };
 
 /// One `QueryTimeRange` call. Dropped, it is cancelled.
@@ -32,7 +33,8 @@ pub async fn time_range(
     reactor: &Reactor,
     mut caller: Principal,
     bell: &Rc<Bell>,
-    message: Bytes,
+    (message, trace): (Bytes, Option<SpanContext>),
+    deadline: Option<Instant>,
 ) -> Result<(TimeRangeQueryResponse, Held), Status> {
     let started = Instant::now();
     let request = TimeRangeQueryRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
@@ -40,12 +42,14 @@ pub async fn time_range(
     let stream = permitted(&mut caller, Action::ReadRecords, &catalog, &request.stream_id)?.id;
     let query = plan(stream, &request)?;
     let order = query.order;
-    let answer = ask(reactor, &caller, bell, Query::TimeRange(query)).await?;
+    // A page is made in the time that the client has, so that a long search goes on with the next.
+    let answer = ask(reactor, &caller, bell, (Query::TimeRange(query), trace), deadline).await?;
     let metadata = QueryMetadata {
         total_records_scanned: answer.rows_scanned as i64,
         partitions_scanned: answer.partitions_scanned as i64,
         cache_hits: answer.cache_hits as i64,
         execution_time_micros: started.elapsed().as_micros() as i64,
+        partial: answer.is_partial,
     };
     let next_cursor = answer.next_after.map(|after| encode_cursor(after, order));
     let records = answer.records.into_iter().map(|row| record(stream, row)).collect();
@@ -60,7 +64,7 @@ pub async fn lookup(
     reactor: &Reactor,
     mut caller: Principal,
     bell: &Rc<Bell>,
-    message: Bytes,
+    (message, trace): (Bytes, Option<SpanContext>),
 ) -> Result<(KeyLookupResponse, Held), Status> {
     let request = KeyLookupRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let catalog = reactor.catalog();
@@ -68,15 +72,21 @@ pub async fn lookup(
     let query = KeyLookup::plan(stream, &request.key_field, &request.key_value)
         .map_err(|error| Status::new(Code::InvalidArgument, error.reason, error.message))?;
     let id = stream.id;
-    let mut answer = ask(reactor, &caller, bell, Query::Lookup(query)).await?;
+    let mut answer = ask(reactor, &caller, bell, (Query::Lookup(query), trace), None).await?;
     let record = answer.records.pop().map(|row| record(id, row));
     Ok((KeyLookupResponse { found: record.is_some(), record }, answer.held))
 }
 
-async fn ask(reactor: &Reactor, caller: &Principal, bell: &Rc<Bell>, query: Query) -> Result<QueryAnswer, Status> {
-    let cancel = Cancel::default();
+async fn ask(
+    reactor: &Reactor,
+    caller: &Principal,
+    bell: &Rc<Bell>,
+    (query, trace): (Query, Option<SpanContext>),
+    deadline: Option<Instant>,
+) -> Result<QueryAnswer, Status> {
+    let cancel = Cancel::waits_until(deadline);
     let _waiting = cancel.on_drop();
-    let slot = reactor.query(Arc::clone(&caller.id), query, cancel, bell);
+    let slot = reactor.query(Arc::clone(&caller.id), query, cancel, trace, bell);
     let reply = loop {
         match slot.take() {
             Some(reply) => break reply,

@@ -152,6 +152,8 @@ pub struct Rows {
     taken: Vec<u32>,
     /// Those that are to be dead letters.
     dead: Vec<Refused>,
+    /// How many of these are in each submission of dead letters.
+    letter_counts: Vec<usize>,
     /// They are a writer's, so that what is told of them goes by their index in the request.
     are_writers: bool,
 }
@@ -167,6 +169,7 @@ impl Rows {
             row_errors: Vec::new(),
             taken: Vec::new(),
             dead: Vec::new(),
+            letter_counts: Vec::new(),
             are_writers,
         }
     }
@@ -239,7 +242,7 @@ impl Rows {
     /// `stream` that have this encoded metadata.
     #[must_use]
     pub fn letters<K: AsRef<[u8]>>(
-        &self,
+        &mut self,
         stream: &StreamEntry,
         known_by: KnownBy<'_, K>,
         metadata: &[u8],
@@ -267,61 +270,68 @@ impl Rows {
         if !letters.payloads.is_empty() {
             all.push(letters);
         }
+        self.letter_counts = all.iter().map(|letters| letters.payloads.len()).collect();
         all
     }
 
-    /// As [`Rows::answer`], when it is known what became of the dead letters too.
+    /// As [`Rows::answer`], when it is known what became of the dead letters too, in the order of [`Rows::letters`]. Where some
+    /// were refused, the answer says so and what was taken all the same.
     ///
     /// # Errors
-    /// As there.
+    /// As there; of what was taken nothing is true then but what the error says.
     pub fn answer_with_letters(
         &mut self,
         outcome: Outcome,
         letters: impl IntoIterator<Item = Outcome>,
     ) -> Result<AppendResponse, Status> {
-        let badness = |outcome: &Outcome| match outcome {
-            Outcome::Committed(_) => 0,
-            Outcome::Refused(_) => 1,
-            Outcome::Unknown => 2,
-        };
-        let later = match letters.into_iter().max_by_key(badness) {
-            Some(Outcome::Unknown) => return Err(Status::outcome_unknown()),
-            None | Some(Outcome::Committed(_)) => None,
-            Some(Outcome::Refused(refusal)) => {
-                let status = Status::refused(refusal);
-                if status.code != Code::ResourceExhausted {
-                    return Err(status);
-                }
-                Some(in_stream(&status))
-            }
-        };
-        let is_duplicate = |committed: &Committed, index: u32| {
-            self.are_writers && committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok()
-        };
-        let dead = match &outcome {
-            Outcome::Committed(committed) => {
-                self.dead.iter().filter(|refused| !is_duplicate(committed, refused.index)).count() as u32
-            }
-            _ => 0,
-        };
+        let letters: Vec<Outcome> = letters.into_iter().collect();
+        let Outcome::Committed(committed) = &outcome else { return self.answer(outcome) };
+        if letters.contains(&Outcome::Unknown) {
+            return Err(Status::outcome_unknown());
+        }
+        let refusal = letters.iter().find_map(|outcome| match outcome {
+            Outcome::Refused(refusal) => Some(*refusal),
+            Outcome::Committed(_) | Outcome::Unknown => None,
+        });
+        if let Some(refusal) = refusal
+            && !letters.iter().chain([&outcome]).any(Outcome::may_stand)
+        {
+            return self.answer(Outcome::Refused(refusal));
+        }
+        let (dead, missing) = self.count_letters(committed, &letters);
         let mut answer = self.answer(outcome)?;
-        match later {
-            // They can be sent again: what was taken is a duplicate then, by its key or number.
-            Some((error, retry_after_millis)) => {
-                answer.error = Some(error);
-                answer.retry_after_millis = Some(retry_after_millis);
-            }
-            None if dead > 0 => {
-                answer.rejected = answer.rejected.saturating_sub(dead);
-                answer.dead_lettered = dead;
-                if answer.status() == RecordStatus::ValidationError && answer.rejected == 0 {
-                    answer.set_status(RecordStatus::Ok);
-                    answer.error = None;
-                }
-            }
-            None => {}
+        answer.rejected = answer.rejected.saturating_sub(dead);
+        answer.dead_lettered = dead;
+        if dead > 0 && answer.status() == RecordStatus::ValidationError && answer.rejected == 0 {
+            answer.set_status(RecordStatus::Ok);
+            answer.error = None;
+        }
+        if let Some(status) = refusal.map(Status::refused) {
+            let message = format!(
+                "{} records were taken, and of {missing} bad ones no dead letter was: send the request again with the same \
+                 idempotency keys or numbers, or else the bad ones alone",
+                answer.accepted + answer.duplicates
+            );
+            let status = Status { message, ..status };
+            let (error, retry_after_millis) = in_stream(&status);
+            answer.error = Some(error);
+            answer.retry_after_millis = status.retry_after.map(|_| retry_after_millis);
         }
         Ok(answer)
+    }
+
+    /// How many records became dead letters, and how many should have and did not.
+    fn count_letters(&self, committed: &Committed, letters: &[Outcome]) -> (u32, u32) {
+        let is_duplicate =
+            |index: u32| self.are_writers && committed.duplicates.binary_search_by_key(&index, |&(at, _)| at).is_ok();
+        let (mut counts, mut rest) = ([0, 0], self.dead.as_slice());
+        for (outcome, &count) in letters.iter().zip(&self.letter_counts) {
+            let (of_it, others) = rest.split_at(count);
+            let new = of_it.iter().filter(|refused| !is_duplicate(refused.index)).count() as u32;
+            counts[usize::from(!matches!(outcome, Outcome::Committed(_)))] += new;
+            rest = others;
+        }
+        (counts[0], counts[1])
     }
 
     /// The answer when it is known what became of them.
@@ -502,8 +512,8 @@ mod tests {
     #[test]
     fn what_is_refused_makes_letters_with_the_keys_of_its_records() {
         let stream = stream();
-        let (rows, ..) = sorted(&stream, OnInvalid::Dlq);
-        let of = |known_by: KnownBy<'_, &str>| {
+        let (mut rows, ..) = sorted(&stream, OnInvalid::Dlq);
+        let mut of = |known_by: KnownBy<'_, &str>| {
             let letters = rows.letters(&stream, known_by, b"");
             assert_eq!(letters.len(), 1);
             assert_eq!(letters[0].payloads.len(), 2);
@@ -516,8 +526,58 @@ mod tests {
         assert_eq!(of(KnownBy::Keys(&[])), ["", ""]);
         let number = |number: u64| format!("writer/{}/{number}/w", stream.id);
         assert_eq!(of(KnownBy::Numbers(b"w", 10)), [number(11), number(13)]);
-        let (skipped, ..) = sorted(&stream, OnInvalid::Skip);
+        let (mut skipped, ..) = sorted(&stream, OnInvalid::Skip);
         assert!(skipped.letters(&stream, KnownBy::Keys::<&str>(&[]), b"").is_empty(), "nobody asked for them");
+    }
+
+    #[test]
+    fn of_dead_letters_that_are_refused_it_is_told_and_so_is_what_was_taken() {
+        let stream = stream();
+        let taken = |accepted| Outcome::Committed(Committed { first_sequence: 1, accepted, ..Committed::nothing() });
+        let later = std::time::Duration::from_secs(1);
+        let of = |good, letters: Vec<Outcome>| {
+            let mut payloads: Vec<Bytes> =
+                [r#"{"n":0}"#, "{}", r#"{"n":2}"#].map(|text: &'static str| Bytes::from_static(text.as_bytes())).into();
+            // Letters so long that they are two submissions.
+            payloads.push(format!("\"{}\"", "x".repeat(LETTERS_BYTES)).into());
+            payloads.swap(1, 3);
+            let mut validator = Validator::default();
+            let mut checker = Checker { validator: &mut validator, schema: &stream.schema, record_bytes: 4 << 20 };
+            let mut rows = Rows::new(&stream, payloads.len(), false);
+            rows.sort_out(OnInvalid::Dlq, &mut payloads, &mut Vec::<Bytes>::new(), &mut checker);
+            assert_eq!(rows.letters(&stream, KnownBy::Keys::<&str>(&[]), b"").len(), 2);
+            rows.answer_with_letters(good, letters)
+        };
+        let counts = |answer: &AppendResponse| (answer.accepted, answer.rejected, answer.dead_lettered);
+        let whole = of(taken(2), vec![taken(1), taken(1)]).expect("an answer");
+        assert_eq!((counts(&whole), whole.error), ((2, 0, 2), None));
+        for (refusal, code, retry) in [
+            (Refusal::LogFull(later), "LOG_FULL", Some(1000)),
+            (Refusal::QueueFull(later), "BACKPRESSURE", Some(1000)),
+            (Refusal::Poisoned, "SHARD_STOPPED", None),
+            (Refusal::NotHere, "STREAM_NOT_FOUND", None),
+        ] {
+            let refused = || Outcome::Refused(refusal);
+            for (letters, rejected) in [(vec![refused(), refused()], 2), (vec![taken(1), refused()], 1)] {
+                let answer = of(taken(2), letters).expect("an answer");
+                assert_eq!((counts(&answer), answer.status()), ((2, rejected, 2 - rejected), RecordStatus::Ok));
+                assert_eq!((answer.first_sequence, answer.row_errors.len()), (1, 2));
+                let error = answer.error.expect("one");
+                assert_eq!((error.code.as_str(), answer.retry_after_millis), (code, retry));
+                assert!(
+                    error.message.contains("2 records were taken") && !error.message.contains("nothing"),
+                    "{error:?}"
+                );
+            }
+            let only_letters = of(taken(0), vec![taken(1), refused()]).expect("an answer");
+            assert_eq!((counts(&only_letters), only_letters.error.expect("one").code), ((0, 1, 1), code.to_owned()));
+        }
+        let nothing = of(taken(0), vec![Outcome::Refused(Refusal::LogFull(later)); 2]).expect_err("nothing was taken");
+        assert_eq!(nothing.reason, "LOG_FULL");
+        let nothing = of(taken(0), vec![Outcome::Refused(Refusal::QueueFull(later)); 2]).expect("nothing was taken");
+        assert_eq!((nothing.status(), nothing.rejected), (RecordStatus::RateLimited, 4));
+        let unknown = of(taken(2), vec![taken(1), Outcome::Unknown]).expect_err("nobody knows");
+        assert_eq!(unknown.reason, "OUTCOME_UNKNOWN");
     }
 
     #[test]

@@ -24,17 +24,20 @@ use super::{
     health,
     ingest::{self, IngestStream},
     intake::Intake,
+    line::Line,
     opening, query,
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
     tail,
+    traced::{Traced, note_end},
     transport::Transport,
 };
 use crate::{
-    access::NotLetIn,
+    access::{NotLetIn, Principal},
     io::{Clock as _, real::SystemClock},
     reactor::{Bell, PanicWatch, Reactor, yield_now},
     tls::PeerIdentity,
+    trace::{SpanContext, w3c::Incoming},
 };
 
 /// Calls that one connection may have open.
@@ -134,13 +137,14 @@ async fn serve(reactor: Rc<Reactor>, descriptors: Rc<Descriptors>, transport: Tr
         // Boxed: a plain connection's task is none the larger for it.
         let opened = Box::pin(opening::secure(&reactor, &bell, config, transport)).await;
         if let Some((stream, peer)) = opened {
-            let connection = Connection { reactor, descriptors, peer: Peer { address, identity: peer }, bell };
+            let peer = Peer { address, identity: peer, line: Line::new(&bell) };
+            let connection = Connection { reactor, descriptors, peer, bell };
             Box::pin(connection.serve(stream, Instant::now() + PREFACE_TIMEOUT)).await;
         }
     } else {
         let deadline = Instant::now() + PREFACE_TIMEOUT;
         if let Some(transport) = opening::plain(&reactor, &bell, PREFACE_TIMEOUT, transport).await {
-            let peer = Peer { address, identity: None };
+            let peer = Peer { address, identity: None, line: Line::new(&bell) };
             Connection { reactor, descriptors, peer, bell }.serve(transport, deadline).await;
         }
     }
@@ -160,6 +164,7 @@ struct Peer {
     address: IpAddr,
     /// Whom the client's certificate names.
     identity: Option<PeerIdentity>,
+    line: Line,
 }
 
 impl Connection {
@@ -180,7 +185,13 @@ impl Connection {
                 if reactor.is_draining() && !std::mem::replace(&mut told, true) {
                     connection.graceful_shutdown();
                 }
-                let _ = bell.poll_rung(cx);
+                if bell.poll_rung(cx).is_ready() {
+                    // Once more, so that the task is woken by the next.
+                    let _ = bell.poll_rung(cx);
+                }
+                if peer.line.is_cut() {
+                    return Poll::Ready(None);
+                }
                 if silent.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
@@ -247,11 +258,11 @@ async fn call(
         let _ = respond.send_response(response, true);
         return;
     }
-    let deadline = head.headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    let deadline = deadline_of(&head.headers);
     let work = dispatch(reactor, descriptors, peer, head, body, &mut respond);
     let ended = match deadline {
         None => work.await,
-        Some(after) => match time::timeout(after, work).await {
+        Some(deadline) => match time::timeout_at(deadline, work).await {
             Ok(ended) => ended,
             Err(_) => Err(deadline_exceeded()),
         },
@@ -259,6 +270,12 @@ async fn call(
     if let Err(status) = ended {
         respond_status(&mut respond, &status);
     }
+}
+
+/// When the client gives the call up, as it says.
+fn deadline_of(headers: &HeaderMap) -> Option<Instant> {
+    let after = headers.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    after.and_then(|after| Instant::now().checked_add(after))
 }
 
 fn deadline_exceeded() -> Status {
@@ -307,6 +324,7 @@ async fn dispatch(
         return Err(Status::draining());
     }
     let encoding = Encoding::of_request(&head.headers)?;
+    let incoming = reactor.tracer.incoming(&head.headers);
     let reader = MessageReader::new(body, encoding, reactor.limits.message_bytes);
     let bell = Rc::new(Bell::default());
     let caller = || {
@@ -322,11 +340,11 @@ async fn dispatch(
     };
     match head.uri.path() {
         path::APPEND => {
-            let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            let method = Append::new(Intake::new(Rc::clone(&reactor), caller()?, incoming), Rc::clone(&bell));
             stream(&reactor, reader, respond, method, bell).await
         }
         path::INGEST_STREAM => {
-            let method = IngestStream::new(Intake::new(Rc::clone(&reactor), caller()?), Rc::clone(&bell));
+            let method = IngestStream::new(Intake::new(Rc::clone(&reactor), caller()?, incoming), Rc::clone(&bell));
             stream(&reactor, reader, respond, method, bell).await
         }
         path::REFLECTION | path::REFLECTION_ALPHA => {
@@ -334,46 +352,84 @@ async fn dispatch(
         }
         path::INGEST => {
             let _call = reactor.calls.enter(&bell);
-            let intake = Intake::new(Rc::clone(&reactor), caller()?);
+            let intake = Intake::new(Rc::clone(&reactor), caller()?, incoming);
             let message = only_message(reader).await?;
             respond_message(respond, &ingest::ingest(intake, Rc::clone(&bell), message).await?)
         }
-        path::QUERY_TIME_RANGE => {
+        path::QUERY_TIME_RANGE | path::LOOKUP_BY_KEY | path::STREAMING_READ => {
             let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
-            let (answer, held) = while_wanted(respond, query::time_range(&reactor, caller, &bell, message)).await?;
-            let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?)).await;
-            Ok(())
-        }
-        path::LOOKUP_BY_KEY => {
-            let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
-            let (answer, held) = while_wanted(respond, query::lookup(&reactor, caller, &bell, message)).await?;
-            let answer = Answer::new(answer, held);
-            Box::pin(answer.send(respond_headers(respond)?)).await;
-            Ok(())
-        }
-        path::STREAMING_READ => {
-            let _call = reactor.calls.enter(&bell);
-            let caller = caller()?;
-            let message = only_message(reader).await?;
-            let tail = while_wanted(respond, tail::open(&reactor, caller, &bell, message)).await?;
+            let deadline = deadline_of(&head.headers);
+            let reading = Reading { caller: caller()?, message: only_message(reader).await?, incoming, deadline };
             // Boxed: the tasks of other calls are none the larger for it.
-            Box::pin(tail.run(respond_headers(respond)?)).await;
-            Ok(())
+            Box::pin(read(&reactor, reading, head.uri.path(), respond, (&bell, &peer.line))).await
         }
         path::HEALTH_CHECK | path::HEALTH_WATCH => health_call(&reactor, head.uri.path(), reader, respond, &bell).await,
-        path if admin::has(path) => {
+        other => {
+            let path = admin::known(other).ok_or_else(|| unimplemented_method(other))?;
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            respond_bytes(respond, admin::call(&reactor, caller, &bell, path, message).await?)
+            let mut traced = Traced::begin(&reactor, &incoming, path, Instant::now());
+            let message = (message, context_of(&traced));
+            let answer = admin::call(&reactor, caller, &bell, path, message).await;
+            note_end(&mut traced, &answer);
+            drop(traced);
+            Box::pin(Answer::framed(answer?).send(respond_headers(respond)?, &peer.line)).await;
+            Ok(())
         }
-        other => Err(unimplemented_method(other)),
     }
+}
+
+/// What a call that reads has come with.
+struct Reading {
+    caller: Principal,
+    message: Bytes,
+    incoming: Incoming,
+    deadline: Option<Instant>,
+}
+
+/// The methods that read records: what is traced of them is all until the answer, or the tail, begins to be sent.
+async fn read(
+    reactor: &Rc<Reactor>,
+    Reading { caller, message, incoming, deadline }: Reading,
+    path: &str,
+    respond: &mut SendResponse<Bytes>,
+    (bell, line): (&Rc<Bell>, &Line),
+) -> Result<(), Status> {
+    let begin = |path| Traced::begin(reactor, &incoming, path, Instant::now());
+    match path {
+        path::QUERY_TIME_RANGE => {
+            let mut traced = begin(path::QUERY_TIME_RANGE);
+            let message = (message, context_of(&traced));
+            let asked = while_wanted(respond, query::time_range(reactor, caller, bell, message, deadline)).await;
+            note_end(&mut traced, &asked);
+            drop(traced);
+            let (answer, held) = asked?;
+            Answer::new(answer, held).send(respond_headers(respond)?, line).await;
+        }
+        path::LOOKUP_BY_KEY => {
+            let mut traced = begin(path::LOOKUP_BY_KEY);
+            let message = (message, context_of(&traced));
+            let asked = while_wanted(respond, query::lookup(reactor, caller, bell, message)).await;
+            note_end(&mut traced, &asked);
+            drop(traced);
+            let (answer, held) = asked?;
+            Answer::new(answer, held).send(respond_headers(respond)?, line).await;
+        }
+        _ => {
+            let mut traced = begin(path::STREAMING_READ);
+            let message = (message, context_of(&traced));
+            let opened = while_wanted(respond, tail::open(reactor, caller, bell, message)).await;
+            note_end(&mut traced, &opened);
+            drop(traced);
+            opened?.run(respond_headers(respond)?).await;
+        }
+    }
+    Ok(())
+}
+
+fn context_of(traced: &Option<Box<Traced>>) -> Option<SpanContext> {
+    traced.as_ref().and_then(|traced| traced.context())
 }
 
 async fn health_call(
@@ -419,7 +475,10 @@ async fn only_message(mut reader: MessageReader) -> Result<Bytes, Status> {
         Ok(None) => {
             Err(Status::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the call ended without a request message"))
         }
-        Err(_) => Err(deadline_exceeded()),
+        Err(_) => {
+            let seconds = FIRST_MESSAGE_TIMEOUT.as_secs();
+            Err(Status::message_stalled(format_args!("no whole request message came within {seconds} s")))
+        }
     }
 }
 
@@ -456,13 +515,9 @@ fn respond_headers(respond: &mut SendResponse<Bytes>) -> Result<SendStream<Bytes
 fn respond_message(respond: &mut SendResponse<Bytes>, message: &impl prost::Message) -> Result<(), Status> {
     let mut out = BytesMut::new();
     put_message(&mut out, message);
-    respond_bytes(respond, out.freeze())
-}
-
-fn respond_bytes(respond: &mut SendResponse<Bytes>, message: Bytes) -> Result<(), Status> {
     let mut send = respond_headers(respond)?;
-    // h2 holds what the client's window does not take yet: such answers are small.
-    if send.send_data(message, false).is_ok() {
+    // h2 holds what the client's window does not take yet: such answers are a few hundred bytes.
+    if send.send_data(out.freeze(), false).is_ok() {
         let _ = send.send_trailers(Status::ok().to_trailers());
     }
     Ok(())

@@ -188,6 +188,23 @@ impl Status {
         Self { message, retry_after: self.retry_after, ..unknown }
     }
 
+    /// A message was awaited for too long, as `what` says: nothing of it was taken.
+    #[must_use]
+    pub fn message_stalled(what: impl std::fmt::Display) -> Self {
+        let message = format!("{what}: nothing of it was taken, send it in a new call");
+        Self::new(Code::DeadlineExceeded, "MESSAGE_STALLED", message)
+    }
+
+    /// There are answers, and the client took none of them for so long.
+    #[must_use]
+    pub fn answers_not_taken(seconds: u64) -> Self {
+        let message = format!(
+            "no answer was taken for {seconds} s: read answers while you send. What was not answered may have been taken: send it again \
+             with the same idempotency keys"
+        );
+        Self { message, ..Self::outcome_unknown() }
+    }
+
     /// The server is going away; nothing of the request was admitted.
     #[must_use]
     pub fn draining() -> Self {
@@ -423,8 +440,13 @@ mod tests {
             QueryFailure::NoEventTime(String::new()),
             QueryFailure::Internal(String::new()),
         ];
-        let others =
-            [Status::outcome_unknown(), Status::dlq_missing(), Status::internal(""), Status::unknown_stream("")];
+        let others = [
+            Status::outcome_unknown(),
+            Status::message_stalled(""),
+            Status::dlq_missing(),
+            Status::internal(""),
+            Status::unknown_stream(""),
+        ];
         refusals.map(Status::refused).into_iter().chain(queries.map(Status::query)).chain(others).collect()
     }
 

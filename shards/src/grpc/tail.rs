@@ -34,10 +34,8 @@ use crate::{
         page::{Page, Position},
         piece::{self, Piece},
     },
+    trace::SpanContext,
 };
-
-/// A reader that takes nothing of what is at hand for it is ended after so many seconds.
-const STALL_SECONDS: u64 = 30;
 
 /// One call.
 #[derive(Debug)]
@@ -113,7 +111,7 @@ pub async fn open(
     reactor: &Rc<Reactor>,
     mut caller: Principal,
     bell: &Rc<Bell>,
-    message: Bytes,
+    (message, trace): (Bytes, Option<SpanContext>),
 ) -> Result<Tail, Status> {
     let request = StreamingReadRequest::decode(message).map_err(|error| Status::bad_message(&error))?;
     let stream = Arc::clone(permitted(&mut caller, Action::ReadRecords, &reactor.catalog(), &request.stream_id)?);
@@ -123,19 +121,19 @@ pub async fn open(
         let message = format!("there are {} tails on this shard already (limits.tails)", reactor.limits.tails);
         return Err(Status::new(Code::ResourceExhausted, "TOO_MANY_TAILS", message));
     }
-    let slot = reactor.open_tail(Arc::clone(&caller.id), bell);
+    let slot = reactor.open_tail(Arc::clone(&caller.id), trace, bell);
     let Reply::TailOpened(let_in) = wait(reactor, bell, || slot.take()).await? else {
         unreachable!("a tail's slot gets its answer")
     };
     let_in.map_err(Status::query)?;
     let follower = reactor.follow(&stream, bell);
-    let through = wait(reactor, bell, || follower.through()).await?;
+    let there = wait(reactor, bell, || follower.there()).await?;
     let position = match start {
-        Start::Now => Position { after: through, not_before: None },
+        Start::Now => Position { after: there, not_before: None },
         Start::Sequence(first) => Position { after: first - 1, not_before: None },
         Start::Time(unix_micros) => Position { after: 0, not_before: Some(unix_micros) },
     };
-    let is_there = position.not_before.is_none() && position.after >= through;
+    let is_there = position.not_before.is_none() && position.after >= there;
     if is_there {
         follower.set_after(position.after);
     }
@@ -266,10 +264,11 @@ impl Tail {
     /// Why the call is to end at once, its last message whole or not.
     fn reason_to_give_up(&self) -> Option<Status> {
         let since = self.follower.blocked_since()?;
-        let (reason, what) = if self.reactor.second() >= since + STALL_SECONDS {
-            ("READER_STALLED", "nothing was read for 30 s")
+        let stall_seconds = self.reactor.limits.stall_seconds;
+        let (reason, what) = if self.reactor.second() >= since + stall_seconds {
+            ("READER_STALLED", format!("nothing was read for {stall_seconds} s"))
         } else if self.follower.is_evicted() {
-            ("READER_TOO_SLOW", "memory for tails is short and nothing was read for seconds")
+            ("READER_TOO_SLOW", "memory for tails is short and nothing was read for seconds".to_owned())
         } else {
             return None;
         };

@@ -15,7 +15,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use rustix::fs::{Advice, FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags, statvfs};
 
 use super::{BLOCK_BYTES, Clock, Disk, DiskFile, aligned_buffer, is_aligned};
 
@@ -88,6 +88,10 @@ impl Disk for RealDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)?;
         sync_parent(path)
+    }
+
+    fn free_bytes(&self, dir: &Path) -> u64 {
+        statvfs(dir).map_or(u64::MAX, |system| system.f_bavail.saturating_mul(system.f_frsize))
     }
 }
 

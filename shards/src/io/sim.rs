@@ -184,6 +184,7 @@ struct State {
     calls: u64,
     fail_at: Option<(u64, io::ErrorKind)>,
     lies_about_sync: bool,
+    free_bytes: u64,
     trace: u64,
 }
 
@@ -257,6 +258,7 @@ impl SimDisk {
             calls: 0,
             fail_at: None,
             lies_about_sync: false,
+            free_bytes: u64::MAX,
             trace: seed,
         };
         Self { state: Arc::new(Mutex::new(state)) }
@@ -270,6 +272,11 @@ impl SimDisk {
     /// The mutation that the tests must catch: durable writes are acknowledged without being made so.
     pub fn lie_about_sync(&self, lies: bool) {
         self.state().lies_about_sync = lies;
+    }
+
+    /// What [`Disk::free_bytes`] says from now on; files are made all the same.
+    pub fn set_free_bytes(&self, bytes: u64) {
+        self.state().free_bytes = bytes;
     }
 
     /// Sets a crash at the `steps`-th step from now (1: the next).
@@ -445,6 +452,10 @@ impl Disk for SimDisk {
         state.node_of(path)?;
         let change = || NameChange::Remove(path.to_owned());
         state.change_name(change(), change())
+    }
+
+    fn free_bytes(&self, _dir: &Path) -> u64 {
+        self.state().free_bytes
     }
 }
 

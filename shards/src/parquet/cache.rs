@@ -1,8 +1,9 @@
 //! What was read of files and is worth keeping: footers, heads of key indexes, and ranges of files that lie elsewhere.
 //!
 //! Bounded in bytes. What was not used for long goes first, and ranges, of which there can be any number, go before footers and
-//! heads once they take half of the room: an absent key costs a look into the head of each file, so those are worth most. A
-//! file never changes under its name, so nothing kept is ever wrong. Shared by all threads that read.
+//! heads once they take half of the room: an absent key costs a look into the head of each file, so those are worth most. When
+//! the events of files were is a few bytes each, and stays when the footers that told it have to go: until it takes an eighth of
+//! the room. A file never changes under its name, so nothing kept is ever wrong. Shared by all threads that read.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,11 +14,21 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{index::Head, read::Facts};
+use super::{
+    index::Head,
+    read::{EventSpan, Facts},
+};
 
 const PARTS: usize = 8;
 /// What the bookkeeping of an entry takes, about.
 const ENTRY_BYTES: usize = 160;
+/// Of what a cache may hold: what event times may take before they are the first to go.
+const EVENTS_SHARE: usize = 8;
+
+/// The queues of a part of the cache.
+const FOOTERS: usize = 0;
+const RANGES: usize = 1;
+const EVENTS: usize = 2;
 
 /// Which part of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,6 +36,7 @@ pub(super) enum Part {
     Footer,
     /// Of the key index of the field with this number.
     Head(usize),
+    Events,
     Range(Range<u64>),
 }
 
@@ -32,6 +44,7 @@ pub(super) enum Part {
 pub(super) enum Value {
     Footer(Arc<Facts>),
     Head(Arc<Head>),
+    Events(EventSpan),
     Range(Bytes),
 }
 
@@ -40,12 +53,17 @@ impl Value {
         match self {
             Self::Footer(facts) => facts.memory_bytes(),
             Self::Head(head) => head.memory_bytes(),
+            Self::Events(_) => 0,
             Self::Range(bytes) => bytes.len(),
         }
     }
 
     fn queue(&self) -> usize {
-        usize::from(matches!(self, Self::Range(_)))
+        match self {
+            Self::Footer(_) | Self::Head(_) => FOOTERS,
+            Self::Range(_) => RANGES,
+            Self::Events(_) => EVENTS,
+        }
     }
 }
 
@@ -60,8 +78,9 @@ pub struct FileCache {
 #[derive(Debug, Default)]
 struct Kept {
     files: HashMap<Arc<Path>, Entries, ahash::RandomState>,
-    /// Footers and heads, and ranges: in the order in which they came, or were last passed over because they had been used.
-    queues: [Queue; 2],
+    /// Footers and heads, ranges, and event times: in the order in which they came, or were last passed over because they had
+    /// been used.
+    queues: [Queue; 3],
     bytes_max: usize,
 }
 
@@ -74,7 +93,7 @@ struct Queue {
 /// What is kept of a file.
 #[derive(Debug, Default)]
 struct Entries {
-    /// Footer and heads: few.
+    /// Footer, heads and event times: few.
     few: Vec<(Part, Entry)>,
     ranges: HashMap<Range<u64>, Entry, ahash::RandomState>,
 }
@@ -147,6 +166,14 @@ impl FileCache {
         })
     }
 
+    /// When the events of a file's records were; `None`: it is not known here.
+    pub(super) fn events(&self, file: &Path) -> Option<EventSpan> {
+        match self.get(file, &Part::Events)? {
+            Value::Events(span) => Some(span),
+            _ => None,
+        }
+    }
+
     pub(super) fn put(&self, file: &Path, part: Part, value: Value) {
         self.part(file).put(file, part, value);
     }
@@ -182,9 +209,19 @@ impl Kept {
 
     /// Takes one entry away, or passes one over. Each is passed over once at most for each time that it was used.
     fn make_room(&mut self) {
-        let [_, ranges] = &self.queues;
-        let from_ranges = ranges.bytes > self.bytes_max / 2 || self.queues[0].order.is_empty();
-        let queue = &mut self.queues[usize::from(from_ranges)];
+        let [footers, ranges, events] = &self.queues;
+        let from = if ranges.bytes > self.bytes_max / 2 {
+            RANGES
+        } else if events.bytes > self.bytes_max / EVENTS_SHARE {
+            EVENTS
+        } else if !footers.order.is_empty() {
+            FOOTERS
+        } else if !ranges.order.is_empty() {
+            RANGES
+        } else {
+            EVENTS
+        };
+        let queue = &mut self.queues[from];
         let (name, part) = queue.order.pop_front().expect("what takes bytes is an entry");
         let entries = self.files.get_mut(&name).expect("each place in a queue has an entry");
         let entry = entries.get_mut(&part).expect("as above");
@@ -249,6 +286,33 @@ mod tests {
         }
         assert_eq!(cache.lacks(Path::new("cold 1"), "k", hash(1)), None);
         assert!(cache.bytes() > PARTS * 90_000 && cache.bytes() <= PARTS * 100_000, "{}", cache.bytes());
+    }
+
+    #[test]
+    fn event_times_stay_when_footers_go_but_take_an_eighth_at_most() {
+        let cache = FileCache::new(PARTS * 100_000);
+        let span = |at: i64| EventSpan { told_by: 1, first: at, last: at + 1 };
+        let name = |kind: &str, at: i64| std::path::PathBuf::from(format!("{kind} {at}"));
+        for at in 0..100 {
+            cache.put(&name("early", at), Part::Events, Value::Events(span(at)));
+        }
+        for at in 0..2000 {
+            let head = Head::of(&[format!("key {at}"), "x".repeat(100)]);
+            cache.put(&name("late", at), Part::Head(0), Value::Head(Arc::new(head)));
+            put(&cache, &format!("ranges {}", at % 100), at as u64, 1000);
+        }
+        for at in 0..100 {
+            assert_eq!(cache.events(&name("early", at)), Some(span(at)));
+        }
+        assert_eq!(cache.events(&name("late", 0)), None);
+        for at in 0..100_000 {
+            cache.put(&name("many", at), Part::Events, Value::Events(span(at)));
+            assert!(cache.bytes() <= PARTS * 100_000);
+        }
+        let events = |part: &Mutex<Kept>| part.lock().expect("not poisoned").queues[EVENTS].bytes;
+        let bytes: usize = cache.parts.iter().map(events).sum();
+        assert!((PARTS * 10_000..=PARTS * (100_000 / EVENTS_SHARE + 1000)).contains(&bytes), "{bytes}");
+        assert!(cache.bytes() > PARTS * 80_000, "the others keep their room: {}", cache.bytes());
     }
 
     #[test]

@@ -103,6 +103,16 @@ pub fn file_schema(typed: &Fields, has_event_times: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// The same, with the payloads as views of memory that is another's. In the file both are one.
+#[must_use]
+pub fn flush_schema(typed: &Fields, has_event_times: bool) -> SchemaRef {
+    let view = |field: &Arc<Field>| match field.name().as_str() {
+        PAYLOAD => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
+        _ => Arc::clone(field),
+    };
+    Arc::new(Schema::new(file_schema(typed, has_event_times).fields().iter().map(view).collect::<Fields>()))
+}
+
 /// What a file's footer says.
 #[derive(Debug, Clone, Copy)]
 pub struct FileFacts {

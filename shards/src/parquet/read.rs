@@ -89,6 +89,31 @@ impl Absence {
     }
 }
 
+/// When the events of a file's records were, as its own column of times says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventSpan {
+    /// The version of the stream's pipeline that told it.
+    pub told_by: u16,
+    /// The first, Unix µs.
+    pub first: i64,
+    /// The last; before the first: no record has a time.
+    pub last: i64,
+}
+
+impl EventSpan {
+    /// Of a file whose footer was read before, without a look into it; `None`: that is not known, or it has no such column.
+    #[must_use]
+    pub fn known(file: &FileSource, cache: &FileCache) -> Option<Self> {
+        cache.events(file.name())
+    }
+
+    /// Whether an event may have been in `times`.
+    #[must_use]
+    pub fn meets(&self, times: &Range<i64>) -> bool {
+        self.first < times.end && self.last >= times.start
+    }
+}
+
 /// What reading took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadCounts {
@@ -183,6 +208,9 @@ impl Fetcher<'_> {
         self.counts.cache_misses += 1;
         let metadata = self.footer()?;
         let facts = Arc::new(Facts::new(metadata).map_err(|reason| self.damaged(reason))?);
+        if let Some(span) = facts.event_span() {
+            self.cache.put(self.source.name(), Part::Events, Value::Events(span));
+        }
         self.cache.put(self.source.name(), Part::Footer, Value::Footer(Arc::clone(&facts)));
         Ok(facts)
     }
@@ -264,6 +292,28 @@ impl<'s> FileReader<'s> {
             Ok(())
         })?;
         Ok(page.rows.start + before)
+    }
+
+    /// The sequence number of a row.
+    ///
+    /// # Errors
+    /// [`ParquetFileError`].
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn sequence_at(&mut self, row: usize) -> Result<i64, ParquetFileError> {
+        let facts = Arc::clone(&self.facts);
+        if facts.is_dense() {
+            return Ok(facts.first_sequence + row as i64);
+        }
+        let mut found = None;
+        self.decode(row..row + 1, &facts.sequence_column, |fetcher, batch| {
+            let sequences = column(fetcher, batch, SEQ)?.as_primitive_opt::<Int64Type>();
+            let sequences = sequences.ok_or_else(|| fetcher.damaged(format!("{SEQ} is of another type")))?;
+            found = sequences.values().first().copied();
+            Ok(())
+        })?;
+        found.ok_or_else(|| self.fetcher.damaged(format!("it has no row {row}")))
     }
 
     /// How many rows it has.

@@ -1,6 +1,10 @@
 //! Records of a time range, in either order, a page at a time. The time is that of ingestion, which grows with the sequence
 //! number, or that of the event, which may be in any order: then each file's pages, and the rows of those that may do, are
 //! looked at.
+//!
+//! A page ends when it is full, and when its time is over or memory is short, if it has gone ahead: with what it has found, and
+//! with the place where the search ended, past all rows that were looked at. So a search that finds little in much comes to its
+//! end, call by call. What a call looks at first, a file or a part of one, it looks at to its end.
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -13,7 +17,7 @@ use crate::{
     memory::Taken,
     parquet::{
         PartitionHour,
-        read::{FileReader, FileRow},
+        read::{EventSpan, FileReader, FileRow},
     },
     pipeline::rows::RowReader,
     transform::decode_metadata,
@@ -93,7 +97,7 @@ pub fn time_range_within(
     page.answer.first_there = first_there(page.rest.start, buffer, files);
     match page.fill(buffer, files) {
         // What there is room for is an answer; the rest is another page's.
-        Err(QueryError::Memory(_)) if !page.answer.records.is_empty() => page.more = true,
+        Err(QueryError::Memory(_)) if page.has_moved => page.end_early(),
         filled => filled?,
     }
     Ok(page.finish())
@@ -119,6 +123,8 @@ struct Page<'q> {
     events: Option<Events>,
     /// Sequence numbers that are still wanted. Shrinks from the side where the answer begins.
     rest: Range<i64>,
+    /// It has shrunk: who goes on from here is elsewhere.
+    has_moved: bool,
     answer: QueryAnswer,
     bytes: usize,
     taken: Taken,
@@ -152,6 +158,7 @@ impl<'q> Page<'q> {
             reader,
             events,
             rest,
+            has_moved: false,
             answer,
             bytes: 0,
             taken,
@@ -167,15 +174,50 @@ impl<'q> Page<'q> {
         self.answer.records.len() >= self.query.limit || self.bytes >= self.bytes_max
     }
 
+    /// Whether the page ends here, where there is more to look at.
+    fn ends(&mut self) -> Result<bool, QueryError> {
+        if self.is_full() {
+            self.more = true;
+        } else if self.has_moved && self.context.bounds.ends_pages() {
+            self.end_early();
+        } else {
+            self.context.bounds.check()?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn end_early(&mut self) {
+        self.more = true;
+        self.answer.is_partial = true;
+    }
+
+    /// Every row up to this one, in the order of the answer, was looked at.
+    fn pass(&mut self, sequence: i64) {
+        let before = self.rest.clone();
+        match self.query.order {
+            Order::Ascending => self.rest.start = self.rest.start.max(sequence.saturating_add(1)),
+            Order::Descending => self.rest.end = self.rest.end.min(sequence),
+        }
+        self.has_moved |= self.rest != before;
+    }
+
+    fn pass_file(&mut self, file: &FileRef) {
+        self.pass(match self.query.order {
+            Order::Ascending => file.last_sequence.min(self.flushed_through),
+            Order::Descending => file.first_sequence,
+        });
+    }
+
     fn fill(&mut self, buffer: &BufferSnapshot, files: &[FileRef]) -> Result<(), QueryError> {
         match self.query.order {
             Order::Ascending => {
                 self.take_from_files(files)?;
-                self.take_from_buffer(buffer)
+                if self.more { Ok(()) } else { self.take_from_buffer(buffer) }
             }
             Order::Descending => {
                 self.take_from_buffer(buffer)?;
-                self.take_from_files(files)
+                if self.more { Ok(()) } else { self.take_from_files(files) }
             }
         }
     }
@@ -183,10 +225,7 @@ impl<'q> Page<'q> {
     fn push(&mut self, record: RecordRow) -> Result<(), QueryError> {
         let bytes = record.memory_bytes();
         self.taken.more(bytes)?;
-        match self.query.order {
-            Order::Ascending => self.rest.start = record.sequence + 1,
-            Order::Descending => self.rest.end = record.sequence,
-        }
+        self.pass(record.sequence);
         self.bytes += bytes;
         self.answer.records.push(record);
         Ok(())
@@ -214,19 +253,36 @@ impl<'q> Page<'q> {
             if !self.may_hold(file) {
                 continue;
             }
-            if self.is_full() {
-                self.more = true;
+            // Where memory knows that no event was in the range, the file costs no more than this look.
+            if self.has_no_event(file) {
+                self.answer.cache_hits += 1;
+                self.pass_file(file);
+                continue;
+            }
+            if self.ends()? {
                 break;
             }
             hours.insert(file.hour);
             self.take_from_file(file)?;
+            if self.more {
+                break;
+            }
+            self.pass_file(file);
         }
         self.answer.partitions_scanned += hours.len() as u64;
         Ok(())
     }
 
+    /// Whether it is known, without a look into the file, that none of its events was in the range.
+    fn has_no_event(&self, file: &FileRef) -> bool {
+        let times = self.query.start_unix_micros..self.query.end_unix_micros;
+        self.events.as_ref().is_some_and(|events| {
+            let span = EventSpan::known(&file.source, self.context.cache);
+            span.is_some_and(|span| !span.meets(&times) && events.are_told_by(span.told_by))
+        })
+    }
+
     fn take_from_file(&mut self, file: &FileRef) -> Result<(), QueryError> {
-        self.context.bounds.check()?;
         let mut reader = open(file, self.context)?;
         let end = self.rest.end.min(self.flushed_through.saturating_add(1));
         let mut rows = reader.row_at(self.rest.start)?..reader.row_at(end)?;
@@ -251,12 +307,7 @@ impl<'q> Page<'q> {
 
     /// Takes these rows; of a range of events, those whose payloads say that they are of one.
     fn take_rows(&mut self, reader: &mut FileReader<'_>, mut rows: Range<usize>) -> Result<(), QueryError> {
-        while !rows.is_empty() {
-            if self.is_full() {
-                self.more = true;
-                break;
-            }
-            self.context.bounds.check()?;
+        while !rows.is_empty() && !self.ends()? {
             let room = self.query.limit - self.answer.records.len();
             let most = if self.events.is_some() { room.max(LOOK_ROWS) } else { room };
             for (_, row) in self.next_rows(reader, &mut rows, most)? {
@@ -264,9 +315,11 @@ impl<'q> Page<'q> {
                     self.more = true;
                     break;
                 }
+                let sequence = row.sequence;
                 if self.is_wanted(&row.payload) {
                     self.push(record_of(row))?;
                 }
+                self.pass(sequence);
             }
         }
         Ok(())
@@ -276,22 +329,29 @@ impl<'q> Page<'q> {
     fn take_events(&mut self, reader: &mut FileReader<'_>, mut rows: Range<usize>) -> Result<(), QueryError> {
         let times = self.query.start_unix_micros..self.query.end_unix_micros;
         let backward = self.backward();
+        let mut last_looked_at = None;
         while let Some(page) = reader.next_events(&rows, &times, backward) {
-            if self.is_full() {
-                self.more = true;
+            if let Some(row) = last_looked_at.filter(|_| self.context.bounds.ends_pages()) {
+                self.pass(reader.sequence_at(row)?);
+            }
+            if self.ends()? {
                 break;
             }
-            self.context.bounds.check()?;
+            last_looked_at = Some(if backward { page.start } else { page.end - 1 });
             rows = if backward { rows.start..page.start } else { page.end..rows.end };
             let mut found = reader.events(page, &times)?;
             if backward {
                 found.reverse();
             }
             let room = self.query.limit - self.answer.records.len();
-            self.more |= found.len() > room;
+            let is_too_much = found.len() > room;
             found.truncate(room);
             for near in found.chunk_by(|row, next| row.abs_diff(*next) <= GAP_ROWS) {
                 self.take_found(reader, near)?;
+            }
+            self.more |= is_too_much;
+            if self.more {
+                break;
             }
         }
         Ok(())
@@ -303,12 +363,7 @@ impl<'q> Page<'q> {
         let last = found.last().unwrap_or(first);
         let mut rows = *first.min(last)..*first.max(last) + 1;
         let mut found = found.iter().peekable();
-        while !rows.is_empty() {
-            if self.is_full() {
-                self.more = true;
-                break;
-            }
-            self.context.bounds.check()?;
+        while !rows.is_empty() && !self.ends()? {
             for (number, row) in self.next_rows(reader, &mut rows, usize::MAX)? {
                 if found.next_if(|found| **found == number).is_none() {
                     continue;
@@ -368,11 +423,9 @@ impl<'q> Page<'q> {
         }
         self.answer.partitions_scanned += u64::from(buffer.last_batch_sequence() > buffer.flushed_through);
         for at in 0..in_range.len() {
-            if self.is_full() {
-                self.more = true;
+            if self.ends()? {
                 break;
             }
-            self.context.bounds.check()?;
             let at = if self.backward() { in_range.len() - 1 - at } else { at };
             self.take_from_batch(&in_range[at], &wanted)?;
         }
@@ -392,23 +445,23 @@ impl<'q> Page<'q> {
             }
             let index = if self.backward() { indexes.end - 1 - at } else { indexes.start + at };
             self.answer.rows_scanned += 1;
-            let Some(payload) = self.reader.read(header.pipeline_version, rows.payload(index))? else { continue };
-            if !self.is_wanted(&payload) {
-                continue;
+            let sequence = first + index as i64;
+            let seen = self.reader.read(header.pipeline_version, rows.payload(index))?;
+            if let Some(payload) = seen.filter(|payload| self.is_wanted(payload)) {
+                let (timestamp_unix_micros, metadata) = (header.timestamp_unix_micros, metadata.clone());
+                self.push(RecordRow { sequence, timestamp_unix_micros, payload, metadata })?;
             }
-            self.push(RecordRow {
-                sequence: first + index as i64,
-                timestamp_unix_micros: header.timestamp_unix_micros,
-                payload,
-                metadata: metadata.clone(),
-            })?;
+            self.pass(sequence);
         }
         Ok(())
     }
 
     fn finish(mut self) -> QueryAnswer {
-        let last = self.answer.records.last().map(|record| record.sequence);
-        self.answer.next_after = last.filter(|_| self.more);
+        let looked_through = match self.query.order {
+            Order::Ascending => self.rest.start - 1,
+            Order::Descending => self.rest.end,
+        };
+        self.answer.next_after = self.more.then_some(looked_through);
         self.answer.held = self.taken.into();
         self.answer
     }

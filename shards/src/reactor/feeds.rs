@@ -54,9 +54,16 @@ pub struct Feeds {
 struct Feed {
     stream: StreamId,
     home: ShardId,
-    /// The home was asked for its rows.
-    is_asked: Cell<bool>,
-    /// Rows up to this one were there before, or came in; `None` until the home says where they begin.
+    /// The home was asked, by a reader each, what is there: the first question of all, the last, the last that was sent, and the
+    /// last that was answered.
+    first_question: u64,
+    last_question: Cell<u64>,
+    sent: Cell<u64>,
+    answered: Cell<u64>,
+    /// The last row that the home said was there.
+    there: Cell<i64>,
+    /// Rows up to this one were there before, or came in; `None` until the home says where they begin. It is behind what is
+    /// there while rows are on their way.
     through: Cell<Option<i64>>,
     ring: RefCell<VecDeque<(u64, Piece)>>,
     places: RefCell<HashMap<u64, Rc<Place>, ahash::RandomState>>,
@@ -81,6 +88,7 @@ pub struct Follower {
     feeds: Rc<Feeds>,
     feed: Rc<Feed>,
     place: Rc<Place>,
+    /// Its place among the feed's, and its question for the home.
     key: u64,
 }
 
@@ -129,12 +137,17 @@ impl Feeds {
     /// A new reader of `stream`.
     #[must_use]
     pub fn enter(self: &Rc<Self>, stream: StreamId, home: ShardId, bell: &Rc<Bell>) -> Follower {
+        let key = self.next_number();
         let feed = Rc::clone(self.feeds.borrow_mut().entry(stream).or_insert_with(|| {
             self.left.borrow_mut().remove(&stream);
             Rc::new(Feed {
                 stream,
                 home,
-                is_asked: Cell::new(false),
+                first_question: key,
+                last_question: Cell::new(key),
+                sent: Cell::new(0),
+                answered: Cell::new(0),
+                there: Cell::new(0),
                 through: Cell::new(None),
                 ring: RefCell::default(),
                 places: RefCell::default(),
@@ -147,7 +160,7 @@ impl Feeds {
             is_evicted: Cell::new(false),
             is_waiting: Cell::new(false),
         });
-        let key = self.next_number();
+        feed.last_question.set(key);
         feed.places.borrow_mut().insert(key, Rc::clone(&place));
         self.readers.set(self.readers.get() + 1);
         Follower { feeds: Rc::clone(self), feed, place, key }
@@ -158,17 +171,19 @@ impl Feeds {
         self.last_number.get()
     }
 
-    /// Feeds whose homes were not asked for their rows yet. The caller asks, and tells of each that it could.
+    /// Feeds with readers for whom the home was not asked yet, the homes, and the question's number. The caller asks, and tells of
+    /// each that it could.
     #[must_use]
-    pub fn to_ask(&self) -> Vec<(StreamId, ShardId)> {
+    pub fn to_ask(&self) -> Vec<(StreamId, ShardId, u64)> {
         let feeds = self.feeds.borrow();
-        feeds.values().filter(|feed| !feed.is_asked.get()).map(|feed| (feed.stream, feed.home)).collect()
+        let is_due = |feed: &&Rc<Feed>| feed.sent.get() < feed.last_question.get();
+        feeds.values().filter(is_due).map(|feed| (feed.stream, feed.home, feed.last_question.get())).collect()
     }
 
-    /// The home of `stream` was asked.
-    pub fn asked(&self, stream: StreamId) {
+    /// The home of `stream` was asked this question.
+    pub fn asked(&self, stream: StreamId, question: u64) {
         if let Some(feed) = self.feeds.borrow().get(&stream) {
-            feed.is_asked.set(true);
+            feed.sent.set(question);
         }
     }
 
@@ -183,11 +198,16 @@ impl Feeds {
         self.left.borrow_mut().remove(&stream);
     }
 
-    /// The home sends every row past `through` from now on.
-    pub fn begin(&self, stream: StreamId, through: i64) {
-        let Some(feed) = self.feed(stream) else { return };
-        self.clear(&feed);
-        feed.through.set(Some(through));
+    /// The home's answer to a question: rows up to `through` are there, and it sends every row past it. Of those before it, some may
+    /// be on their way yet, if it was asked before.
+    pub fn answered(&self, stream: StreamId, through: i64, question: u64) {
+        // What the readers before these asked says nothing of what the home sends now.
+        let Some(feed) = self.feed(stream).filter(|feed| question >= feed.first_question) else { return };
+        if feed.through.get().is_none() {
+            feed.through.set(Some(through));
+        }
+        feed.there.set(feed.there.get().max(through));
+        feed.answered.set(feed.answered.get().max(question));
         feed.ring_all();
     }
 
@@ -389,6 +409,13 @@ impl Follower {
         self.feed.through.get()
     }
 
+    /// What was there when the reader came, or a moment later: every row that was synced by then is up to this one. `None` until the
+    /// home says so.
+    #[must_use]
+    pub fn there(&self) -> Option<i64> {
+        (self.feed.answered.get() >= self.key).then(|| self.feed.there.get())
+    }
+
     /// Says that the reader needs the rows past `sequence`, as far as they are in the ring; [`NOT_LIVE`]: none.
     pub fn set_after(&self, sequence: i64) {
         self.place.after.set(sequence);
@@ -436,5 +463,60 @@ impl Drop for Follower {
             feeds.feeds.borrow_mut().remove(&feed.stream);
             feeds.left.borrow_mut().insert(feed.stream, feed.home);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    const HOME: ShardId = ShardId(0);
+
+    #[test]
+    fn what_was_there_when_a_reader_came_is_asked_for_each_though_the_rows_are_on_their_way() {
+        let feeds = Rc::new(Feeds::new(Pool::new(1 << 20)));
+        let (stream, bell) = (StreamId::generate(), Rc::new(Bell::default()));
+        let ask = || {
+            let asked = feeds.to_ask();
+            let [(_, HOME, question)] = asked[..] else { panic!("one question: {asked:?}") };
+            feeds.asked(stream, question);
+            question
+        };
+        let first = feeds.enter(stream, HOME, &bell);
+        let question = ask();
+        assert_eq!((first.there(), first.through(), feeds.to_ask()), (None, None, vec![]));
+        feeds.answered(stream, 10, question);
+        assert_eq!((first.there(), first.through()), (Some(10), Some(10)));
+
+        // Rows 11 to 15 are acked, and not here yet.
+        let second = feeds.enter(stream, HOME, &bell);
+        assert_eq!((second.there(), second.through()), (None, Some(10)));
+        let question = ask();
+        feeds.answered(stream, 15, question);
+        assert_eq!((second.there(), second.through()), (Some(15), Some(10)), "15 rows were there, and 10 are here");
+        assert!(matches!(second.next(15), Next::Wait) && matches!(first.next(10), Next::Wait));
+        let came = |through| LiveRows {
+            stream,
+            batches: Vec::new(),
+            through,
+            pipelines: Arc::default(),
+            synced: Instant::now(),
+            charge: None,
+        };
+        feeds.take(&came(15));
+        assert_eq!((second.through(), feeds.to_ask()), (Some(15), vec![]));
+
+        // Who comes when all are gone does not take the answer to an earlier reader's question for its own.
+        let third = feeds.enter(stream, HOME, &bell);
+        let late = ask();
+        drop((first, second, third));
+        let last = feeds.enter(stream, HOME, &bell);
+        let question = ask();
+        feeds.answered(stream, 15, late);
+        assert_eq!((last.there(), last.through()), (None, None));
+        feeds.answered(stream, 20, question);
+        assert_eq!((last.there(), last.through()), (Some(20), Some(20)));
     }
 }

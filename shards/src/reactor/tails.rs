@@ -15,21 +15,23 @@ use crate::{
         LiveRows, Subscription,
         page::{Page, PageAsk, Position},
     },
+    trace::SpanContext,
     wal::batch::RowBatch,
 };
 
 impl Reactor {
     /// Asks control whether `client` may begin to read; the answer arrives in the slot.
-    pub fn open_tail(&self, client: Arc<str>, waiter: &Rc<Bell>) -> Rc<Slot> {
+    pub fn open_tail(&self, client: Arc<str>, trace: Option<SpanContext>, waiter: &Rc<Bell>) -> Rc<Slot> {
         let (slot, token) = self.new_slot(waiter);
         let reply = ReplyTo { shard: self.id, token };
-        if self.to_control.try_send(ToControl::OpenTail { client, reply }).is_err() {
+        if self.to_control.try_send(ToControl::OpenTail { client, trace, reply }).is_err() {
             self.fill(token, Reply::TailOpened(Err(QueryFailure::Overloaded)));
         }
         slot
     }
 
-    /// A new reader of `stream` on this shard.
+    /// A new reader of `stream` on this shard. The home is asked what is there, also where others read the stream: a row is acked
+    /// before it is on its way to readers.
     #[must_use]
     pub fn follow(&self, stream: &StreamEntry, bell: &Rc<Bell>) -> Follower {
         let follower = self.feeds.enter(stream.id, stream.home, bell);
@@ -62,17 +64,17 @@ impl Reactor {
         self.fill(token, Reply::Page(page));
     }
 
-    /// On the home: `shard` has readers of `stream` from now on.
-    pub fn begin_following(&self, stream: StreamId, shard: ShardId) {
+    /// On the home: `shard` has readers of `stream` from now on, or one more, and asks what is there.
+    pub fn begin_following(&self, stream: StreamId, shard: ShardId, question: u64) {
         let through = {
             let mut state = self.shard.borrow_mut();
             state.followers().follow(stream, shard);
             state.buffer().last_sequence(stream)
         };
         if shard == self.id {
-            self.feeds.begin(stream, through);
+            self.feeds.answered(stream, through, question);
         } else {
-            let sent = self.shards[shard.index()].send(ToShard::Following(stream, through));
+            let sent = self.shards[shard.index()].send(ToShard::Following(stream, through, question));
             assert!(sent.is_ok(), "the answer to a question is never refused");
         }
     }
@@ -165,12 +167,12 @@ impl Reactor {
     }
 
     fn ask_homes(&self) {
-        for (stream, home) in self.feeds.to_ask() {
+        for (stream, home, question) in self.feeds.to_ask() {
             if home == self.id {
-                self.feeds.asked(stream);
-                self.begin_following(stream, self.id);
-            } else if self.shards[home.index()].send(ToShard::Follow(stream, self.id)).is_ok() {
-                self.feeds.asked(stream);
+                self.feeds.asked(stream, question);
+                self.begin_following(stream, self.id, question);
+            } else if self.shards[home.index()].send(ToShard::Follow(stream, self.id, question)).is_ok() {
+                self.feeds.asked(stream, question);
             }
         }
     }

@@ -24,6 +24,7 @@ use crate::{
     io::uring,
     mailbox::Mailbox,
     message::ToShard,
+    metrics::STALL,
     parquet::WriteJob,
     reactor::{Bell, Reactor, Reply, yield_now},
     wal::segment::Segment,
@@ -145,6 +146,15 @@ async fn drained(loops: Rc<Loops>) {
 async fn commit(loops: Rc<Loops>) -> String {
     let reactor = &loops.reactor;
     loop {
+        // A flusher that waits for the store of its files would gain nothing.
+        let pause = match reactor.metrics.flush_busy.get() {
+            0 => Duration::ZERO,
+            _ => reactor.shard.borrow().commit_pause(),
+        };
+        if !pause.is_zero() {
+            reactor.metrics.wal_pauses.add(1);
+            time::sleep(pause).await;
+        }
         let write = reactor.shard.borrow_mut().next_write();
         let Some(write) = write else {
             reactor.commit.rung().await;
@@ -152,8 +162,12 @@ async fn commit(loops: Rc<Loops>) -> String {
         };
         let started = Instant::now();
         let result = uring::write_durable(loops.parts.driver, &write).await;
-        let micros = started.elapsed().as_micros() as u64;
-        let written = reactor.shard.borrow_mut().written(write.lsn, result, |to, outcome| reactor.tell(to, outcome));
+        let synced = Instant::now();
+        let micros = synced.duration_since(started).as_micros() as u64;
+        let written = reactor.shard.borrow_mut().written(write.lsn, result, |to, mut outcome| {
+            outcome.note_write(started, synced);
+            reactor.tell(to, outcome);
+        });
         let records = match written {
             Ok(records) => records,
             Err(poisoned) => {
@@ -202,7 +216,9 @@ async fn inbox(loops: Rc<Loops>, mailbox: Mailbox) -> String {
 /// What is done now and then: flush what is due, let go of segments, set gauges.
 async fn upkeep(loops: Rc<Loops>) -> String {
     let started = Instant::now();
+    let mut turned = started;
     loop {
+        turned = loops.note_turn(started, turned);
         loops.reactor.set_second(started.elapsed().as_secs());
         loops.order_flush();
         loops.order_key_jobs();
@@ -230,10 +246,10 @@ impl Loops {
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
-            ToShard::Follow(stream, shard) => reactor.begin_following(stream, shard),
+            ToShard::Follow(stream, shard, question) => reactor.begin_following(stream, shard, question),
             ToShard::Unfollow(stream, shard) => reactor.end_following(stream, shard),
             ToShard::Subscribe(stream, subscription) => reactor.subscribe(stream, subscription),
-            ToShard::Following(stream, through) => reactor.feeds.begin(stream, through),
+            ToShard::Following(stream, through, question) => reactor.feeds.answered(stream, through, question),
             ToShard::Live(rows) => reactor.feeds.take(&rows),
             ToShard::TailOpened(token, answer) => reactor.fill(token, Reply::TailOpened(answer)),
             ToShard::TailPage(token, page) => reactor.take_page(token, page),
@@ -277,6 +293,16 @@ impl Loops {
             }
             ToShard::Drain => self.drain.ring(),
         }
+    }
+
+    /// Notes that the upkeep has its turn: whoever watches the shard sees by it that its tasks go on.
+    fn note_turn(&self, started: Instant, last: Instant) -> Instant {
+        let (now, metrics) = (Instant::now(), &self.reactor.metrics);
+        if now.duration_since(last) >= STALL {
+            metrics.stalls.add(1);
+        }
+        metrics.turned_micros.set(now.duration_since(started).as_micros() as u64);
+        now
     }
 
     fn answer_flush_waits(&self) {
@@ -369,6 +395,7 @@ impl Loops {
         let usage = shard.wal_usage();
         metrics.wal_segments.set(usage.segments_active as u64);
         metrics.wal_used_bytes.set(usage.used_bytes);
+        metrics.wal_quota_bytes.set(usage.quota_bytes);
         metrics.buffer_bytes.set(shard.buffer().resident_bytes() as u64);
         metrics.buffer_records.set(shard.buffer().records());
         metrics.dead_letters.set(shard.dead_letters());

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, sync::Arc};
 
 use ahash::AHashMap;
 use arrow_array::{
-    ArrayRef, ListArray, StructArray,
+    Array as _, ArrayRef, ListArray, StringArray, StructArray,
     builder::{
         BooleanBuilder, Float64Builder, Int64Builder, ListBuilder, NullBufferBuilder, NullBuilder, StringBuilder,
     },
@@ -53,6 +53,13 @@ impl RowBuilder {
     pub fn finish(&mut self) -> Vec<ArrayRef> {
         self.root.finish()
     }
+}
+
+/// The texts so far. The builder begins anew with as much memory as they took: the next rows' will take about that, too.
+pub(crate) fn finish_texts(builder: &mut StringBuilder) -> StringArray {
+    let texts = builder.finish();
+    *builder = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+    texts
 }
 
 /// The columns of an object's members.
@@ -212,7 +219,7 @@ impl Values {
 
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Self::Utf8(builder) | Self::Json { texts: builder, .. } => Arc::new(builder.finish()),
+            Self::Utf8(builder) | Self::Json { texts: builder, .. } => Arc::new(finish_texts(builder)),
             Self::Int64(builder) => Arc::new(builder.finish()),
             Self::Float64(builder) => Arc::new(builder.finish()),
             Self::Boolean(builder) => Arc::new(builder.finish()),

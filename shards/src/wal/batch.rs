@@ -143,6 +143,18 @@ impl Rows {
         &self.entry[self.layout.payload(&self.entry, index)]
     }
 
+    /// The memory that all of it lies in.
+    #[must_use]
+    pub fn entry(&self) -> Bytes {
+        self.entry.clone()
+    }
+
+    /// Where in [`Rows::entry`] the payload of record `index` lies.
+    #[must_use]
+    pub fn payload_range(&self, index: usize) -> std::ops::Range<usize> {
+        self.layout.payload(&self.entry, index)
+    }
+
     /// The payloads of all records, one after the other.
     #[must_use]
     pub fn payloads(&self) -> &[u8] {

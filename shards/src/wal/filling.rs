@@ -100,6 +100,11 @@ impl Filling {
         self.full_bytes + self.slab.len()
     }
 
+    /// Bytes of the largest frame.
+    pub(super) fn largest_bytes(&self) -> usize {
+        self.full.iter().map(|frame| frame.bytes.len()).chain([self.slab.len()]).max().unwrap_or(0)
+    }
+
     /// Whether the slab can hold an open frame of `used` bytes, and the limit allows it.
     fn fits(&self, used: usize) -> bool {
         used <= self.frame_bytes && used.next_multiple_of(BLOCK_BYTES) <= self.slab.capacity()

@@ -87,6 +87,8 @@ pub struct SegmentRequest {
 pub struct PreparedSegment {
     /// The segment.
     pub segment: Arc<Segment>,
+    /// What its file system had left afterwards, in bytes; see [`Disk::free_bytes`].
+    pub free_bytes: u64,
 }
 
 /// A segment that nothing refers to any more: all its rows are in committed files, or it never held any. To be removed with
@@ -118,7 +120,8 @@ pub fn prepare(disk: &dyn Disk, dir: &Path, request: SegmentRequest) -> io::Resu
         }
     }
     let file = file.map_or_else(|| create(disk, &path, request.bytes), Ok)?;
-    Ok(PreparedSegment { segment: Arc::new(Segment { id: request.id, epoch, path, file, bytes: request.bytes }) })
+    let segment = Arc::new(Segment { id: request.id, epoch, path, file, bytes: request.bytes });
+    Ok(PreparedSegment { segment, free_bytes: disk.free_bytes(dir) })
 }
 
 /// Removes a released segment. Blocking. One that is gone already is no error.

@@ -2,18 +2,47 @@
 
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
-use std::{collections::BTreeMap, future::poll_fn, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client};
 use http::{HeaderMap, Request};
 use prost::Message;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ttdust_proto::rpc;
 
 /// One connection.
 pub struct Client {
     send: client::SendRequest<Bytes>,
     pub headers: Vec<(&'static str, String)>,
+}
+
+/// A socket that only writes.
+struct Deaf(tokio::net::TcpStream);
+
+impl AsyncRead for Deaf {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, data)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// How a call ended.
@@ -66,9 +95,28 @@ impl Client {
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let (send, connection) = client::Builder::new().initial_window_size(1 << 20).handshake(socket).await.ok()?;
+        Self::over_with(socket, 1 << 20, (1 << 16) - 1).await
+    }
+
+    /// The same; the server may send so many bytes ahead in a call, and in the connection.
+    pub async fn over_with<S>(socket: S, window: u32, connection_window: u32) -> Option<Self>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut builder = client::Builder::new();
+        builder.initial_window_size(window).initial_connection_window_size(connection_window);
+        let (send, connection) = builder.handshake(socket).await.ok()?;
         tokio::spawn(connection);
         Some(Self { send, headers: Vec::new() })
+    }
+
+    /// A client that asks for much and never reads a byte of the answers.
+    pub async fn deaf(address: SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        // What the kernel takes for it is little.
+        socket.set_recv_buffer_size(16 << 10).expect("a small buffer");
+        let socket = socket.connect(address).await.expect("connected");
+        Self::over_with(Deaf(socket), 16 << 20, 1 << 30).await.expect("it need not hear to speak")
     }
 
     /// Opens a call.

@@ -1,5 +1,7 @@
 //! An engine with a control plane of the tests' own: a catalog in memory, files where the flusher wrote them.
 
+#![allow(dead_code, reason = "each test that includes this file uses a part of it")]
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -59,6 +61,7 @@ pub fn config(dir: &Path, shards: usize, io: IoChoice) -> EngineConfig {
     EngineConfig {
         grpc_address: SocketAddr::from(([127, 0, 0, 1], 0)),
         shard_cores: vec![None; shards],
+        helper_cores: Vec::new(),
         io,
         wal_dir: dir.join("wal"),
         staging_dir: dir.join("staging"),
@@ -98,6 +101,7 @@ impl Fixture {
             unknown_streams: UnknownStreams::Keep,
             to_control,
             tls: None,
+            traces: None,
         };
         let engine = Arc::new(Engine::start(start).expect("the engine starts"));
         let control = std::thread::spawn({

@@ -65,7 +65,7 @@ impl Stream {
         let file = Arc::new(MemoryFile::default());
         let (path, epoch) = (PathBuf::from("memory"), Some(request.epoch));
         let segment = Segment { id: request.id, epoch, path, file, bytes: request.bytes };
-        wal.offer_segment(PreparedSegment { segment: Arc::new(segment) });
+        wal.offer_segment(PreparedSegment { segment: Arc::new(segment), free_bytes: u64::MAX });
         Self { id: StreamId::from_bytes([7; 16]), pipeline_version: 0, wal, next_sequence: 1 }
     }
 

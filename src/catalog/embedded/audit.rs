@@ -5,8 +5,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{AuditEntry, AuditFilter, Page, RememberedRequest, Result, failure, json_or_none, json_text, unique};
 use crate::catalog::model::Changed;
 
-/// What every change of a schema, version, stream or key does besides, in its transaction.
-pub(super) fn note(transaction: &Connection, audit: &AuditEntry, changed: Changed<'_>) -> Result<()> {
+/// What every change of a schema, version, stream or key does besides, in its transaction; the generation that it makes.
+pub(super) fn note(transaction: &Connection, audit: &AuditEntry, changed: Changed<'_>) -> Result<i64> {
     transaction
         .execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = 'generation'", [])
         .map_err(failure)?;
@@ -15,7 +15,8 @@ pub(super) fn note(transaction: &Connection, audit: &AuditEntry, changed: Change
     transaction.execute(line, params![generation, changed.kind(), changed.id()]).map_err(failure)?;
     let old = "DELETE FROM changes WHERE generation <= ?1";
     transaction.execute(old, [generation - Changed::LINES_MAX]).map_err(failure)?;
-    append(transaction, audit)
+    append(transaction, audit)?;
+    Ok(generation)
 }
 
 /// A line that no change of the catalog belongs to.

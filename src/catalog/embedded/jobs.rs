@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::{AuditEntry, CatalogError, Page, Result, audit::append, column, failure, found, json, json_text, unique};
-use crate::catalog::{Job, JobChange, JobFilter, JobStatus};
+use crate::catalog::{Job, JobChange, JobFilter, JobStatus, rules};
 
 const COLUMNS: &str = "SELECT id, stream_id, status, spec, objects, progress, created_at, completed_at FROM jobs";
 
@@ -20,8 +20,10 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Job> {
     })
 }
 
-pub(super) fn create(connection: &mut Connection, job: &Job, audit: AuditEntry) -> Result<()> {
+pub(super) fn create(connection: &mut Connection, job: &Job, most: u32, audit: AuditEntry) -> Result<()> {
     let transaction = connection.transaction().map_err(failure)?;
+    let unfinished = "SELECT count(*) FROM jobs WHERE status IN ('pending', 'running')";
+    rules::has_room(transaction.query_row(unfinished, [], |row| row.get(0)).map_err(failure)?, most)?;
     transaction
         .execute(
             "INSERT INTO jobs (id, stream_id, status, spec, objects, progress, created_at, completed_at) \

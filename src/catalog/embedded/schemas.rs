@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use ttdust_shards::ids::SchemaId;
 
 use super::{
-    AuditEntry, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, audit::note, failure, found, parsed,
-    unique,
+    AuditEntry, Judged, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, audit::note, failure, found,
+    parsed, unique,
 };
 use crate::catalog::model::Changed;
 use crate::catalog::rules;
@@ -144,14 +144,15 @@ pub(super) fn change(
 pub(super) fn add_version(
     connection: &mut Connection,
     version: &SchemaVersion,
-    judged: i64,
+    judged: Judged,
     audit: AuditEntry,
 ) -> Result<Schema> {
     let transaction = connection.transaction().map_err(failure)?;
-    let after = rules::with_version(&get(&transaction, version.schema)?, version, judged)?;
+    let after = rules::with_version(&get(&transaction, version.schema)?, version, judged.schema)?;
     insert_version(&transaction, version)?;
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema))?;
+    let raised = note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema))?;
+    rules::is_next(judged.generation, raised)?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }

@@ -146,11 +146,14 @@ pub(super) fn change(
 ) -> Result<Stream> {
     let transaction = connection.transaction().map_err(failure)?;
     let before = get(&transaction, id)?;
+    let if_generation = change.if_generation;
     let Some(after) = rules::changed_stream(&before, change, now)? else {
         return Ok(before);
     };
     update(&transaction, &after)?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id))?;
+    let audit = audit.with(Some(before.audited()), Some(after.audited()));
+    let raised = note(&transaction, &audit, Changed::Stream(id))?;
+    rules::is_next(if_generation, raised)?;
     transaction.commit().map_err(failure)?;
     Ok(after)
 }

@@ -5,8 +5,9 @@ use tokio_postgres::{Client, GenericClient, Row, Transaction};
 use super::{all, bytes32, failure, get, json_or_none, json_text, number, unique};
 use crate::catalog::{AuditEntry, AuditFilter, CatalogError, Page, RememberedRequest, Result, model::Changed};
 
-/// What every change of a schema, version, stream or key does besides, last of all: others wait from here to the commit.
-pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, changed: Changed<'_>) -> Result<()> {
+/// What every change of a schema, version, stream or key does besides, last of all: others wait from here to the commit. The
+/// generation that it makes.
+pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, changed: Changed<'_>) -> Result<i64> {
     append(transaction, audit).await?;
     let raised = "UPDATE meta SET value = (value::bigint + 1)::text WHERE key = 'generation' RETURNING value::bigint";
     let row = transaction.query_opt(raised, &[]).await.map_err(failure)?;
@@ -14,7 +15,8 @@ pub(super) async fn note(transaction: &Transaction<'_>, audit: &AuditEntry, chan
     let line = "INSERT INTO changes (generation, object_kind, object_id) VALUES ($1, $2, $3)";
     transaction.execute(line, &[&generation, &changed.kind(), &changed.id()]).await.map_err(failure)?;
     let old = "DELETE FROM changes WHERE generation <= $1";
-    transaction.execute(old, &[&(generation - Changed::LINES_MAX)]).await.map(drop).map_err(failure)
+    transaction.execute(old, &[&(generation - Changed::LINES_MAX)]).await.map_err(failure)?;
+    Ok(generation)
 }
 
 /// A line that no change of the catalog belongs to.

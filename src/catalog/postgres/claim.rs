@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 
 use super::{
     failure, get,
+    password::Password,
     pool::{Connector, GRACE},
 };
 use crate::{
@@ -80,8 +81,8 @@ impl Claim {
     ///
     /// # Errors
     /// `Conflict`: another node has it.
-    pub(super) async fn make(&self, options: &PgOptions, node: &str, down: bool) -> Result<()> {
-        let connector = Connector::new(options)?.for_session(
+    pub(super) async fn make(&self, options: &PgOptions, password: Password, node: &str, down: bool) -> Result<()> {
+        let connector = Connector::new(options, password)?.for_session(
             &format!("ttdust node {node}"),
             options.statement_timeout,
             HEARD_WITHIN + options.statement_timeout + 2 * GRACE,

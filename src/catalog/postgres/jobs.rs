@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, GenericClient, Row};
 
 use super::{all, audit::append, column, failure, found, get as value, json, json_text, parsed, unique};
-use crate::catalog::{AuditEntry, CatalogError, Job, JobChange, JobFilter, JobStatus, Page, Result};
+use crate::catalog::{AuditEntry, CatalogError, Job, JobChange, JobFilter, JobStatus, Page, Result, rules};
 
 const COLUMNS: &str = "SELECT id, stream_id, status, spec, objects, progress, created_at, completed_at FROM jobs";
 
@@ -20,8 +20,10 @@ fn read(row: &Row) -> Result<Job> {
     })
 }
 
-pub(super) async fn create(client: &mut Client, job: Job, audit: AuditEntry) -> Result<()> {
+pub(super) async fn create(client: &mut Client, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
     let transaction = client.transaction().await.map_err(failure)?;
+    let unfinished = "SELECT count(*) FROM jobs WHERE status IN ('pending', 'running')";
+    rules::has_room(value(&transaction.query_one(unfinished, &[]).await.map_err(failure)?, 0)?, most)?;
     transaction
         .execute(
             "INSERT INTO jobs (id, stream_id, status, spec, objects, progress, created_at, completed_at) \

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_postgres::{Client, Config, NoTls, config::SslMode};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{migrations, reason_of, tls};
+use super::{migrations, password::Password, reason_of, tls};
 use crate::{
     catalog::{CatalogError, Result},
     config::{PgOptions, PgTls},
@@ -81,6 +81,7 @@ impl std::fmt::Debug for Shared {
 /// How to open a connection.
 pub(super) struct Connector {
     config: Config,
+    password: Password,
     tls: Option<MakeRustlsConnect>,
     timeout: Duration,
     /// For people.
@@ -90,7 +91,7 @@ pub(super) struct Connector {
 impl Connector {
     /// # Errors
     /// `Unavailable`: the certificates of `pg.ca_path` cannot be used.
-    pub(super) fn new(options: &PgOptions) -> Result<Self> {
+    pub(super) fn new(options: &PgOptions, password: Password) -> Result<Self> {
         let mut config = Config::new();
         config
             .host(&options.host)
@@ -102,9 +103,6 @@ impl Connector {
             // A peer that vanished without a word is noticed, be there a call or not.
             .tcp_user_timeout(options.statement_timeout + GRACE)
             .keepalives_idle(Duration::from_secs(30));
-        if !options.password.reveal().is_empty() {
-            config.password(options.password.reveal());
-        }
         // A socket of this machine needs no encryption, and the protocol has none for it.
         let tls = if options.host.starts_with('/') { PgTls::Disable } else { options.tls };
         config.ssl_mode(match tls {
@@ -114,7 +112,7 @@ impl Connector {
         });
         let tls = (tls != PgTls::Disable).then(|| tls::connector(options.ca_path.as_deref())).transpose()?;
         let place = options.place();
-        Ok(Self { config, tls, timeout: options.connect_timeout, place })
+        Ok(Self { config, password, tls, timeout: options.connect_timeout, place })
     }
 
     /// The same for a session that others see under `name`, and that Postgres ends when it is silent for longer than `silence`.
@@ -128,17 +126,22 @@ impl Connector {
 
     /// Opens a connection, and runs it on a task of its own.
     pub(super) async fn connect(&self) -> Result<Client> {
+        let mut config = self.config.clone();
+        let password = self.password.now();
+        if !password.reveal().is_empty() {
+            config.password(password.reveal());
+        }
         let opening = async {
             // Two types, for a connection with TLS and one without.
             match &self.tls {
                 Some(tls) => {
-                    let (client, connection) = self.config.connect(tls.clone()).await?;
+                    let (client, connection) = config.connect(tls.clone()).await?;
                     // How it ends, the next call on it is told.
                     drop(tokio::spawn(connection));
                     Ok(client)
                 }
                 None => {
-                    let (client, connection) = self.config.connect(NoTls).await?;
+                    let (client, connection) = config.connect(NoTls).await?;
                     drop(tokio::spawn(connection));
                     Ok(client)
                 }
@@ -162,9 +165,9 @@ impl Pool {
     ///
     /// # Errors
     /// `Unavailable`: the certificates of `pg.ca_path` cannot be used.
-    pub(super) fn new(options: &PgOptions, figures: PgFigures) -> Result<Self> {
+    pub(super) fn new(options: &PgOptions, password: Password, figures: PgFigures) -> Result<Self> {
         Ok(Self(Arc::new(Shared {
-            connector: Connector::new(options)?,
+            connector: Connector::new(options, password)?,
             permits: Arc::new(Semaphore::new(options.pool_size)),
             waiting: AtomicUsize::new(0),
             idle: Mutex::default(),

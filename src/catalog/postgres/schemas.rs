@@ -5,7 +5,7 @@ use ttdust_shards::ids::SchemaId;
 
 use super::{all, audit::note, bytes32, failure, found, get as value, number, parsed, unique};
 use crate::catalog::{
-    AuditEntry, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, model::Changed, rules,
+    AuditEntry, Judged, Page, Result, Schema, SchemaChange, SchemaFilter, SchemaVersion, model::Changed, rules,
 };
 
 const COLUMNS: &str = "SELECT s.id, s.namespace, s.name, s.description, s.compatibility_mode, s.policy, s.version, \
@@ -158,14 +158,16 @@ pub(super) async fn change(
 pub(super) async fn add_version(
     client: &mut Client,
     version: SchemaVersion,
-    judged: i64,
+    judged: Judged,
     audit: AuditEntry,
 ) -> Result<Schema> {
     let transaction = client.transaction().await.map_err(failure)?;
-    let after = rules::with_version(&find_to_change(&transaction, version.schema).await?, &version, judged)?;
+    let after = rules::with_version(&find_to_change(&transaction, version.schema).await?, &version, judged.schema)?;
     insert_version(&transaction, &version).await?;
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema)).await?;
+    let raised =
+        note(&transaction, &audit.with(None, Some(version.audited())), Changed::Schema(version.schema)).await?;
+    rules::is_next(judged.generation, raised)?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }

@@ -152,11 +152,14 @@ pub(super) async fn change(
 ) -> Result<Stream> {
     let transaction = client.transaction().await.map_err(failure)?;
     let before = find_to_change(&transaction, id).await?;
+    let if_generation = change.if_generation;
     let Some(after) = rules::changed_stream(&before, change, now)? else {
         return Ok(before);
     };
     update(&transaction, &after).await?;
-    note(&transaction, &audit.with(Some(before.audited()), Some(after.audited())), Changed::Stream(id)).await?;
+    let audit = audit.with(Some(before.audited()), Some(after.audited()));
+    let raised = note(&transaction, &audit, Changed::Stream(id)).await?;
+    rules::is_next(if_generation, raised)?;
     transaction.commit().await.map_err(failure)?;
     Ok(after)
 }

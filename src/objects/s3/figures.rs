@@ -30,6 +30,17 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Denied,
+        Self::Throttled,
+        Self::Failed,
+        Self::Timeout,
+        Self::Connection,
+    ];
+
     const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -74,7 +85,10 @@ impl Default for S3Figures {
             drop(figures.bytes.get_or_create(&vec![("direction", direction)]));
         }
         for operation in Operation::ALL {
-            drop(figures.operations.get_or_create(&vec![("operation", operation.name()), ("outcome", "ok")]));
+            for outcome in Outcome::ALL {
+                let labels = vec![("operation", operation.name()), ("outcome", outcome.name())];
+                drop(figures.operations.get_or_create(&labels));
+            }
             drop(figures.latency.get_or_create(&vec![("operation", operation.name())]));
         }
         figures

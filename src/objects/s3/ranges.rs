@@ -18,7 +18,7 @@ use super::{
     S3Objects,
     request::{Call, Operation},
 };
-use crate::objects::ObjectError;
+use crate::{objects::ObjectError, traces};
 
 /// Bytes between two ranges that cost less than another request.
 const GAP_BYTES: u64 = 256 << 10;
@@ -125,10 +125,10 @@ impl RangeRead for ObjectReader {
         let bytes = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
         let patience = self.objects.requests().patience(bytes) + QUEUE_PATIENCE;
         let (answer, wait) = mpsc::sync_channel(1);
-        let work = self.runtime.spawn(async move {
+        let work = self.runtime.spawn(traces::carried(async move {
             // Whoever waited may have given up.
             let _ = answer.send(objects.read_ranges(&key, &wanted).await);
-        });
+        }));
         match wait.recv_timeout(patience) {
             Ok(outcome) => outcome.map_err(io::Error::from),
             Err(mpsc::RecvTimeoutError::Timeout) => {

@@ -21,10 +21,13 @@ use url::{Position, Url};
 
 use super::{
     breaker::Breaker,
-    connections::{Answer, Connections, NoAnswer},
     figures::{Outcome, S3Figures},
 };
-use crate::objects::ObjectError;
+use crate::{
+    objects::ObjectError,
+    outgoing::{Answer, Connections, NoAnswer},
+    traces,
+};
 
 /// Requests under way at once.
 const REQUESTS: usize = 24;
@@ -196,6 +199,21 @@ impl Requests {
 
     /// Tries until there is an answer: a success, or 404, 412, 416 or 501, which mean something to the caller.
     pub(super) async fn call(&self, call: &Call<'_>) -> Result<Answer, ObjectError> {
+        let mut span = traces::call(|| format!("S3 {}", call.operation.name()));
+        if span.is_traced() {
+            span.note("server.address", self.host.to_str().unwrap_or_default().to_owned());
+            span.note("http.request.method", call.operation.method().1.to_string());
+            span.note("aws.s3.key", call.key.to_owned());
+        }
+        let answered = self.call_with_patience(call).await;
+        match &answered {
+            Ok(answer) => span.note("http.response.status_code", answer.status.as_u16()),
+            Err(error) => span.fail(error),
+        }
+        answered
+    }
+
+    async fn call_with_patience(&self, call: &Call<'_>) -> Result<Answer, ObjectError> {
         let carried = call.body.len() as u64 + if call.operation == Operation::Get { call.limit } else { 0 };
         let each = self.timeout_of(carried.min(CARRIED_MAX));
         let end = Instant::now() + each * TRIES;
@@ -437,6 +455,10 @@ mod tests {
         let body =
             "<Error><Code>Signature<DoesNotMatch?X-Amz-Signature=1</Code><StringToSign>s3cret</StringToSign></Error>";
         assert_eq!(error_code(body.as_bytes()), "SignatureDoesNotMatchXAmzSignature1");
+        let body = "<Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>AKIA</AWSAccessKeyId></Error>";
+        let Err(Failure::Lasting(_, error)) = judged(Operation::Put, 403, body) else { panic!("it is refused") };
+        let text = error.to_string();
+        assert!(text.contains("InvalidAccessKeyId") && !text.contains("AKIA"), "{text}");
         assert_eq!(error_code(b"<html>no</html>"), "");
         assert_eq!(error_code(&[0xff; 20_000]), "");
     }

@@ -19,10 +19,9 @@ use tokio::task::spawn_blocking;
 
 use super::{
     S3Objects,
-    connections::Answer,
     request::{Call, Operation},
 };
-use crate::objects::ObjectError;
+use crate::{objects::ObjectError, outgoing::Answer};
 
 /// Files that are sent at a time.
 pub(super) const FILES_AT_ONCE: usize = 2;

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 use ttdust::calendar::{now_unix_micros, rfc3339};
 
-use super::{BUCKET, Body, Broken, Object, State, signature::decode};
+use super::{ACCESS_KEY, BUCKET, Body, Broken, Object, State, signature::decode};
 
 /// A request, understood.
 pub struct Asked {
@@ -89,7 +89,10 @@ impl Reply {
 
 pub fn reply_error(status: u16, code: &str) -> Reply {
     let text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
-    Reply::new(status, format!("{text}<Error><Code>{code}</Code><Message>as asked for</Message></Error>"))
+    // As AWS has it, which tells more than others are to see.
+    let more = format!("<AWSAccessKeyId>{ACCESS_KEY}</AWSAccessKeyId><StringToSign>{ACCESS_KEY}</StringToSign>");
+    let more = if status == 403 { more } else { String::new() };
+    Reply::new(status, format!("{text}<Error><Code>{code}</Code><Message>as asked for</Message>{more}</Error>"))
 }
 
 fn in_base64(checksum: u32) -> String {

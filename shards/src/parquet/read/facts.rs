@@ -7,6 +7,7 @@ use parquet::{
     file::page_index::column_index::ColumnIndexMetaData,
 };
 
+use super::EventSpan;
 use crate::parquet::{
     index::{self, Footer},
     layout::{
@@ -104,6 +105,14 @@ impl Facts {
     /// Whether every sequence number has its row.
     pub(super) fn is_dense(&self) -> bool {
         self.last_sequence - self.first_sequence + 1 == self.rows as i64
+    }
+
+    /// When its records' events were; `None`: no column tells.
+    pub(super) fn event_span(&self) -> Option<EventSpan> {
+        let pages = self.event_pages.as_deref()?;
+        let first = pages.iter().map(|page| page.min).min().unwrap_or(i64::MAX);
+        let last = pages.iter().map(|page| page.max).max().unwrap_or(i64::MIN);
+        Some(EventSpan { told_by: self.pipeline_version, first, last })
     }
 
     pub(in crate::parquet) fn memory_bytes(&self) -> usize {

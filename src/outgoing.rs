@@ -1,4 +1,4 @@
-//! HTTP connections to the store, kept open and used again, with TLS where the endpoint asks for it.
+//! HTTP connections to another server, kept open and used again, with TLS where its URL asks for it.
 //!
 //! A connection carries one request at a time; one whose answer was not read to its end is given up. That a kept connection was
 //! closed meanwhile shows only when it is used: then the request goes out once more on a new one, which every request here
@@ -32,7 +32,7 @@ use crate::tls::{TlsError, client_config};
 
 /// Connections that wait for their next request.
 const IDLE_MAX: usize = 32;
-/// Stores close a connection that is idle for longer; S3 itself after some 20 s.
+/// Servers close a connection that is idle for longer; S3 after some 20 s.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 /// The body of a refusal.
 const ERROR_BYTES_MAX: u64 = 64 << 10;
@@ -40,23 +40,35 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, whole.
+    pub body: Bytes,
 }
 
 /// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum NoAnswer {
+pub enum NoAnswer {
     /// The connection could not be made or broke; for people.
     Connection(String),
     /// The answer has so many bytes, or at least as many, which is more than is taken.
     TooLong(u64),
 }
 
-/// The connections to one store.
-pub(super) struct Connections {
+/// Which settings a server is named by, for messages.
+#[derive(Debug, Clone, Copy)]
+pub struct NamedBy {
+    /// The one of its URL.
+    pub endpoint: &'static str,
+    /// The one of the certificates that vouch for its.
+    pub ca_path: &'static str,
+}
+
+/// The connections to one server.
+pub struct Connections {
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -71,26 +83,28 @@ impl std::fmt::Debug for Connections {
 
 impl Connections {
     /// To a host; `tls`: encrypted, trusting the certificates at that path, or the system's.
-    pub(super) fn new(host: &str, port: u16, tls: Option<Option<&Path>>) -> Result<Self, TlsError> {
+    ///
+    /// # Errors
+    /// The certificates cannot be used, or no server has one for the host.
+    pub fn new(host: &str, port: u16, tls: Option<Option<&Path>>, named_by: NamedBy) -> Result<Self, TlsError> {
         let tls = match tls {
             None => None,
             Some(ca) => {
                 let name = ServerName::try_from(host.to_owned()).map_err(|error| TlsError::Content {
-                    path: PathBuf::from("s3.endpoint"),
+                    path: PathBuf::from(named_by.endpoint),
                     reason: format!("no server has a certificate for {host:?}: {error}"),
                 })?;
-                Some((connector(ca)?, name))
+                Some((connector(ca, named_by)?, name))
             }
         };
         Ok(Self { host: host.to_owned(), port, tls, idle: Mutex::default() })
     }
 
     /// Sends what `request` makes, and reads the answer, whose body may have `limit` bytes.
-    pub(super) async fn send(
-        &self,
-        request: impl Fn() -> Request<Full<Bytes>>,
-        limit: u64,
-    ) -> Result<Answer, NoAnswer> {
+    ///
+    /// # Errors
+    /// There is none, or it is too long.
+    pub async fn send(&self, request: impl Fn() -> Request<Full<Bytes>>, limit: u64) -> Result<Answer, NoAnswer> {
         while let Some(mut kept) = self.kept() {
             if kept.ready().await.is_err() {
                 continue;
@@ -190,7 +204,7 @@ fn broken(error: &hyper::Error) -> String {
     text
 }
 
-fn connector(ca: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    let config = client_config(ca, None, "set s3.ca_path to those that vouch for the store's")?;
+fn connector(ca: Option<&Path>, named_by: NamedBy) -> Result<TlsConnector, TlsError> {
+    let config = client_config(ca, None, &format!("set {} to those that vouch for the server's", named_by.ca_path))?;
     Ok(TlsConnector::from(Arc::new(config)))
 }
