@@ -71,32 +71,33 @@ impl Drop for Store {
 fn others_read_from_it_what_was_acked_over_a_kill_and_a_deletion_leaves_nothing() {
     let (store, dir) = (Store::start(), tempfile::tempdir().expect("a directory"));
     let endpoint = format!("http://{}", store.address);
-    let settings = [
-        ("shards.count", "1"),
-        ("s3.endpoint", endpoint.as_str()),
-        ("s3.region", "us-east-1"),
-        ("s3.bucket", "ttdust"),
-        ("s3.access_key", "test"),
-        ("s3.secret_key", "test"),
-        ("s3.multipart_bytes", "5MiB"),
-        ("buffer.flush_interval_ms", "200"),
-        ("compaction.grace_ms", "60000"),
-    ];
-    let server = Server::start(dir.path(), &settings);
+    let start = |more: &[(&'static str, &'static str)]| {
+        let own = [
+            ("shards.count", "1"),
+            ("s3.endpoint", endpoint.as_str()),
+            ("s3.region", "us-east-1"),
+            ("s3.bucket", "ttdust"),
+            ("s3.access_key", "test"),
+            ("s3.secret_key", "test"),
+            ("s3.multipart_bytes", "5MiB"),
+            ("compaction.grace_ms", "60000"),
+        ];
+        Server::start(dir.path(), &[&own[..], more].concat())
+    };
+    // Flushed by size alone: a file of more than a part.
+    let server = start(&[("buffer.flush_interval_ms", "3600000"), ("buffer.freeze_bytes", "12MiB")]);
     let stream = rest::create_stream(&server.http, "noise", &json!({"type": "object"}));
     let mut noise = Noise(1);
     let acked = block_on(async {
         let mut producer = Producer::connect(&server.grpc, &stream).await;
-        append_at_last(&mut producer, &mut noise).await;
-        rest::wait_for_flush(&server.http, &stream, producer.acked.len() as i64);
-        // More than a part, at once.
         while producer.acked.len() * RECORD_BYTES < 4 * PART_BYTES {
             append_at_last(&mut producer, &mut noise).await;
         }
         producer.acked
     });
+    wait_for("a file", || (!store.files().is_empty()).then_some(()));
     server.kill();
-    let server = Server::start(dir.path(), &settings);
+    let server = start(&[("buffer.flush_interval_ms", "200")]);
     block_on(async {
         let mut producer = Producer::reconnect(&server.grpc, &stream, acked).await;
         let all = producer.acked.len() as i64;

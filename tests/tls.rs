@@ -222,11 +222,11 @@ fn with_client_certificates_required_only_their_holders_are_served() {
     }
     // The name is there on both: the URI before the DNS name.
     let log = server.log();
-    let named = |target: &str| {
-        let line = log.lines().find(|line| line.contains("TLS connection") && line.contains(target));
+    let named = |component: &str| {
+        let line = log.lines().find(|line| line.contains("TLS connection") && line.contains(component));
         line.is_some_and(|line| line.contains(SPIFFE))
     };
-    assert!(named("ttdust_shards::grpc") && named("ttdust::http"), "{log}");
+    assert!(named("\"shards::grpc") && named("\"server::http"), "{log}");
     assert!(server.stop().success(), "a clean stop");
 }
 

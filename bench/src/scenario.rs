@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn the_targets_are_run_with_loads_of_this_list() {
-        let script = include_str!("../../perf/run-targets.sh");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../perf/run-targets.sh");
+        let script = std::fs::read_to_string(script).expect("the script");
         let named: Vec<_> =
             script.split("--scenario ").skip(1).filter_map(|rest| rest.split([' ', ')', '\n']).next()).collect();
         assert!(named.len() >= 10, "{named:?}");
