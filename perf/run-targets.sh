@@ -132,16 +132,17 @@ run_recovery() {
   echo "done: recovery"
 }
 
-# calls NAME FLAGS...: calls of the admin plane.
-calls() {
-  local name=$1
-  shift
-  local status=0
-  "$BENCH" admin --http "$http" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/calls.json" 2>>"$out.txt" || status=$?
-  [[ -s $scratch/calls.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
-  note "$name" "\"exit\": $status, \"calls\": $(cat "$scratch/calls.json")"
+# rest_bench NAME COMMAND KEY FLAGS...: a run of calls over REST; its report goes to the results under NAME, as KEY.
+rest_bench() {
+  local name=$1 report=$scratch/$2.json key=$3 status=0
+  "$BENCH" "$2" --http "$http" --cores "$LOAD_CORE" "${watch[@]}" -o json "${@:4}" >"$report" 2>>"$out.txt" || status=$?
+  [[ -s $report ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
+  note "$name" "\"exit\": $status, \"$key\": $(cat "$report")"
   echo "done: $name"
 }
+
+# calls NAME FLAGS...: calls of the admin plane.
+calls() { rest_bench "$1" admin calls "${@:2}"; }
 
 # A Postgres of its own under the server; sets postgres.
 with_postgres() {
@@ -298,29 +299,14 @@ run_queries() {
   wait "$loader"
 }
 
-query_bench() {
-  local name=$1 status=0
-  shift
-  "$BENCH" query --http "$http" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/queries.json" 2>>"$out.txt" || status=$?
-  [[ -s $scratch/queries.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
-  note "$name" "\"exit\": $status, \"queries\": $(cat "$scratch/queries.json")"
-  echo "done: $name"
-}
+query_bench() { rest_bench "$1" query queries "${@:2}"; }
 
-# Ten records a call, a hundred calls a second, alone and beside a load over gRPC.
+# Ten records a call, a hundred calls a second.
 run_http() {
   local round
-  http_bench() {
-    local name=$1 status=0
-    shift
-    "$BENCH" http --http "$http" --payload "$PAYLOAD" --cores "$LOAD_CORE" "${watch[@]}" -o json "$@" >"$scratch/report.json" 2>>"$out.txt" || status=$?
-    [[ -s $scratch/report.json ]] || { tail -n 3 "$out.txt" >&2; die "$name gave no report"; }
-    note "$name" "\"exit\": $status, \"http\": $(cat "$scratch/report.json")"
-    echo "done: $name"
-  }
   for round in 1 2 3; do
     fresh_server '[buffer]' 'flush_interval_ms = 1000'
-    http_bench "http_alone.$round" --rate 100 --batch 10 --duration "${SECONDS_EACH}s"
+    rest_bench "http_alone.$round" http http --payload "$PAYLOAD" --rate 100 --batch 10 --duration "${SECONDS_EACH}s"
   done
 }
 

@@ -22,7 +22,7 @@ pub use reference::{reference, show};
 pub use resolve::{
     AuthMode, Config, OtlpOptions, PgOptions, PgPassword, S3Credentials, S3Options, TlsFiles, usable_cores,
 };
-pub use secrets::RedisUrl;
+pub use secrets::{RedisUrl, SECRET_BYTES_MAX, read_secret};
 pub use settings::{
     AuthChoice, CertificateHolder, ClientAuth, ImportRoot, LogFormat, PgTls, Pin, RELOADABLE, SETTINGS, Secret,
     Setting, Settings, UnknownStreamsPolicy, UpkeepSettings,

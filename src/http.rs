@@ -222,7 +222,7 @@ fn request_id(given: Option<&HeaderValue>, trace: Option<TraceId>) -> String {
         !text.is_empty() && text.len() <= 128 && text.bytes().all(inner)
     };
     let given = given.and_then(|value| value.to_str().ok()).filter(plain);
-    let new = || trace.map_or_else(|| uuid::Uuid::now_v7().simple().to_string(), |trace| trace.to_string());
+    let new = || trace.unwrap_or_else(TraceId::generate).to_string();
     given.map_or_else(new, str::to_owned)
 }
 

@@ -172,6 +172,12 @@ impl Running {
         }
     }
 
+    /// How far job `id` has come, for the catalog; `objects`: what it reads, if that is new.
+    fn change(&self, id: &str, objects: Option<Value>) -> JobChange {
+        let progress = self.progress().to_value();
+        JobChange { id: id.to_owned(), status: JobStatus::Running, objects, progress, completed_at: None }
+    }
+
     fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -499,13 +505,7 @@ impl Imports {
     /// Keeps that a job has begun, with the objects that it reads if they are known by now.
     async fn keep_begun(&self, id: &str, objects: Option<Value>, running: &Running) -> Result<(), End> {
         loop {
-            let change = JobChange {
-                id: id.to_owned(),
-                status: JobStatus::Running,
-                objects: objects.clone(),
-                progress: running.progress().to_value(),
-                completed_at: None,
-            };
+            let change = running.change(id, objects.clone());
             match self.parts.catalog.change_job(change, None).await {
                 Ok(_) => return Ok(()),
                 Err(CatalogError::Unavailable(_)) if !self.stopping.load(Relaxed) => time::sleep(CATALOG_PAUSE).await,
@@ -551,9 +551,7 @@ impl Imports {
     }
 
     async fn save(&self, id: &str, running: &Running) {
-        let progress = running.progress().to_value();
-        let change =
-            JobChange { id: id.to_owned(), status: JobStatus::Running, objects: None, progress, completed_at: None };
+        let change = running.change(id, None);
         // It is kept with the next; until then a crash has it read some rows again, which are known to have been taken.
         let _ = self.parts.catalog.change_job(change, None).await;
     }

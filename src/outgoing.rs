@@ -116,7 +116,7 @@ impl Connections {
             break;
         }
         let mut new = self.connect().await?;
-        let response = new.send_request(request()).await.map_err(|e| NoAnswer::Connection(broken(&e)))?;
+        let response = new.send_request(request()).await.map_err(|e| NoAnswer::Connection(with_causes(&e)))?;
         self.read(new, response, limit).await
     }
 
@@ -136,7 +136,7 @@ impl Connections {
         }
         let mut body = BytesMut::with_capacity(usize::try_from(told).unwrap_or(0));
         while let Some(frame) = incoming.frame().await {
-            let frame = frame.map_err(|e| NoAnswer::Connection(format!("the answer was cut: {}", broken(&e))))?;
+            let frame = frame.map_err(|e| NoAnswer::Connection(format!("the answer was cut: {}", with_causes(&e))))?;
             let Some(data) = frame.data_ref() else { continue };
             let sum = body.len() as u64 + data.len() as u64;
             if sum > limit {
@@ -168,18 +168,27 @@ impl Connections {
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, NoAnswer> {
         let place = format!("{}:{}", self.host, self.port);
-        let connected = timeout(CONNECT_TIMEOUT, async {
-            let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            socket.set_nodelay(true)?;
-            match &self.tls {
-                None => start(socket).await,
-                Some((connector, name)) => start(connector.connect(name.clone(), socket).await?).await,
-            }
-        });
-        match connected.await {
+        match timeout(CONNECT_TIMEOUT, open(&self.host, self.port, self.tls.as_ref())).await {
             Ok(connected) => connected.map_err(|e| NoAnswer::Connection(format!("cannot connect to {place}: {e}"))),
             Err(_) => Err(NoAnswer::Connection(format!("cannot connect to {place}: no answer in {CONNECT_TIMEOUT:?}"))),
         }
+    }
+}
+
+/// A new connection to a server, with TLS where there is somebody to ask for it.
+///
+/// # Errors
+/// The system's, or those of TLS, which then are a [`rustls::Error`] inside.
+pub async fn open(
+    host: &str,
+    port: u16,
+    tls: Option<&(TlsConnector, ServerName<'static>)>,
+) -> io::Result<SendRequest<Full<Bytes>>> {
+    let socket = TcpStream::connect((host, port)).await?;
+    socket.set_nodelay(true)?;
+    match tls {
+        None => start(socket).await,
+        Some((connector, name)) => start(connector.connect(name.clone(), socket).await?).await,
     }
 }
 
@@ -194,7 +203,8 @@ async fn start(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> 
 }
 
 /// What went wrong, with its causes. No such error holds a URL or a header.
-fn broken(error: &hyper::Error) -> String {
+#[must_use]
+pub fn with_causes(error: &hyper::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -427,8 +427,8 @@ fn note_answer(span: &mut Open, answer: &Result<AppendResponse, Status>) {
 }
 
 /// An outcome; where it is of something that is traced, its way is told of.
-fn told(posted: std::time::Instant, mut outcome: Outcome) -> Outcome {
-    if let Some(marks) = outcome.take_marks() {
+fn told(posted: std::time::Instant, outcome: Outcome) -> Outcome {
+    if let Some(marks) = outcome.marks() {
         for (step, from, to) in marks.steps(posted) {
             drop(traces::child(step).at((from, to)));
         }

@@ -17,7 +17,7 @@ mod rest;
 use std::{
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
 };
 
 use noise::{BATCH, Noise, RECORD_BYTES, append_at_last};
@@ -36,9 +36,9 @@ struct Store {
 
 impl Store {
     fn start() -> Self {
-        let mut command = Command::new(python::interpreter());
-        command.arg("-B").arg(python::script("other_store.py")).arg("serve");
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the interpreter starts");
+        let mut command = python::command("other_store.py");
+        let mut process =
+            command.arg("serve").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the interpreter starts");
         let mut address = String::new();
         BufReader::new(process.stdout.take().expect("piped")).read_line(&mut address).expect("its address");
         let address = address.trim().to_owned();

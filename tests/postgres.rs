@@ -405,10 +405,7 @@ fn the_password_comes_from_a_file_that_is_read_again() {
     postgres(r#""status":"down""#);
     site.gate.set(Door::Open);
     postgres("password authentication failed");
-    let hangup = || {
-        let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("a process");
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
-    };
+    let hangup = || server.signal(rustix::process::Signal::HUP);
     fs::write(&path, "two\nlines\n").expect("a file");
     hangup();
     wait_for("the refusal", || server.log().contains("reload refused").then_some(()));

@@ -284,10 +284,7 @@ fn new_credentials_are_taken_on_sighup_and_what_waited_is_flushed() {
         assert_eq!(status, 200);
         assert!(objects["detail"].as_str().is_some_and(|text| text.contains("s3.credentials_path")), "{objects}");
 
-        let hangup = || {
-            let pid = rustix::process::Pid::from_raw(server.pid() as i32).expect("a process");
-            rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
-        };
+        let hangup = || server.signal(rustix::process::Signal::HUP);
         fs::write(&path, "half").expect("a file");
         hangup();
         wait_for("the refusal", || server.log().contains("reload refused").then_some(()));

@@ -536,10 +536,7 @@ fn settings_change_while_the_server_runs_all_or_nothing() {
     let ana = token(&claims);
     let status = || house.call(&ana, "GET", "/api/v1/config", &Value::Null).0;
     assert_eq!(status(), 200);
-    let hang_up = || {
-        let pid = rustix::process::Pid::from_raw(house.server.pid().cast_signed()).expect("a process");
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
-    };
+    let hang_up = || house.server.signal(rustix::process::Signal::HUP);
     // A bad file is refused, and the old key stays.
     std::fs::write(&key_file, "no key").expect("a file");
     hang_up();

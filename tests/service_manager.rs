@@ -82,12 +82,6 @@ impl Drop for Held {
     }
 }
 
-fn metric(server: &Server, series: &str) -> f64 {
-    let (_, text) = rest::call(&server.http, "GET", "/metrics", "");
-    let line = text.as_str().expect("text").lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {series}")).parse().expect("a number")
-}
-
 #[test]
 fn a_manager_is_told_of_the_start_of_life_and_of_the_end() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -121,14 +115,14 @@ fn a_shard_that_stands_still_ends_the_signs_of_life_until_it_goes_on() {
     told.waiting();
     assert_eq!(health().0, 503);
     assert_eq!(told.waiting(), Vec::<String>::new());
-    let stalled = || metric(&server, "ttdust_shard_stall_seconds{shard=\"0\"}");
+    let stalled = || rest::metric::<f64>(&server.http, "ttdust_shard_stall_seconds{shard=\"0\"}");
     process::wait_for("the stall in the metrics", || (stalled() >= 1.0).then_some(()));
     assert!(server.log().contains("a shard stands still"), "{}", server.log());
     drop(held);
     assert_eq!(told.next(), ALIVE);
     process::wait_for("the end of the stall", || (stalled() == 0.0).then_some(()));
     assert!(server.log().contains("the shard goes on again"), "{}", server.log());
-    assert_eq!(metric(&server, "ttdust_shard_stalls_total{shard=\"0\"}"), 1.0);
+    assert_eq!(rest::metric::<f64>(&server.http, "ttdust_shard_stalls_total{shard=\"0\"}"), 1.0);
     assert!(server.stop().success(), "a clean stop");
 }
 

@@ -146,8 +146,7 @@ fn handshakes(server: &Server, trust: &[&str], port: &str, outcome: &str) -> i64
 }
 
 fn hang_up(server: &Server) {
-    let pid = rustix::process::Pid::from_raw(server.pid().cast_signed()).expect("a process id");
-    rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("sent");
+    server.signal(rustix::process::Signal::HUP);
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod user;
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -162,8 +162,8 @@ impl Terminal {
     fn of(user: &Client, arguments: &[&str]) -> Self {
         // The variables are the user's, and the program comes after the interpreter's script.
         let top = user.command(arguments);
-        let mut command = Command::new(python::interpreter());
-        command.arg("-B").arg(python::script("terminal.py")).arg(top.get_program()).args(top.get_args());
+        let mut command = python::command("terminal.py");
+        command.arg(top.get_program()).args(top.get_args());
         for (name, value) in top.get_envs() {
             match value {
                 Some(value) => command.env(name, value),

@@ -16,7 +16,7 @@ use std::{
     collections::BTreeSet,
     io::{BufRead as _, BufReader},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     sync::{Arc, Mutex},
 };
 
@@ -43,8 +43,8 @@ struct Collector {
 impl Collector {
     /// On this port, 0: any; it refuses so many requests before it takes one.
     fn start(port: u16, refusals: u32) -> Self {
-        let mut command = Command::new(python::interpreter());
-        command.arg("-B").arg(python::script("collector.py")).args([port.to_string(), refusals.to_string()]);
+        let mut command = python::command("collector.py");
+        command.args([port.to_string(), refusals.to_string()]);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the interpreter starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let port = lines.next().expect("a line").expect("UTF-8").parse().expect("a port");
@@ -125,12 +125,6 @@ fn start(dir: &Path, collector: &Collector, settings: &[(&str, &str)]) -> Server
 
 fn create_stream(server: &Server) -> String {
     rest::create_stream(&server.http, "events", &json!({"type": "object"}))
-}
-
-fn metric(server: &Server, name: &str) -> u64 {
-    let (_, text) = rest::call(&server.http, "GET", "/metrics", "");
-    let line = text.as_str().expect("text").lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().expect("a number")
 }
 
 /// Calls with these metadata, one after the other.
@@ -316,8 +310,12 @@ fn the_servers_own_work_is_traced_where_a_part_of_requests_is() {
     let import = tree.one("import");
     assert_eq!(import["attributes"]["ttdust.status"], "completed", "{import}");
     assert!(tree.under(import).contains(&"catalog change_job"), "{:#?}", tree.0);
-    assert_eq!((metric(&server, DROPPED), metric(&server, FAILURES)), (0, 2), "it was tried again");
-    assert!(metric(&server, EXPORTED) > 7);
+    assert_eq!(
+        (rest::metric::<u64>(&server.http, DROPPED), rest::metric::<u64>(&server.http, FAILURES)),
+        (0, 2),
+        "it was tried again"
+    );
+    assert!(rest::metric::<u64>(&server.http, EXPORTED) > 7);
     assert!(server.stop().success(), "a clean stop");
 }
 
@@ -337,12 +335,12 @@ fn without_its_collector_the_server_goes_on_and_drops_and_counts_and_comes_back_
         let ended = producer.pipeline(batches).await;
         assert_eq!((ended.code, producer.acked.len()), (0, 4000), "{ended:?}");
     });
-    wait_for("spans that find no room", || (metric(&server, DROPPED) > 0).then_some(()));
-    wait_for("failures", || (metric(&server, FAILURES) > 0).then_some(()));
+    wait_for("spans that find no room", || (rest::metric::<u64>(&server.http, DROPPED) > 0).then_some(()));
+    wait_for("failures", || (rest::metric::<u64>(&server.http, FAILURES) > 0).then_some(()));
     assert!(server.log().contains("the collector takes no traces now"), "{}", server.log());
 
     let collector = Collector::start(port, 0);
-    wait_for("what had waited", || (metric(&server, EXPORTED) > 0).then_some(()));
+    wait_for("what had waited", || (rest::metric::<u64>(&server.http, EXPORTED) > 0).then_some(()));
     let header = parent(TRACE, "01");
     let again = || {
         rest::call_with(&server.http, "GET", "/api/v1/streams", &[("traceparent", &header)], "");

@@ -109,6 +109,50 @@ impl Counts {
     }
 }
 
+/// What a run of calls tells.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    rate: f64,
+    seconds: f64,
+    connections: u32,
+    /// From when a call was due to its answer, in µs, by what was called.
+    latency_us: BTreeMap<&'static str, Latency>,
+    /// The same of those that no stall of the machine fell into; as `latency_us` where nobody watched.
+    undisturbed_us: BTreeMap<&'static str, Latency>,
+    /// Stalls of the machine; `null`: nobody watched.
+    stalls: Option<Vec<CoreStalls>>,
+    /// Answers that were no success, by status (0: no answer).
+    failed: BTreeMap<u16, u64>,
+    /// Answers that are not what they must be.
+    wrong: u64,
+}
+
+impl Report {
+    /// Of a run with these flags.
+    pub fn new(args: &CallArgs, counts: Counts) -> Self {
+        Self {
+            rate: args.rate,
+            seconds: args.duration.as_secs_f64(),
+            connections: args.connections,
+            latency_us: latencies(&counts.latency),
+            undisturbed_us: latencies(&counts.undisturbed),
+            stalls: counts.stalls,
+            failed: counts.failed,
+            wrong: counts.wrong,
+        }
+    }
+
+    /// Whether all was answered, and rightly.
+    pub fn is_good(&self) -> bool {
+        self.failed.is_empty() && self.wrong == 0
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        text(&self.latency_us, &self.failed, self.wrong)
+    }
+}
+
 /// Calls at the rate: `call` makes the call with this number, from 0 on. Returns what came of all.
 ///
 /// # Errors

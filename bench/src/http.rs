@@ -1,17 +1,13 @@
 //! Small batches of records over HTTP at a steady rate: how long until they are acked.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     calls::{self, Call, CallArgs},
-    load::report::Latency,
     payload::{self, PayloadKind, Payloads},
     rest::Rest,
-    stalls::CoreStalls,
 };
 
 /// Records that are made, and sent again and again.
@@ -36,21 +32,10 @@ pub struct HttpArgs {
 /// What a run tells.
 #[derive(Debug, Serialize)]
 struct Report {
-    rate: f64,
-    seconds: f64,
-    connections: u32,
     batch: u32,
     payload_bytes: f64,
-    /// From when a call was due to its ack, in µs.
-    latency_us: BTreeMap<&'static str, Latency>,
-    /// The same of those that no stall of the machine fell into; as `latency_us` where nobody watched.
-    undisturbed_us: BTreeMap<&'static str, Latency>,
-    /// Stalls of the machine; `null`: nobody watched.
-    stalls: Option<Vec<CoreStalls>>,
-    /// Answers that were no success, by status (0: no answer).
-    failed: BTreeMap<u16, u64>,
-    /// Answers that do not say that all records were taken.
-    wrong: u64,
+    #[serde(flatten)]
+    calls: calls::Report,
 }
 
 /// Sends, reports on stdout, and says whether all was taken.
@@ -66,19 +51,12 @@ pub fn run(args: &HttpArgs) -> Result<bool, Box<dyn std::error::Error>> {
     let path = format!("/api/v1/streams/{stream}/records");
     let counts = calls::run(&args.calls, |number| Post::new(&path, &records, args.batch, number))?;
     let report = Report {
-        rate: args.calls.rate,
-        seconds: args.calls.duration.as_secs_f64(),
-        connections: args.calls.connections,
         batch: args.batch,
         payload_bytes: payloads.mean_bytes(),
-        latency_us: calls::latencies(&counts.latency),
-        undisturbed_us: calls::latencies(&counts.undisturbed),
-        stalls: counts.stalls,
-        failed: counts.failed,
-        wrong: counts.wrong,
+        calls: calls::Report::new(&args.calls, counts),
     };
-    calls::print(args.calls.output, &report, || calls::text(&report.latency_us, &report.failed, report.wrong))?;
-    Ok(report.failed.is_empty() && report.wrong == 0)
+    calls::print(args.calls.output, &report, || report.calls.text())?;
+    Ok(report.calls.is_good())
 }
 
 /// A batch as a JSON array.

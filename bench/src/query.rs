@@ -3,18 +3,13 @@
 //! The stream holds clicks, made by `load --payload clicks@NUMBER`, so that which keys are there, and what their records are,
 //! is known without asking.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use memchr::memmem;
-use serde::Serialize;
 
 use crate::{
-    calls::{self, Call, CallArgs},
-    load::report::Latency,
+    calls::{self, Call, CallArgs, Report},
     micro::validate::click,
-    stalls::CoreStalls,
 };
 
 /// Rows that a time range asks for.
@@ -67,24 +62,6 @@ fn numbers(text: &str) -> Result<(u64, u64), String> {
     parsed.filter(|(from, to)| from < to).ok_or_else(|| "want FROM..TO, such as 0..6000000".to_owned())
 }
 
-/// What a run tells.
-#[derive(Debug, Serialize)]
-struct Report {
-    rate: f64,
-    seconds: f64,
-    connections: u32,
-    /// From when a query was due to its answer, in µs, by what was asked for.
-    latency_us: BTreeMap<&'static str, Latency>,
-    /// The same of those that no stall of the machine fell into; as `latency_us` where nobody watched.
-    undisturbed_us: BTreeMap<&'static str, Latency>,
-    /// Stalls of the machine; `null`: nobody watched.
-    stalls: Option<Vec<CoreStalls>>,
-    /// Answers that were no success, by status (0: no answer).
-    failed: BTreeMap<u16, u64>,
-    /// Answers that are not what is stored.
-    wrong: u64,
-}
-
 /// Asks, reports on stdout, and says whether all was answered, and rightly.
 ///
 /// # Errors
@@ -95,18 +72,9 @@ pub fn run(args: &QueryArgs) -> Result<bool, Box<dyn std::error::Error>> {
         let kind = kinds[(number % kinds.len() as u64) as usize];
         Question::new(args, kind, number)
     })?;
-    let report = Report {
-        rate: args.calls.rate,
-        seconds: args.calls.duration.as_secs_f64(),
-        connections: args.calls.connections,
-        latency_us: calls::latencies(&counts.latency),
-        undisturbed_us: calls::latencies(&counts.undisturbed),
-        stalls: counts.stalls,
-        failed: counts.failed,
-        wrong: counts.wrong,
-    };
-    calls::print(args.calls.output, &report, || calls::text(&report.latency_us, &report.failed, report.wrong))?;
-    Ok(report.failed.is_empty() && report.wrong == 0)
+    let report = Report::new(&args.calls, counts);
+    calls::print(args.calls.output, &report, || report.text())?;
+    Ok(report.is_good())
 }
 
 /// A query, and what its answer holds.

@@ -62,7 +62,8 @@ pub struct Limits {
     pub tails: usize,
     /// Requests of one call that are taken but not yet answered.
     pub requests_in_flight: usize,
-    /// Seconds for which a client may keep a call waiting: in the middle of a message, or with answers that it does not take.
+    /// Seconds for which a client may keep a call waiting: in the middle of a message, or with acks that it does not take.
+    /// Answers to queries have a bound of their own, by the memory that they hold: [`crate::memory::Patience`].
     pub stall_seconds: u64,
 }
 

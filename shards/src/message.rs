@@ -136,9 +136,10 @@ impl Outcome {
     }
 
     /// When what happened to a request that is traced.
-    pub fn take_marks(&mut self) -> Option<Box<Marks>> {
+    #[must_use]
+    pub fn marks(&self) -> Option<&Marks> {
         match self {
-            Self::Committed(committed) => committed.marks.take(),
+            Self::Committed(committed) => committed.marks.as_deref(),
             Self::Refused(_) | Self::Unknown => None,
         }
     }

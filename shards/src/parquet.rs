@@ -529,7 +529,6 @@ fn write_in_pieces(writer: &mut ArrowWriter<Sink>, batch: &RecordBatch) -> Resul
     Ok(())
 }
 
-/// Appends the id's text without an allocation.
 /// Metadata as a JSON object of strings; `None`: there is none.
 fn metadata_json(pairs: &[(String, String)]) -> Option<String> {
     if pairs.is_empty() {

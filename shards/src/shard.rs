@@ -428,7 +428,7 @@ impl Shard {
             return Some(Refusal::LogFull(RETRY_AFTER * 10));
         }
         let mut behind = self.wal.unsynced_bytes() >= UNSYNCED_BYTES_MAX || self.parked_bytes >= PARKED_BYTES_MAX;
-        behind |= !self.wal.has_room(submission.entry_bytes_max());
+        behind |= !self.wal.has_room(|| submission.entry_bytes_max());
         if has_keys(submission) {
             match self.dedup.refusal() {
                 Some(KeysRefused::Full) => return Some(Refusal::KeysFull(KEYS_RETRY_AFTER)),

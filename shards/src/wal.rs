@@ -444,17 +444,17 @@ impl Wal {
         }
     }
 
-    /// Whether an entry of at most `bytes` will find a place. On a disk with room to spare the next segment is on its way.
+    /// Whether an entry of at most `bytes()` will find a place. On a disk with room to spare the next segment is on its way.
     /// On one that is nearly full it may never come, and what was appended can be neither written nor taken back: there the
     /// segments at hand must have room for it, behind all that waits.
     #[must_use]
-    pub fn has_room(&self, bytes: usize) -> bool {
+    pub fn has_room(&self, bytes: impl FnOnce() -> usize) -> bool {
         if !self.scarce {
             return true;
         }
         let blocks = |bytes: usize| bytes.next_multiple_of(BLOCK_BYTES) as u64;
         // Two blocks more: the open frame is padded when it is closed, and a new one has a header.
-        let frame = blocks(bytes) + 2 * BLOCK_BYTES as u64;
+        let frame = blocks(bytes()) + 2 * BLOCK_BYTES as u64;
         let waiting = blocks(self.filling.bytes());
         // Frames are not divided between segments, so at the end of each less than a frame may be lost.
         let lost = frame.max(blocks(self.filling.largest_bytes().max(self.config.frame_bytes)));

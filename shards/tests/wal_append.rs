@@ -239,15 +239,15 @@ fn on_a_disk_that_is_nearly_full_what_is_admitted_finds_room_without_another_seg
         let mut wal = new_wal(256 << 10);
         disk.create_dir(dir)?;
         wal.learn_free_bytes(1 << 20);
-        assert!(!wal.has_room(1), "no segment is there yet");
+        assert!(!wal.has_room(|| 1), "no segment is there yet");
         disk.set_free_bytes(1 << 20);
         serve(&mut wal, &disk, dir)?;
         // From now on there are no more segments.
-        while wal.has_room(1) {
+        while wal.has_room(|| 1) {
             let payloads: Vec<Bytes> =
                 (0..1 + rng.below(40)).map(|_| vec![7; rng.below(9000) as usize].into()).collect();
             let bytes = payloads.iter().map(Bytes::len).sum::<usize>() + 4 * payloads.len() + 256;
-            if wal.has_room(bytes) {
+            if wal.has_room(|| bytes) {
                 wal.append(&draft(StreamId::generate(), 1, &payloads, &[]));
             } else {
                 refusals += 1;

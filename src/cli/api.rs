@@ -12,11 +12,11 @@ use tokio::time::timeout;
 use url::{Url, form_urlencoded};
 
 use super::{
-    connection::{Connections, NoAnswer, Place, endpoint, with_causes},
+    connection::{Connections, NoAnswer, Place, endpoint},
     failure::{Failure, Problem},
     output::note,
 };
-use crate::config::Secret;
+use crate::{config::Secret, outgoing::with_causes};
 
 /// The longest page of a list.
 const PAGE_SIZE: usize = 500;

@@ -1,7 +1,6 @@
 //! HTTP connections to the server: one request at a time each, used again, with TLS where the endpoint asks for it.
 
 use std::{
-    error::Error as _,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -11,22 +10,17 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
+use hyper::{body::Incoming, client::conn::http1::SendRequest};
 use rustls::pki_types::ServerName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 use super::failure::Failure;
-use crate::tls::{Own, client_config};
+use crate::{
+    outgoing::{open, with_causes},
+    tls::{Own, client_config},
+};
 
 /// Long enough for a far server that is busy with handshakes.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,15 +153,7 @@ impl Connections {
 
     async fn connect(&self) -> Result<Sender, Failure> {
         let address = format!("{}:{}", self.host, self.port);
-        let connected = timeout(CONNECT_TIMEOUT, async {
-            let socket = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            socket.set_nodelay(true)?;
-            match &self.tls {
-                None => start(socket).await,
-                Some((connector, name)) => start(connector.connect(name.clone(), socket).await?).await,
-            }
-        });
-        match connected.await {
+        match timeout(CONNECT_TIMEOUT, open(&self.host, self.port, self.tls.as_ref())).await {
             Ok(Ok(sender)) => Ok(sender),
             Ok(Err(error)) => Err(Failure::Unreachable {
                 what: format!("cannot connect to {address}: {error}"),
@@ -179,15 +165,6 @@ impl Connections {
             }),
         }
     }
-}
-
-async fn start(socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> io::Result<Sender> {
-    let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
-    tokio::spawn(async move {
-        // Whoever waits for an answer hears of it.
-        let _ = connection.await;
-    });
-    Ok(sender)
 }
 
 /// What to look at when no connection can be made.
@@ -215,17 +192,6 @@ fn remedy(error: &io::Error) -> &'static str {
         }
         _ => "is the address right? --endpoint, TTDUST_ENDPOINT or a profile (`ttdust profile list`) say it",
     }
-}
-
-/// What went wrong, with its causes. No such error holds a header.
-pub(super) fn with_causes(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

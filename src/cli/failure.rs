@@ -119,6 +119,11 @@ impl Failure {
         })
     }
 
+    /// What went wrong, in a line: without the program's name, and without what to do.
+    pub(super) fn first_line(&self) -> String {
+        self.told().lines().next().unwrap_or_default().trim_start_matches("ttdust: ").to_owned()
+    }
+
     /// What is told on standard error; empty: nothing.
     pub(super) fn told(&self) -> String {
         match self {

@@ -1,7 +1,6 @@
 //! A key from a file or from whoever sits at the terminal: it stands in no list of processes and on no screen.
 
 use std::{
-    fs,
     io::{self, IsTerminal as _, Read as _, Write as _},
     path::Path,
 };
@@ -9,13 +8,11 @@ use std::{
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::failure::Failure;
-
-/// No key or token is as long.
-const BYTES_MAX: u64 = 64 << 10;
+use crate::config::{SECRET_BYTES_MAX, read_secret};
 
 /// The key in the file, or, for `-`, from standard input.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
-    let text = if path == Path::new("-") { from_stdin() } else { from(path) };
+    let text = if path == Path::new("-") { from_stdin() } else { read_secret(path) };
     let text = text.map_err(|error| Failure::file(path, &error))?;
     let key = text.trim();
     if key.is_empty() || key.contains(char::is_whitespace) {
@@ -23,12 +20,6 @@ pub(super) fn read(path: &Path) -> Result<String, Failure> {
         return Err(Failure::usage(format!("{place} should hold a key alone, such as ttd_live_…")));
     }
     Ok(key.to_owned())
-}
-
-fn from(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    fs::File::open(path)?.take(BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 fn from_stdin() -> io::Result<String> {
@@ -41,7 +32,7 @@ fn from_stdin() -> io::Result<String> {
         stdin.read_line(&mut text)?;
         let _ = writeln!(io::stderr());
     } else {
-        stdin.lock().take(BYTES_MAX).read_to_string(&mut text)?;
+        stdin.lock().take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
     }
     Ok(text)
 }
@@ -72,6 +63,8 @@ impl Drop for Silent {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 use super::{
     api::{Api, Call},
-    connection::with_causes,
     failure::{Failure, Outcome, Problem},
     output::{Output, note},
     records::{Manner, Record, unreadable},
@@ -21,6 +20,7 @@ use super::{
     streams::path_of,
     text::{parse_duration, parse_moment},
 };
+use crate::outgoing::with_causes;
 use events::{Event, Events};
 
 /// A live connection shows itself every 15 s: one that is silent for so long is dead.

@@ -172,9 +172,7 @@ impl Live {
             }
             Err(failure) => {
                 let since = *self.away_since.get_or_insert_with(Instant::now);
-                let told = failure.told();
-                let why = told.lines().next().unwrap_or_default().trim_start_matches("ttdust: ").to_owned();
-                self.shown.away = Some((since.elapsed(), why));
+                self.shown.away = Some((since.elapsed(), failure.first_line()));
             }
         }
     }

@@ -1,9 +1,27 @@
 //! Values with a password in them: never shown whole, neither by `Debug` nor in a message.
 
-use std::fmt;
+use std::{
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
 
 /// What stands for a password.
 pub(super) const HIDDEN: &str = "***";
+
+/// No file or line with a secret is as long.
+pub const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// The text of a file with a secret. Blocking.
+///
+/// # Errors
+/// The system's; it is no text.
+pub fn read_secret(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(SECRET_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// Where a Redis is, and how to be let in.
 #[derive(Clone, PartialEq, Eq)]

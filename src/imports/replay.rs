@@ -37,7 +37,7 @@ use super::{
     run::{End, is_for_later},
 };
 use crate::{
-    catalog::{AuditEntry, CatalogError, Job, JobChange, JobKind, JobStatus},
+    catalog::{AuditEntry, CatalogError, Job, JobKind},
     producer::{Records, Source, pause},
     workers::WorkerError,
 };
@@ -276,13 +276,7 @@ impl Imports {
     /// Keeps how far a replay came, once that can be done.
     async fn keep(&self, id: &str, running: &Running) -> Result<(), End> {
         loop {
-            let change = JobChange {
-                id: id.to_owned(),
-                status: JobStatus::Running,
-                objects: None,
-                progress: running.progress().to_value(),
-                completed_at: None,
-            };
+            let change = running.change(id, None);
             let why = match self.parts.catalog.change_job(change, None).await {
                 Ok(_) => {
                     running.waits_for(None);

@@ -9,7 +9,7 @@ use ttdust_shards::{
     message::{AdminRequest, QueryFailure, ReplyTo, ToControl, ToShard},
     query::{Cancel, Query},
     rate::Category,
-    trace::SpanContext,
+    trace::{SpanContext, TraceId},
 };
 
 use crate::{
@@ -132,8 +132,7 @@ impl Inbox {
 
     fn administer(&self, caller: Principal, request: AdminRequest, trace: Option<SpanContext>, reply: ReplyTo) {
         let (control, link) = (Arc::clone(&self.control), self.link.clone());
-        let trace_id = trace.as_ref().map(|trace| trace.trace.to_string());
-        let trace_id = trace_id.unwrap_or_else(|| uuid::Uuid::now_v7().simple().to_string());
+        let trace_id = trace.as_ref().map_or_else(TraceId::generate, |trace| trace.trace).to_string();
         let span = self.traces.continued(trace, "control");
         tokio::spawn(async move {
             let actor = Actor { caller, trace_id };

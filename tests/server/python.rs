@@ -23,12 +23,17 @@ pub fn script(name: &str) -> PathBuf {
     root().join("tests/python").join(name)
 }
 
-/// Runs a program to its end.
-pub fn run(name: &str, arguments: &[&Path]) -> Output {
+/// A program, to be started with further arguments.
+pub fn command(name: &str) -> Command {
     let mut command = Command::new(interpreter());
     // The sources stay as they are: no `__pycache__` beside them.
-    command.arg("-B").arg(script(name)).args(arguments);
-    command.output().expect("the interpreter starts")
+    command.arg("-B").arg(script(name));
+    command
+}
+
+/// Runs a program to its end.
+pub fn run(name: &str, arguments: &[&Path]) -> Output {
+    command(name).args(arguments).output().expect("the interpreter starts")
 }
 
 /// What the program said, for a failed test.

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test that includes this file uses a part of it")]
 
 use std::{
+    fmt::Debug,
     io::{Read as _, Write as _},
     net::TcpStream,
+    str::FromStr,
 };
 
 use serde_json::{Value, json};
@@ -39,6 +41,13 @@ pub fn call_with(
     let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::String(body.to_owned())))
+}
+
+/// The value of a series of `/metrics`, as it is named there with its labels.
+pub fn metric<T: FromStr<Err: Debug>>(address: &str, series: &str) -> T {
+    let (_, text) = call(address, "GET", "/metrics", "");
+    let line = text.as_str().expect("text").lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series}")).parse().expect("a number")
 }
 
 /// Waits until the rows of a stream up to this sequence number are in committed files.

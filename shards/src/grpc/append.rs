@@ -235,7 +235,6 @@ impl Append {
         self.bytes += bytes;
         self.unsent += usize::from(answer.unsent.is_some());
         self.submitted.push_back(answer);
-        self.send_letters();
         Ok(())
     }
 }
@@ -274,9 +273,9 @@ impl Method for Append {
                 break;
             }
             let Some(mut request) = self.submitted.pop_front() else { break };
-            let (mut outcome, letters) = request.take_outcomes();
+            let (outcome, letters) = request.take_outcomes();
             if let Some(traced) = &mut request.traced {
-                traced.outcome(outcome.take_marks().as_deref());
+                traced.outcome(outcome.marks());
             }
             self.bytes -= request.bytes;
             let reactor = &self.intake.reactor;

@@ -155,7 +155,7 @@ impl Method for IngestStream {
             let reactor = &self.intake.reactor;
             let mut traced = group.traced.take();
             let answered = group.put_answer(outcome, &mut traced, out, reactor);
-            note_end(&mut traced, &answered);
+            note_end(traced, &answered);
             answered?;
             reactor.observe_ack(group.received, *now.get_or_insert_with(Instant::now));
         }
@@ -294,7 +294,7 @@ pub async fn ingest(intake: Intake, bell: Rc<Bell>, message: Bytes) -> Result<In
     let received = Instant::now();
     let mut traced = intake.trace(path::INGEST, received);
     let answer = ingest_one(intake, bell, message, received, &mut traced).await;
-    note_end(&mut traced, &answer);
+    note_end(traced, &answer);
     answer
 }
 

@@ -259,7 +259,7 @@ async fn call(
         return;
     }
     let deadline = deadline_of(&head.headers);
-    let work = dispatch(reactor, descriptors, peer, head, body, &mut respond);
+    let work = dispatch(reactor, descriptors, peer, (head, deadline), body, &mut respond);
     let ended = match deadline {
         None => work.await,
         Some(deadline) => match time::timeout_at(deadline, work).await {
@@ -316,7 +316,7 @@ async fn dispatch(
     reactor: Rc<Reactor>,
     descriptors: Rc<Descriptors>,
     peer: Peer,
-    head: http::request::Parts,
+    (head, deadline): (http::request::Parts, Option<Instant>),
     body: RecvStream,
     respond: &mut SendResponse<Bytes>,
 ) -> Result<(), Status> {
@@ -358,7 +358,6 @@ async fn dispatch(
         }
         path::QUERY_TIME_RANGE | path::LOOKUP_BY_KEY | path::STREAMING_READ => {
             let _call = reactor.calls.enter(&bell);
-            let deadline = deadline_of(&head.headers);
             let reading = Reading { caller: caller()?, message: only_message(reader).await?, incoming, deadline };
             // Boxed: the tasks of other calls are none the larger for it.
             Box::pin(read(&reactor, reading, head.uri.path(), respond, (&bell, &peer.line))).await
@@ -369,11 +368,10 @@ async fn dispatch(
             let _call = reactor.calls.enter(&bell);
             let caller = caller()?;
             let message = only_message(reader).await?;
-            let mut traced = Traced::begin(&reactor, &incoming, path, Instant::now());
+            let traced = Traced::begin(&reactor, &incoming, path, Instant::now());
             let message = (message, context_of(&traced));
             let answer = admin::call(&reactor, caller, &bell, path, message).await;
-            note_end(&mut traced, &answer);
-            drop(traced);
+            note_end(traced, &answer);
             Box::pin(Answer::framed(answer?).send(respond_headers(respond)?, &peer.line)).await;
             Ok(())
         }
@@ -399,29 +397,26 @@ async fn read(
     let begin = |path| Traced::begin(reactor, &incoming, path, Instant::now());
     match path {
         path::QUERY_TIME_RANGE => {
-            let mut traced = begin(path::QUERY_TIME_RANGE);
+            let traced = begin(path::QUERY_TIME_RANGE);
             let message = (message, context_of(&traced));
             let asked = while_wanted(respond, query::time_range(reactor, caller, bell, message, deadline)).await;
-            note_end(&mut traced, &asked);
-            drop(traced);
+            note_end(traced, &asked);
             let (answer, held) = asked?;
             Answer::new(answer, held).send(respond_headers(respond)?, line).await;
         }
         path::LOOKUP_BY_KEY => {
-            let mut traced = begin(path::LOOKUP_BY_KEY);
+            let traced = begin(path::LOOKUP_BY_KEY);
             let message = (message, context_of(&traced));
             let asked = while_wanted(respond, query::lookup(reactor, caller, bell, message)).await;
-            note_end(&mut traced, &asked);
-            drop(traced);
+            note_end(traced, &asked);
             let (answer, held) = asked?;
             Answer::new(answer, held).send(respond_headers(respond)?, line).await;
         }
         _ => {
-            let mut traced = begin(path::STREAMING_READ);
+            let traced = begin(path::STREAMING_READ);
             let message = (message, context_of(&traced));
             let opened = while_wanted(respond, tail::open(reactor, caller, bell, message)).await;
-            note_end(&mut traced, &opened);
-            drop(traced);
+            note_end(traced, &opened);
             opened?.run(respond_headers(respond)?).await;
         }
     }

@@ -112,9 +112,9 @@ pub fn note_request(traced: &mut Traced, stream: &StreamEntry, records: u32, byt
     traced.note("ttdust.batch.bytes", bytes);
 }
 
-/// Notes how a request ended, if it is traced.
-pub fn note_end<T>(traced: &mut Option<Box<Traced>>, outcome: &Result<T, Status>) {
-    let Some(traced) = traced else { return };
+/// Ends a request's span with how it ended, if it is traced.
+pub fn note_end<T>(traced: Option<Box<Traced>>, outcome: &Result<T, Status>) {
+    let Some(mut traced) = traced else { return };
     match outcome {
         Ok(_) => traced.answered(),
         Err(status) => traced.failed(status),

@@ -207,8 +207,11 @@ impl Feeds {
             feed.through.set(Some(through));
         }
         feed.there.set(feed.there.get().max(through));
-        feed.answered.set(feed.answered.get().max(question));
-        feed.ring_all();
+        let before = feed.answered.get();
+        feed.answered.set(before.max(question));
+        // The others have waited for no answer, or have had theirs.
+        let asked = |key: &u64| (before + 1..=question).contains(key);
+        feed.places.borrow().iter().filter(|(key, _)| asked(key)).for_each(|(_, place)| place.bell.ring());
     }
 
     fn feed(&self, stream: StreamId) -> Option<Rc<Feed>> {

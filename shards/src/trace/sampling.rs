@@ -61,14 +61,14 @@ impl Sampler {
             Incoming::Sampled(caller) => {
                 Begun { context: SpanContext { span, ..caller.clone() }, parent: Some(caller.span) }
             }
-            _ => Begun { context: SpanContext { trace: new_trace(), span, state: None }, parent: None },
+            _ => Begun { context: SpanContext { trace: TraceId::generate(), span, state: None }, parent: None },
         })
     }
 
     /// A trace of what no request asked for, if there is room for it in this second.
     #[must_use]
     pub fn begin_own(&self, second: u64) -> Option<SpanContext> {
-        self.has_room(second).then(|| SpanContext { trace: new_trace(), span: self.span_id(), state: None })
+        self.has_room(second).then(|| SpanContext { trace: TraceId::generate(), span: self.span_id(), state: None })
     }
 
     /// A new span's id.
@@ -94,11 +94,6 @@ impl Sampler {
         let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ mixed >> 31
     }
-}
-
-/// As a request's id is made, so that the two can be one.
-fn new_trace() -> TraceId {
-    TraceId(Uuid::now_v7().as_u128())
 }
 
 #[cfg(test)]

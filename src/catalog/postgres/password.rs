@@ -1,16 +1,11 @@
 //! With which password to log in: a text from the settings, or from a file that is read again on SIGHUP. Never shown.
 
 use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
 };
 
-use crate::config::{PgPassword, Secret};
-
-/// No such file is as large.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+use crate::config::{PgPassword, Secret, read_secret};
 
 /// Why there is no password. Says nothing of what the file holds.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +54,11 @@ fn read(from: &PgPassword) -> Result<FreshPassword, PasswordError> {
         PgPassword::Text(text) => Ok(FreshPassword(text.clone())),
         PgPassword::File(path) => {
             let error = |reason: String| PasswordError { path: path.clone(), reason };
-            let text = text_of(path).map_err(|e| error(e.to_string()))?;
+            let text = read_secret(path).map_err(|e| error(e.to_string()))?;
             let password = line_of(&text).map_err(|reason| error(reason.into()))?;
             Ok(FreshPassword(Secret::new(password.to_owned())))
         }
     }
-}
-
-fn text_of(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The one line of a file, as it is but for its end.

@@ -143,8 +143,7 @@ impl<'a> Delivery<'a> {
 
     /// Tells what is waited for: where there is no line of progress, once.
     fn wait_for(&self, failure: &Failure) {
-        let told = failure.told();
-        let why = told.lines().next().unwrap_or_default().trim_start_matches("ttdust: ").to_owned();
+        let why = failure.first_line();
         if self.waits_for.borrow().is_none() && !io::stderr().is_terminal() {
             note(&format!("waiting: {why}"));
         }

@@ -278,11 +278,7 @@ impl Watched {
 /// A failure as a note, if the server is there all the same.
 fn told(what: &str, failure: Failure) -> Result<String, Failure> {
     match &failure {
-        Failure::Refused(_) => {
-            let told = failure.told();
-            let first = told.lines().next().unwrap_or_default();
-            Ok(format!("{what}: {}", first.trim_start_matches("ttdust: ")))
-        }
+        Failure::Refused(_) => Ok(format!("{what}: {}", failure.first_line())),
         _ => Err(failure),
     }
 }

@@ -56,6 +56,11 @@ export function card(title, ...tools) {
   return { root, body, note, heading };
 }
 
+// Puts these children in, in this order; what is in its place already stays there, with its focus and selection.
+export function arrange(element, wanted) {
+  if (wanted.length !== element.children.length || wanted.some((one, at) => one !== element.children[at])) replace(element, wanted);
+}
+
 // What a list says that is empty: why, and what to do.
 export function empty(words, ...commands) {
   return h("div", { class: "empty" }, h("p", null, words), commands.map((command) => h("pre", null, h("code", null, command))));

@@ -1,7 +1,7 @@
 // Each part of the server: whether it is there, and how fast it answers.
 
 import { every, json } from "./api.js";
-import { card, h, replace, setText } from "./dom.js";
+import { arrange, card, h, replace, setText } from "./dom.js";
 import { duration } from "./format.js";
 import { KEPT_MS } from "./history.js";
 import { notice } from "./notice.js";
@@ -52,8 +52,7 @@ export function show(root, _, signal) {
     for (const name of names) if (!parts.has(name)) parts.set(name, part(name));
     for (const name of [...parts.keys()]) if (!names.includes(name)) parts.delete(name);
     names.forEach((name) => parts.get(name).set(components[name]));
-    const wanted = names.map((name) => parts.get(name).root);
-    if (wanted.length !== list.children.length || wanted.some((one, at) => one !== list.children[at])) replace(list, wanted);
+    arrange(list, names.map((name) => parts.get(name).root));
     const down = names.filter((name) => components[name].status !== "ok").map(title);
     const ready = status === "ok" ? "The server is ready." : "The server is not ready.";
     setText(verdict, down.length > 0 ? `${ready} Down: ${down.join(", ")}.` : ready);

@@ -34,7 +34,7 @@ export function begin(signal, heard) {
   every(1, signal, scrape, heard);
 }
 
-export function add(now) {
+function add(now) {
   const before = samples.at(-1);
   samples.push(now);
   while (samples[0].at < now.at - KEPT_MS - WINDOW_MS) samples.shift();

@@ -1,7 +1,7 @@
 // Imports and replays of dead letters: how far each is, and its end.
 
 import { api, every, json, newest, query } from "./api.js";
-import { bar, card, empty, h, replace, setText } from "./dom.js";
+import { arrange, bar, card, empty, h, replace, setText } from "./dom.js";
 import { count, time } from "./format.js";
 import { notice } from "./notice.js";
 
@@ -121,6 +121,11 @@ export function show(root, _, signal) {
   const [first, next] = ["Newest", "Older"].map((words) => h("button", { type: "button", disabled: true }, words));
   const place = card("Jobs", kind, first, next);
   const rows = h("ul", { class: "jobs", "aria-label": "Jobs, the newest first" });
+  const none = empty(
+    "There is no job. To import objects, or to put dead letters back:",
+    "ttdust import start flights s3://bucket/day/ --format json_lines",
+    "ttdust dlq replay flights --dry-run",
+  );
   replace(root, place.root);
   let items = new Map();
   let [token, following] = ["", null];
@@ -136,14 +141,8 @@ export function show(root, _, signal) {
     const known = items;
     items = new Map(jobs.map((job) => [job.id, known.get(job.id) ?? item(job, signal, ended)]));
     jobs.forEach((job) => items.get(job.id).set(job));
-    const wanted = [...items.values()].map((one) => one.root);
-    if (wanted.length !== rows.children.length || wanted.some((one, at) => one !== rows.children[at])) replace(rows, wanted);
-    const none = empty(
-      "There is no job. To import objects, or to put dead letters back:",
-      "ttdust import start flights s3://bucket/day/ --format json_lines",
-      "ttdust dlq replay flights --dry-run",
-    );
-    replace(place.body, jobs.length > 0 ? rows : none);
+    arrange(rows, [...items.values()].map((one) => one.root));
+    arrange(place.body, [jobs.length > 0 ? rows : none]);
   };
   const now = () => list().then(() => failed(null), (error) => signal.aborted || failed(error));
   const ended = (error) => (error ? failed(error) : now());

@@ -1,7 +1,7 @@
 // The streams: what comes in, what is not flushed, what is stored; and one of them, with its records as they come.
 
 import { api, every, json, newest, pause, query } from "./api.js";
-import { card, empty, h, moment, replace, setText, table } from "./dom.js";
+import { arrange, card, empty, h, moment, replace, setText, table } from "./dom.js";
 import { age, bytes, count, many, NONE, short } from "./format.js";
 import { KEPT_MS } from "./history.js";
 import { notice } from "./notice.js";
@@ -130,9 +130,7 @@ function showAll(root, signal) {
     next.disabled = following === null;
     const known = new Map([...rows].map(([stream, shown]) => [`${stream.id} ${stream.version}`, shown]));
     rows = new Map(streams.map((stream) => [stream, known.get(`${stream.id} ${stream.version}`) ?? row(stream)]));
-    const shown = [...rows.values()].map((one) => one.root);
-    const same = shown.length === grid.body.children.length && shown.every((one, at) => one === grid.body.children[at]);
-    if (!same) replace(grid.body, shown);
+    arrange(grid.body, [...rows.values()].map((one) => one.root));
     const none = prefix.value.trim() ? empty("No stream has such a name.") : empty("There is no stream yet. To create one and fill it:", ...CREATE);
     if (streams.length === 0 && !place.body.querySelector(".empty")) replace(place.body, none);
     if (streams.length > 0 && !grid.root.isConnected) replace(place.body, grid.root);

@@ -1,18 +1,12 @@
 //! Who we are to the store: two texts, and a third for temporary ones, from the settings or from a file that is read again on
 //! SIGHUP. Never shown.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use rusty_s3::Credentials;
 
-use crate::config::S3Credentials;
+use crate::config::{S3Credentials, read_secret};
 
-/// No such file is as large.
-const FILE_BYTES_MAX: u64 = 64 << 10;
 const PROFILE: &str = "default";
 
 /// Why there are no credentials. Says nothing of what the file holds.
@@ -40,16 +34,10 @@ pub(super) fn read(from: &S3Credentials) -> Result<FreshCredentials, Credentials
         }
         S3Credentials::File(path) => {
             let error = |reason: String| CredentialsError { path: path.clone(), reason };
-            let text = text_of(path).map_err(|e| error(e.to_string()))?;
+            let text = read_secret(path).map_err(|e| error(e.to_string()))?;
             parse(&text).map(FreshCredentials).map_err(|reason| error(reason.into()))
         }
     }
-}
-
-fn text_of(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// The profile `default` of an AWS file, or two lines: access key and secret key; a third is a session token.
