@@ -51,8 +51,12 @@ peer_row() {
 # in_flight SHAPE: as the loads of TTDust have it, for who takes many requests on a connection.
 in_flight() { if [[ $1 == 1 ]]; then echo --connections 8 --in-flight 64; else echo --connections 4 --in-flight 16; fi; }
 
-# shellcheck disable=SC2046
-rows_redis() { peer_row redis "$1" 'appendfsync always' no $(in_flight "$1"); }
+# Redis takes 16 KiB from each connection between two syncs: at 100 many connections share one.
+rows_redis() {
+  local flags=(--connections 64 --in-flight 1)
+  if [[ $1 == 1 ]]; then flags=(--connections 8 --in-flight 64); fi
+  peer_row redis "$1" 'appendfsync always' no "${flags[@]}"
+}
 
 # shellcheck disable=SC2046
 rows_nats() { peer_row nats "$1" 'sync_interval always' no $(in_flight "$1"); }
@@ -74,7 +78,7 @@ rows_durable-streams() {
   local connections=64 checks='syntax'
   if [[ $1 == 1 ]]; then connections=256; fi
   if [[ $1 == opaque ]]; then checks=no; fi
-  peer_row durable-streams "$1" 'fdatasync before the answer' "$checks" --connections "$connections" --in-flight 1
+  peer_row durable-streams "$1" 'durability wal: fdatasync' "$checks" --connections "$connections" --in-flight 1
 }
 
 # shellcheck disable=SC2046

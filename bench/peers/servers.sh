@@ -29,6 +29,8 @@ stop_peer() {
   [[ -n $peer_pid ]] || return 0
   local pids
   pids="$peer_pid $(descendants "$peer_pid")"
+  # Postgres gives its shared memory back only if it is told to stop.
+  if [[ $peer_name == postgres* ]]; then kill -QUIT "$peer_pid" && wait "$peer_pid" || true; fi
   # shellcheck disable=SC2086
   kill -KILL $pids 2>/dev/null || true
   wait "$peer_pid" 2>/dev/null || true
@@ -93,7 +95,7 @@ as_postgres() {
   if [[ $(id -u) == 0 ]]; then (cd / && setpriv --reuid=postgres --regid=postgres --init-groups "$@"); else "$@"; fi
 }
 install_postgres() { ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || apt_install postgresql; }
-version_postgres() { "$(postgres_bin)/postgres" --version | sed 's/.*(PostgreSQL) \([^ ]*\).*/PostgreSQL \1/'; }
+version_postgres() { "$(postgres_bin)/postgres" --version | sed 's/.*(PostgreSQL) \([^ ]*\).*/PostgreSQL \1, text/'; }
 start_postgres() {
   local data=$scratch/peer/data
   mkdir "$data"
@@ -112,17 +114,17 @@ start_postgres() {
 }
 await_postgres() {
   local tries=0
-  until "$(postgres_bin)/pg_isready" --quiet --host 127.0.0.1 --port "${peer_address#*:}"; do
+  until "$(postgres_bin)/pg_isready" --quiet --host 127.0.0.1 --port "${peer_address#*:}" --username peers --dbname postgres; do
     ((tries++ < 600)) || die "PostgreSQL is not ready after 60 s; see $out.server.log"
     sleep 0.1
   done
 }
 install_postgres-jsonb() { install_postgres; }
-version_postgres-jsonb() { version_postgres; }
+version_postgres-jsonb() { version_postgres | sed 's/text/jsonb/'; }
 start_postgres-jsonb() { start_postgres; }
 await_postgres-jsonb() { await_postgres; }
 
-# Durable Streams: an answer comes after the sync that covers the append.
+# Durable Streams: an answer comes after the fdatasync of the log that covers the append.
 
 install_durable-streams() {
   [[ -x $home/bin/durable-streams-server ]] ||
@@ -131,7 +133,8 @@ install_durable-streams() {
 }
 version_durable-streams() { echo 'durable-streams 0.1.5'; }
 start_durable-streams() {
-  pinned "$home/bin/durable-streams-server" --host 127.0.0.1 --port "${peer_address#*:}" --data-dir "$scratch/peer"
+  pinned "$home/bin/durable-streams-server" --host 127.0.0.1 --port "${peer_address#*:}" --data-dir "$scratch/peer" \
+    --durability wal
 }
 
 # RabbitMQ: a quorum queue of one member, which confirms a message after its log is synced.
@@ -144,7 +147,7 @@ start_rabbitmq() {
   ERL_EPMD_PORT=$(free_port)
   pinned env "HOME=$data" RABBITMQ_NODENAME=peers@localhost "RABBITMQ_NODE_PORT=${peer_address#*:}" RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 \
     "RABBITMQ_DIST_PORT=$(free_port)" "RABBITMQ_MNESIA_BASE=$data/mnesia" "RABBITMQ_LOG_BASE=$data/log" \
-    RABBITMQ_ENABLED_PLUGINS_FILE=/dev/null RABBITMQ_CONF_ENV_FILE=/dev/null RABBITMQ_ALLOW_INPUT=1 \
+    RABBITMQ_ENABLED_PLUGINS_FILE=/dev/null RABBITMQ_CONF_ENV_FILE=/dev/null RUNNING_UNDER_SYSTEMD=true \
     /usr/lib/rabbitmq/bin/rabbitmq-server
 }
 # Its register of nodes goes on by itself.

@@ -209,7 +209,8 @@ impl Amqp {
         if at >= self.confirmed.len() {
             return Err(unknown());
         }
-        for index in if all { 0..=at } else { at..=at } {
+        let from = if all { 0 } else { at };
+        for index in from..=at {
             if !std::mem::replace(&mut self.confirmed[index], true) {
                 let request = (self.oldest + index as u64 - self.first_open) / u64::from(self.batch);
                 let (slot, left) = self.open.get_mut(request as usize).ok_or_else(unknown)?;

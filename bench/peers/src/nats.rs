@@ -44,14 +44,18 @@ fn greet(wire: &mut Wire, inbox: &str) -> io::Result<()> {
 /// A request to the server's API, and its answer.
 fn ask(wire: &mut Wire, inbox: &str, api: &str, body: &str) -> io::Result<serde_json::Value> {
     wire.send(format!("PUB $JS.API.{api} {inbox}.0 {}\r\n{body}\r\n", body.len()).as_bytes())?;
-    let answer = wire.read(|input| {
-        let Some((message, used)) = next(input)? else { return Ok(None) };
-        let value = match message {
-            Came::Answer { body, .. } => serde_json::from_slice(body).map_err(|_| refused("NATS", body))?,
-            _ => serde_json::Value::Null,
-        };
-        Ok(Some((value, used)))
-    })?;
+    let answer: serde_json::Value = loop {
+        // Nothing but the answer and pings comes to a connection that has just greeted; those can wait.
+        let came = wire.read(|input| {
+            let Some((message, used)) = next(input)? else { return Ok(None) };
+            let Came::Answer { body, .. } = message else { return Ok(Some((None, used))) };
+            let value = serde_json::from_slice(body).map_err(|_| refused("NATS", body))?;
+            Ok(Some((Some(value), used)))
+        })?;
+        if let Some(answer) = came {
+            break answer;
+        }
+    };
     match answer.get("error") {
         Some(error) => Err(refused("NATS", error.to_string().as_bytes())),
         None => Ok(answer),
@@ -184,7 +188,7 @@ fn next(input: &[u8]) -> io::Result<Option<(Came<'_>, usize)>> {
     // [H]MSG SUBJECT SID [HEADER-BYTES] TOTAL-BYTES
     let mut words = line.split(|&byte| byte == b' ').skip(1);
     let subject = words.next().unwrap_or_default();
-    let total = words.next_back().and_then(|total| std::str::from_utf8(total).ok()?.parse::<usize>().ok());
+    let total = words.last().and_then(|total| std::str::from_utf8(total).ok()?.parse::<usize>().ok());
     let total = total.ok_or_else(|| refused("NATS", line))?;
     let Some(body) = rest.get(..total) else { return Ok(None) };
     if rest.len() < total + 2 {

@@ -50,7 +50,7 @@ impl Disk for LogFile {
 
 /// Serves until the log fails.
 pub fn run(job: Job) -> io::Result<()> {
-    let executor = LocalExecutorBuilder::new(Placement::Fixed(job.core)).make().map_err(io::Error::other)?;
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(job.core)).make().map_err(io::Error::from)?;
     executor.run(async move {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(libc::O_DSYNC);

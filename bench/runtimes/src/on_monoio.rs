@@ -49,7 +49,7 @@ impl Disk for LogFile {
 
 /// Serves until the log fails.
 pub fn run(job: Job) -> io::Result<()> {
-    let mut ring = io_uring_of_monoio();
+    let mut ring = io_uring_of_monoio::IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun();
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).uring_builder(ring).build()?;
     let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT | libc::O_DSYNC).open(&job.path)?;

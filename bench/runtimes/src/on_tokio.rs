@@ -43,7 +43,8 @@ impl LogFile {
         #[allow(unsafe_code, reason = "a ring is given addresses")]
         // SAFETY: the frame's memory stays where it is, and the frame is held, until the completion came: the future that
         // waits for it is only dropped with the process.
-        unsafe { ring.submission().push(&write) }.map_err(io::Error::other)?;
+        let pushed = unsafe { ring.submission().push(&write) };
+        pushed.map_err(io::Error::other)?;
         ring.submit().map(drop)
     }
 
@@ -86,7 +87,10 @@ pub fn run(job: Job) -> io::Result<()> {
     job.listener.set_nonblocking(true)?;
     LocalSet::new().block_on(&runtime, async move {
         let ring = IoUring::builder().setup_single_issuer().setup_coop_taskrun().build(64)?;
-        let log = Log::new(LogFile { ring: AsyncFd::new(Ring(RefCell::new(ring)))?, file }, job.bytes);
+        #[allow(unsafe_code, reason = "a descriptor is watched for as long as it is open")]
+        // SAFETY: the ring owns its descriptor, and lives as long as what watches it.
+        let ring = unsafe { AsyncFd::register(Ring(RefCell::new(ring))) }?;
+        let log = Log::new(LogFile { ring, file }, job.bytes);
         let commit = tokio::task::spawn_local(Rc::clone(&log).commit());
         tokio::task::spawn_local(accept(TcpListener::from_std(job.listener)?, log));
         Err(commit.await.unwrap_or_else(io::Error::other))
