@@ -1,4 +1,4 @@
-.PHONY: budgets demo test
+.PHONY: budgets demo peers runtimes test
 
 demo:
 	cargo run --release --bin ttdust -- demo
@@ -8,3 +8,9 @@ test:
 
 budgets:
 	perf/instructions.sh
+
+peers:
+	bench/peers/run.sh
+
+runtimes:
+	bench/runtimes/run.sh

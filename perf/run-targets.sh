@@ -73,23 +73,11 @@ note() { printf '{"scenario": "%s", %s}\n' "$1" "$2" >>"$jsonl"; }
 
 no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 134217728'
   '[wal]' 'quota_bytes = 17179869184')
-# The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
-pool_segments=40
-# Nothing is frozen by its size either: that is why these runs are short (a fast disk takes 4 GiB in 8 s).
-ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
-  '[wal]' 'quota_bytes = 34359738368'
-  "segments_ahead = $pool_segments")
-ack_path_server() {
-  fresh_server "${ack_path[@]}" "$@"
-  until (($(ls "$scratch/data/wal/shard-00000" | grep -c 'wal$') >= pool_segments)); do sleep 0.1; done
-}
-
 run_append100() {
   ack_path_server
   load append100 --scenario append100 --warmup 1s --duration "${ACK_SECONDS}s"
 }
-# The same with everything on: default configuration, Parquet written on the shard's own core.
-everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')
+# The same with everything on.
 run_append100_flush() {
   fresh_server "${everything_on[@]}"
   load append100_flush --scenario append100 --duration "${SECONDS_EACH}s"

@@ -4,6 +4,7 @@
 
 mod admin;
 mod calls;
+mod clicks;
 mod client;
 mod fake;
 mod http;
