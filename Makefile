@@ -1,4 +1,4 @@
-.PHONY: budgets demo test
+.PHONY: budgets demo fuzz test
 
 demo:
 	cargo run --release --bin ttdust -- demo
@@ -8,3 +8,6 @@ test:
 
 budgets:
 	perf/instructions.sh
+
+fuzz:
+	tests/fuzz/run.sh
