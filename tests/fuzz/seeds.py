@@ -64,6 +64,7 @@ def wal():
     yield b"\1" + frame(one, 1)
     yield b"\1" + frame(one, 1) + frame(two, 2) + frame(one, 3, 1)
     yield b"\1" + frame(one, 1) + frame(two, 255)
+    yield b"\1" + frame(one, 255) + frame(two, 1)
     yield b"\2" + one
     yield b"\2" + two
     yield b"\3"
