@@ -111,7 +111,7 @@ run_ingest() {
 
 run_flush() {
   # Interleaved, so that what else goes on in the machine meets both.
-  for round in 1 2 3; do
+  for round in 1 2 3 4 5; do
     fresh_server "${no_flush[@]}"
     load "flush_off.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
     fresh_server '[buffer]' 'flush_interval_ms = 1000' 'freeze_bytes = 33554432'

@@ -132,7 +132,8 @@ impl Validator {
         schema.program.as_ref().map(|program| self.memory.accepts(program, payload))
     }
 
-    fn check_tape(&mut self, schema: &CompiledSchema, payload: &[u8]) -> TapeVerdict {
+    /// What the tape alone says of `payload`.
+    pub fn check_tape(&mut self, schema: &CompiledSchema, payload: &[u8]) -> TapeVerdict {
         self.copy.clear();
         self.copy.extend_from_slice(payload);
         self.copy.resize(payload.len() + INPUT_PADDING, 0);

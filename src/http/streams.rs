@@ -68,8 +68,8 @@ struct CreateStream {
     schema_id: String,
     /// How long records are kept; null: for ever.
     retention_policy: Option<Retention>,
-    /// Kept as it is.
-    #[schemars(extend("type" = ["object", "null"]))]
+    /// How its files are parted: `{"granularity": "hour"}`, which is also what null means.
+    #[schemars(schema_with = "partition_config")]
     partition_config: Option<Value>,
     /// Fields that records can be looked up by; they never change.
     #[serde(default)]
@@ -111,6 +111,14 @@ fn labels_or_null(generator: &mut SchemaGenerator) -> Schema {
     schema.insert("type".into(), serde_json::json!(["object", "null"]));
     schema.insert("description".into(), "Free labels, all of them; null: as they are.".into());
     schema
+}
+
+fn partition_config(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["object", "null"],
+        "properties": {"granularity": {"const": "hour"}},
+        "additionalProperties": false,
+    })
 }
 
 fn any_status(_: &mut SchemaGenerator) -> Schema {
