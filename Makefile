@@ -1,4 +1,4 @@
-.PHONY: budgets demo peers runtimes test
+.PHONY: budgets demo fuzz peers runtimes test
 
 demo:
 	cargo run --release --bin ttdust -- demo
@@ -8,6 +8,9 @@ test:
 
 budgets:
 	perf/instructions.sh
+
+fuzz:
+	tests/fuzz/run.sh
 
 peers:
 	bench/peers/run.sh

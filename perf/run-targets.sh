@@ -12,9 +12,14 @@
 #                                          import: JSON Lines alone, and beside a steady load
 #                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
 #                                          keys: the same load with and without idempotency keys, KEYS of them in the window
+#                                          floods, overload, soak: hostile.sh. Floods of frames beside an honest load; more load
+#                                          than there is room for, in a cgroup; a steady load with kills
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 ACK_SECONDS=5 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 ·
+# FLOOD_SECONDS=10 FLOOD_LOAD=20000 (records/s of the honest load) · OVERLOAD_SECONDS=60 (the long run: 1800) OVERLOAD_TIMES=10
+# OVERLOAD_MEMORY=4294967296 OVERLOAD_CPU=20 (% of a core) · SOAK_SECONDS=300 (the long run: 3600) SOAK_LOAD=20000 SOAK_LIFE=120
+# SOAK_POSTGRES=0 ·
 # SUSTAINED_SECONDS=600 · KEYS=50000000 · IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import) · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
@@ -382,6 +387,8 @@ run_auth() {
     TTDUST_API_KEY=$key load "auth_on.$round" --scenario append100 --duration 5s
   done
 }
+
+. "$root/perf/hostile.sh"
 
 {
   date -u

@@ -17,6 +17,7 @@ mod input;
 mod json;
 mod lines;
 mod listing;
+mod opening;
 mod pace;
 mod progress;
 mod replay;
@@ -56,11 +57,12 @@ use crate::{
 use input::Broken;
 use resting::{Patience, Resting};
 use run::{End, Run};
-use spec::Place;
 
+#[doc(hidden)]
+pub use opening::each_row;
 pub use progress::{Progress, RowFault};
 pub use replay::{ReplayCounts, ReplayFilter, ReplayProgress, ReplaySpec};
-pub use spec::{Format, Spec, SpecError};
+pub use spec::{Format, Place, Spec, SpecError};
 
 /// Between two times that a job's progress is kept.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
