@@ -39,6 +39,9 @@ const PRINTED: &[(&str, &str)] = &[
     ("ttdust produce flights tests/data/flights.jsonl.gz", "20,000 records in"),
     ("ttdust lookup flights event_id UA1545-20130101-EWR", "UA1545-20130101-EWR"),
     ("duckdb -c", "UA"),
+    ("ttdust dlq list flights", "NOT_AN_INTEGER"),
+    ("ttdust query flights --time event", "UA1545-20130101-EWR"),
+    ("ttdust import start flights", "records\t20000"),
 ];
 
 /// Runs the blocks of a page, one after the other, beside one server: the one that the page starts, or one that has the flights.

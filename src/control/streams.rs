@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::time;
 use ttdust_shards::{
     access::Principal,
     buffer::StreamFigures,
     dead_letters::SUFFIX,
     ids::{SchemaId, ShardId, StreamId},
+    snapshot::{StreamEntry, StreamState},
 };
 
 use super::{Actor, Control, ControlError, dead_letters, names};
@@ -19,6 +21,8 @@ use crate::{
 /// Between tries to remove a stream's data.
 const DELETION_PAUSE_MIN: Duration = Duration::from_millis(500);
 const DELETION_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a flush by demand is waited for. It goes on after that.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(20);
 const KEY_FIELDS: usize = 16;
 const KEY_FIELD_BYTES: usize = 256;
 /// Streams that are read from the catalog at once while a page is filled with those that its reader may use.
@@ -129,6 +133,30 @@ impl Control {
         Ok(StreamStatistics { shard, figures, flushed_through: stream.flushed_through, totals })
     }
 
+    /// Writes the records of a stream that are there now to files, and answers up to which one when these are committed. Dead
+    /// letters that its pipeline makes of them are on stable storage by then.
+    ///
+    /// # Errors
+    /// `Conflict`: it is being deleted; `Unavailable`: it takes long, or its shard has ended.
+    pub async fn flush_stream(&self, actor: &Actor, stream: &StreamEntry) -> Result<i64, ControlError> {
+        if stream.state == StreamState::Deleting {
+            return Err(ControlError::Conflict("the stream is being deleted".into()));
+        }
+        let flushed = time::timeout(FLUSH_TIMEOUT, self.parts.link.flush(stream.home, stream.id)).await;
+        let (id, Actor { caller, trace_id }) = (stream.id, actor);
+        match flushed {
+            Ok(Ok(through)) => {
+                tracing::info!(stream = %id, through, actor = %caller.id, request_id = trace_id, "stream flushed by demand");
+                Ok(through)
+            }
+            Ok(Err(gone)) => Err(ControlError::Unavailable(gone.to_string())),
+            Err(_) => Err(ControlError::Unavailable(format!(
+                "not all is in files after {} s: the flush goes on, and the log tells what is in its way",
+                FLUSH_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
     /// The streams that `caller` may use, in the order of their ids. Whoever is confined to streams learns nothing of the others,
     /// not even from where a page ends: the catalog is read on until the page is full.
     ///
@@ -225,7 +253,7 @@ impl Control {
             let mut pause = DELETION_PAUSE_MIN;
             while let Err(error) = control.remove_data(id).await {
                 tracing::warn!(stream = %id, %error, "a stream's data cannot be removed yet");
-                tokio::time::sleep(pause).await;
+                time::sleep(pause).await;
                 pause = (pause * 2).min(DELETION_PAUSE_MAX);
             }
             tracing::info!(stream = %id, "stream deleted");
