@@ -177,10 +177,20 @@ fn sources(dirs: &[&str]) -> Vec<PathBuf> {
 }
 
 fn all_sources() -> Vec<PathBuf> {
-    sources(&["src", "proto/src", "proto/build.rs", "shards/src", "shards/tests", "bench/src", "bench/tests", "tests"])
-        .into_iter()
-        .filter(|path| path.exists())
-        .collect()
+    sources(&[
+        "src",
+        "proto/src",
+        "proto/build.rs",
+        "proto/examples",
+        "shards/src",
+        "shards/tests",
+        "bench/src",
+        "bench/tests",
+        "tests",
+    ])
+    .into_iter()
+    .filter(|path| path.exists())
+    .collect()
 }
 
 fn shown(path: &Path) -> String {
