@@ -57,9 +57,13 @@ impl Desk {
         // An answer that is no success fails the command, and a stream that is read for some seconds ends well.
         let curl = "status=0; \"$REAL_CURL\" --fail-with-body \"$@\" || status=$?\n\
                     case \" $* \" in *' --max-time '*) [ $status != 28 ] || status=0;; esac; exit $status";
-        // What is built was built before.
-        let built = "[ \"$1\" = build ]";
-        for (name, script) in [("python", &*interpreter), ("duckdb", &*duckdb), ("curl", curl), ("cargo", built)] {
+        // The server was built before; the example that is run is built where tests/clients.rs builds it.
+        let (root, cargo) = (root().display(), env!("CARGO"));
+        let cargo = format!(
+            "[ \"$1\" = build ] && exit\n[ \"$1\" = run ] && cd '{root}' || exit 2\n\
+             CARGO_TARGET_DIR=target/examples exec '{cargo}' \"$@\""
+        );
+        for (name, script) in [("python", &*interpreter), ("duckdb", &*duckdb), ("curl", curl), ("cargo", &*cargo)] {
             desk.program(name, script);
         }
         // What is asked for a key at the terminal.
