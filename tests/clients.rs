@@ -1,5 +1,5 @@
 //! Other people's clients: gRPC from Python with stubs made from the contract's numbers, Parquet with DuckDB, pyarrow and
-//! Polars; and the example of `proto/examples/python`.
+//! Polars; and the examples of `proto/examples` in Python and Rust.
 
 #[path = "server/process.rs"]
 mod process;
@@ -10,8 +10,8 @@ mod rest;
 
 use std::{
     fs,
-    path::Path,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::Command,
 };
 
 use process::{Server, wait_for};
@@ -100,20 +100,19 @@ fn check(server: &Server) {
     assert_eq!(read, (0..SENT as u64).collect::<Vec<_>>());
 }
 
-fn python_example(server: &Server, records: &Path) -> Output {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto/examples/python/client.py");
-    let mut command = Command::new(python::interpreter());
-    command.arg("-B").arg(example).arg(&server.grpc).arg("events").arg(records);
-    command.output().expect("the interpreter starts")
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-#[test]
-fn the_example_in_python_sends_each_record_once_reads_and_follows() {
+/// Runs an example, which is given a server, its stream and a file of records.
+#[track_caller]
+fn sends_each_record_once_reads_and_follows(example: impl Fn() -> Command) {
     let dir = tempfile::tempdir().expect("a directory");
     let server = with_limit(dir.path());
     let records = dir.path().join("records.jsonl");
+    let run = || example().arg(&server.grpc).arg("events").arg(&records).output().expect("the example starts");
     fs::write(&records, (0..SENT).map(|n| payload(n) + "\n").collect::<String>()).expect("written");
-    let output = python_example(&server, &records);
+    let output = run();
     assert!(output.status.success(), "{}", python::said(&output));
     let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(said["outcomes"], json!({"OK": SENT}), "{said}");
@@ -122,8 +121,33 @@ fn the_example_in_python_sends_each_record_once_reads_and_follows() {
 
     // The same again is a duplicate, and a record that its schema refuses is told of.
     fs::write(&records, payload(0) + "\n" + r#"{"event_id": 7}"# + "\n").expect("written");
-    let said: Value = serde_json::from_slice(&python_example(&server, &records).stdout).expect("JSON");
+    let said: Value = serde_json::from_slice(&run().stdout).expect("JSON");
     assert_eq!(said["outcomes"], json!({"DUPLICATE": 1, "VALIDATION_ERROR": 1}), "{said}");
     assert_eq!(said["rejects"], json!([["7", "SCHEMA_VIOLATION", ["/event_id"]]]), "{said}");
     assert!(server.stop().success());
+}
+
+#[test]
+fn the_example_in_python_sends_each_record_once_reads_and_follows() {
+    sends_each_record_once_reads_and_follows(|| {
+        let mut command = Command::new(python::interpreter());
+        command.arg("-B").arg(path("proto/examples/python/client.py"));
+        command
+    });
+}
+
+/// Built here, with the versions of its own lock file, beside what is built of the server.
+fn rust_example() -> PathBuf {
+    let target = path("target/examples");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--locked", "--quiet", "--manifest-path"]).arg(path("proto/examples/rust/Cargo.toml"));
+    let built = cargo.arg("--target-dir").arg(&target).output().expect("cargo starts");
+    assert!(built.status.success(), "{}", python::said(&built));
+    target.join("debug/ttdust-example")
+}
+
+#[test]
+fn the_example_in_rust_sends_each_record_once_reads_and_follows() {
+    let program = rust_example();
+    sends_each_record_once_reads_and_follows(|| Command::new(&program));
 }

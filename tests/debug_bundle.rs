@@ -86,7 +86,9 @@ fn beside_a_server_all_of_it_is_in() {
             "doctor.json",
             "notes.txt",
             "process/limits",
+            "process/log.txt",
             "process/sched",
+            "process/stacks.txt",
             "process/status",
             "process/threads.txt",
             "server/config.json",
@@ -107,6 +109,8 @@ fn beside_a_server_all_of_it_is_in() {
     assert!(parts["data/files.txt"].lines().any(|line| line.ends_with("/data/LOCK")), "{}", parts["data/files.txt"]);
     assert!(parts["process/status"].contains(&format!("Pid:\t{}\n", server.pid())));
     assert!(parts["process/threads.txt"].lines().count() > 2, "{}", parts["process/threads.txt"]);
+    assert!(parts["process/stacks.txt"].contains(" shard-"), "{}", parts["process/stacks.txt"]);
+    assert!(server.log().starts_with(&parts["process/log.txt"]) && !parts["process/log.txt"].is_empty());
     assert!(parts["server/metrics.txt"].contains("ttdust_io_backend"));
     assert_eq!(json_of(&parts, "server/streams.jsonl")["statistics"]["last_sequence"], 1);
     assert!(json_of(&parts, "server/ready.json")["components"].is_object());

@@ -177,10 +177,20 @@ fn sources(dirs: &[&str]) -> Vec<PathBuf> {
 }
 
 fn all_sources() -> Vec<PathBuf> {
-    sources(&["src", "proto/src", "proto/build.rs", "shards/src", "shards/tests", "bench/src", "bench/tests", "tests"])
-        .into_iter()
-        .filter(|path| path.exists())
-        .collect()
+    let ours = [
+        "src",
+        "proto/src",
+        "proto/build.rs",
+        "proto/examples",
+        "shards/src",
+        "shards/tests",
+        "bench/src",
+        "bench/tests",
+        "tests",
+    ];
+    // Workspaces of their own, held to the same.
+    let apart = ["bench/peers/src", "bench/runtimes/src"];
+    sources(&[&ours[..], &apart].concat()).into_iter().filter(|path| path.exists()).collect()
 }
 
 fn shown(path: &Path) -> String {

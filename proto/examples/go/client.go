@@ -2,8 +2,9 @@
 //
 //	go run . localhost:50051 flights records.jsonl
 //
-// CI does not build or run this file: it was written by the contract and the example in Python. Stubs come from the .proto files:
+// CI does not build or run this file. Stubs come from the .proto files, the rest from `go mod tidy`:
 //
+//	go mod init example
 //	protoc -I ../../proto --go_out=. --go-grpc_out=. \
 //	  --go_opt=Mttdust/ingestion/v1/ingestion.proto=example/ingestion \
 //	  --go_opt=Mttdust/query/v1/query.proto=example/query \
