@@ -1,4 +1,4 @@
-.PHONY: budgets demo test
+.PHONY: budgets demo fuzz peers runtimes test
 
 demo:
 	cargo run --release --bin ttdust -- demo
@@ -8,3 +8,12 @@ test:
 
 budgets:
 	perf/instructions.sh
+
+fuzz:
+	tests/fuzz/run.sh
+
+peers:
+	bench/peers/run.sh
+
+runtimes:
+	bench/runtimes/run.sh

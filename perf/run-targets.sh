@@ -13,9 +13,14 @@
 #                                          scrape: /metrics, alone and beside a steady load
 #                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
 #                                          keys: the same load with and without idempotency keys, KEYS of them in the window
+#                                          floods, overload, soak: hostile.sh. Floods of frames beside an honest load; more load
+#                                          than there is room for, in a cgroup; a steady load with kills
 #
 # Environment: SERVER, BENCH (binaries) · SHARD_CORE=1 LOAD_CORE=0 · SECONDS_EACH=10 ACK_SECONDS=5 MEMORY_SECONDS=60 · PAYLOAD=flights ·
 # FLUSH_RATE=300000 (records/s of the flush and outage scenarios) · OUTAGE_SECONDS=60 · QUERY_HOURS=30 QUERY_RECORDS=100000000 ·
+# FLOOD_SECONDS=10 FLOOD_LOAD=20000 (records/s of the honest load) · OVERLOAD_SECONDS=60 (the long run: 1800) OVERLOAD_TIMES=10
+# OVERLOAD_MEMORY=4294967296 OVERLOAD_CPU=20 (% of a core) · SOAK_SECONDS=300 (the long run: 3600) SOAK_LOAD=20000 SOAK_LIFE=120
+# SOAK_POSTGRES=0 ·
 # SUSTAINED_SECONDS=600 · KEYS=50000000 · IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import or scrapes) · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
@@ -74,23 +79,11 @@ note() { printf '{"scenario": "%s", %s}\n' "$1" "$2" >>"$jsonl"; }
 
 no_flush=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 134217728'
   '[wal]' 'quota_bytes = 17179869184')
-# The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
-pool_segments=40
-# Nothing is frozen by its size either: that is why these runs are short (a fast disk takes 4 GiB in 8 s).
-ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
-  '[wal]' 'quota_bytes = 34359738368'
-  "segments_ahead = $pool_segments")
-ack_path_server() {
-  fresh_server "${ack_path[@]}" "$@"
-  until (($(ls "$scratch/data/wal/shard-00000" | grep -c 'wal$') >= pool_segments)); do sleep 0.1; done
-}
-
 run_append100() {
   ack_path_server
   load append100 --scenario append100 --warmup 1s --duration "${ACK_SECONDS}s"
 }
-# The same with everything on: default configuration, Parquet written on the shard's own core.
-everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')
+# The same with everything on.
 run_append100_flush() {
   fresh_server "${everything_on[@]}"
   load append100_flush --scenario append100 --duration "${SECONDS_EACH}s"
@@ -107,7 +100,7 @@ run_ingest() {
 
 run_flush() {
   # Interleaved, so that what else goes on in the machine meets both.
-  for round in 1 2 3; do
+  for round in 1 2 3 4 5; do
     fresh_server "${no_flush[@]}"
     load "flush_off.$round" --scenario flush --rate "$FLUSH_RATE" --duration "${SECONDS_EACH}s"
     fresh_server '[buffer]' 'flush_interval_ms = 1000' 'freeze_bytes = 33554432'
@@ -415,6 +408,8 @@ run_auth() {
     TTDUST_API_KEY=$key load "auth_on.$round" --scenario append100 --duration 5s
   done
 }
+
+. "$root/perf/hostile.sh"
 
 {
   date -u

@@ -1,5 +1,5 @@
-# A server of its own on pinned cores, for the scripts beside this one, which source it. They set root, SHARD_CORE, LOAD_CORE,
-# SERVER_FLAGS and server_log, and say `die`.
+# A server of its own on pinned cores, for the scripts beside this one and in bench/, which source it. They set root, SHARD_CORE,
+# LOAD_CORE, SERVER_FLAGS and server_log, may set CONTROL_CORE, and say `die`.
 # shellcheck shell=bash
 
 SERVER=${SERVER:-$root/target/release/ttdust}
@@ -29,7 +29,7 @@ start_server() {
     echo "data_dir = \"$scratch/data\""
     echo 'bind_address = "127.0.0.1:0"'
     echo 'grpc_address = "127.0.0.1:0"'
-    printf '[shards]\ncores = [%s]\n[control]\ncores = [%s]\n' "$SHARD_CORE" "$LOAD_CORE"
+    printf '[shards]\ncores = [%s]\n[control]\ncores = [%s]\n' "$SHARD_CORE" "${CONTROL_CORE:-$LOAD_CORE}"
     printf '%s\n' "$@"
   } >"$scratch/ttdust.toml"
   local began
@@ -48,3 +48,17 @@ start_server() {
 }
 
 fresh_server() { stop_server; rm -rf "$scratch/data"; start_server "$@"; }
+
+# The ack path by itself: flushes put off, and a pool of log segments that were written ahead, as recycling keeps it.
+pool_segments=40
+# Nothing is frozen by its size either: that is why these runs are short (a fast disk takes 4 GiB in 8 s).
+ack_path=('[buffer]' 'flush_interval_ms = 3600000' 'freeze_bytes = 4294967296' 'memory_bytes = 67108864'
+  '[wal]' 'quota_bytes = 34359738368'
+  "segments_ahead = $pool_segments")
+ack_path_server() {
+  fresh_server "${ack_path[@]}" "$@"
+  until (($(ls "$scratch/data/wal/shard-00000" | grep -c 'wal$') >= pool_segments)); do sleep 0.1; done
+}
+# Everything on: default configuration, Parquet written on the shard's own core.
+# shellcheck disable=SC2034
+everything_on=('[buffer]' 'memory_bytes = 134217728' 'freeze_bytes = 134217728')

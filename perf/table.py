@@ -6,6 +6,10 @@ import statistics
 import sys
 
 
+# Loads under which the server is killed.
+DIES = ("recovery", "soak.")
+
+
 def main(path):
     runs = {}
     with open(path) as lines:
@@ -85,6 +89,7 @@ def rows(runs):
     yield from small_batches_over_http(runs)
     yield from scrapes(runs)
     yield from queries(runs)
+    yield from hostile(runs)
     if run := runs.get("recovery"):
         load = runs["recovery_load"]
         # Payload bytes only: what is read is more, so the true speed is higher.
@@ -208,6 +213,57 @@ def tails(runs):
             yield at_least(f"one reader replays {source}", "records/s", run["tail"]["records_per_second"], 500_000)
 
 
+def hostile(runs):
+    for name, beside in runs.items():
+        if not name.startswith("floods_beside."):
+            continue
+        kind = name.split(".")[1]
+        alone, flood = runs[f"floods_alone.{kind}"], runs[f"floods_flood.{kind}"]
+        title = f"honest load beside a flood: {kind}"
+        for key, more in [("ack_latency_us", ""), ("undisturbed_latency_us", ", no stall of the machine in it")]:
+            if alone.get(key) and beside.get(key):
+                was, now = alone[key]["p99"] / 1000, beside[key]["p99"] / 1000
+                yield at_most(title, f"ack p99, times that alone{more} ({was:.2f} → {now:.2f} ms)", now / was, 2)
+        grown = (beside["server"]["rss_max_bytes"] - flood["rss_before_bytes"]) / 2**20
+        yield at_most(title, "MiB more", grown, 256)
+        told = flood["flood"]
+        closed = told["calmed"] + told["other_goodbyes"] + told["cut"]
+        shown = f"{closed:,} of {told['opened']:,} connections"
+        # A reader that takes nothing does not hear of it.
+        if kind != "slow-reader":
+            yield title, "closed by the server", shown, "some", closed > 0
+    if run := runs.get("overload"):
+        end, verified = runs["overload.end"], runs["overload.verify"]
+        title = f"{end['times']} times what it can take, for {run['seconds']:.0f} s"
+        yield title, "records/s offered; taken", f"{end['offered_per_second']:,}; {run['records_per_second']:,.0f}", "(no target)", True
+        yield title, "kills for want of memory", str(end["oom_kills"]), "0", end["oom_kills"] == 0 and not end["server_is_dead"]
+        yield at_most(title, "most RSS MiB", run["server"]["rss_max_bytes"] / 2**20, 4096)
+        for key, more in [("verify_exit", ""), ("verify_after_kill_exit", ", after a kill -9")]:
+            good = verified[key] == 0
+            yield title, "acked records read back" + more, "all" if good else "NOT ALL", "all", good
+    if run := runs.get("soak.samples"):
+        yield from soak(run)
+
+
+def soak(run):
+    last = run["samples"][-1][0] if run["samples"] else 0
+    title = f"steady load with {run['lives']} kills, {last} s"
+    yield title, "lives after which acked records were missing", str(run["lives_with_losses"]), "0", run["lives_with_losses"] == 0
+    # The first seconds of a life are not like the rest.
+    aged = [sample for sample in run["samples"] if sample[1] >= 30]
+    third = len(aged) // 3
+    if third < 3:
+        yield title, "growth", "too short to tell", "none", False
+        return
+    # What may differ without growth: a few descriptors, a flush more or less.
+    slack = {"rss_bytes": 64 << 20, "descriptors": 32, "threads": 4, "wal_used_bytes": 512 << 20}
+    for at, name in enumerate(run["of"]):
+        if name in slack:
+            middle, end = (statistics.median(sample[at] for sample in part) for part in (aged[third : 2 * third], aged[2 * third :]))
+            figure = f"{name}, the last third against the middle one"
+            yield title, figure, f"{middle:,.0f} → {end:,.0f}", f"≤ 1.05 × + {slack[name]:,}", end <= middle * 1.05 + slack[name]
+
+
 def at_least(scenario, figure, value, target):
     return scenario, figure, f"{value:,.0f}", f"≥ {target:,}", value >= target
 
@@ -218,9 +274,9 @@ def at_most(scenario, figure, value, target):
 
 
 def problems(run):
-    if run.get("interrupted") and not run["scenario"].startswith("recovery"):
+    if run.get("interrupted") and not run["scenario"].startswith(DIES):
         yield "ended before its time"
-    if not run["scenario"].startswith("recovery"):
+    if not run["scenario"].startswith(DIES):
         for kind, error in run.get("errors", {}).items():
             yield f"{error['count']} × {kind}: {error['first']}"
     if run.get("rate_limited"):

@@ -20,6 +20,7 @@ use std::{
 use tokio::{sync::mpsc, time};
 use ttdust_shards::{
     ids::ShardId,
+    io::Paced,
     wal::segment::{self, Segment},
 };
 
@@ -308,10 +309,11 @@ impl<W: Write> Write for Summed<W> {
 fn compress(from: &Path, into: &Path) -> Result<(u64, u32), ArchiveError> {
     let run = || {
         let mut source = File::open(from)?;
-        let mut target = zstd::Encoder::new(Summed { inner: File::create(into)?, bytes: 0, checksum: 0 }, LEVEL)?;
+        let mut target =
+            zstd::Encoder::new(Summed { inner: Paced::new(File::create(into)?), bytes: 0, checksum: 0 }, LEVEL)?;
         io::copy(&mut source, &mut target)?;
         let Summed { inner, bytes, checksum } = target.finish()?;
-        inner.sync_all()?;
+        inner.sync()?;
         Ok((bytes, checksum))
     };
     run().map_err(io_error("cannot copy the log segment", from))

@@ -76,7 +76,7 @@ pub enum Command {
     Top(Asking<top::Top>),
     /// Have the server read objects of its own or of S3 into a stream.
     Import(Calling<imports::ImportCommand>),
-    /// Show who changed what.
+    /// Show who changed what, the newest change first.
     Audit(Asking<audit::Audit>),
     /// Look at a running server's settings, and change those that it takes over.
     Settings(Calling<settings::SettingsCommand>),

@@ -17,6 +17,7 @@ use std::{
 };
 
 use ttdust_shards::{
+    io::Paced,
     parquet::{
         FileMeta, ParquetFileError,
         merge::{self, FileFooter, MergeJob, Merged},
@@ -392,7 +393,7 @@ fn fetch(source: &FileSource, file: &StoredFile, copy: &Path) -> Result<PathBuf,
     let failed = |source| CompactionError::Io { what: format!("cannot read {}", file.key), source };
     let (path, mut out) = match source {
         FileSource::Local(path) => (path.clone(), None),
-        FileSource::Object { .. } => (copy.to_owned(), Some(std::fs::File::create(copy).map_err(failed)?)),
+        FileSource::Object { .. } => (copy.to_owned(), Some(Paced::new(std::fs::File::create(copy).map_err(failed)?))),
     };
     let open = source.open().map_err(failed)?;
     let (mut at, mut checksum) = (0, 0);

@@ -17,6 +17,7 @@ mod input;
 mod json;
 mod lines;
 mod listing;
+mod opening;
 mod pace;
 mod progress;
 mod replay;
@@ -56,11 +57,12 @@ use crate::{
 use input::Broken;
 use resting::{Patience, Resting};
 use run::{End, Run};
-use spec::Place;
 
+#[doc(hidden)]
+pub use opening::each_row;
 pub use progress::{Progress, RowFault};
 pub use replay::{ReplayCounts, ReplayFilter, ReplayProgress, ReplaySpec};
-pub use spec::{Format, Spec, SpecError};
+pub use spec::{Format, Place, Spec, SpecError};
 
 /// Between two times that a job's progress is kept.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
@@ -72,8 +74,9 @@ const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 const REPLAYS_AT_ONCE: usize = 4;
 /// How many jobs there may be that have not ended: each is looked at whenever there may be one to begin.
 const JOBS_MAX: u32 = 1000;
-/// How long ended jobs are remembered.
+/// How long ended jobs are remembered, and between two times that older ones are forgotten.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
+const FORGET_PAUSE: Duration = Duration::from_secs(3600);
 
 /// The objects of a job, and the bucket that they are in, if they are in one.
 type Listed = (Vec<listing::Object>, Option<ForeignObjects>);
@@ -315,10 +318,11 @@ impl Imports {
 
     /// Begins jobs as they come, and goes on with those of earlier runs, for as long as the server runs.
     pub async fn run(self: Arc<Self>) {
+        let mut forget_at = Instant::now();
         loop {
             let looked_at = Instant::now();
-            match self.begin_due(looked_at).await {
-                Ok(()) => self.wait_for_work(looked_at).await,
+            match self.look(looked_at, &mut forget_at).await {
+                Ok(()) => self.wait_for_work(looked_at, forget_at).await,
                 Err(error) => {
                     tracing::warn!(%error, "which jobs there are is not known yet");
                     time::sleep(CATALOG_PAUSE).await;
@@ -330,8 +334,18 @@ impl Imports {
         }
     }
 
-    /// Until there may be a job to begin that was not there, or had not rested, at `looked_at`.
-    async fn wait_for_work(&self, looked_at: Instant) {
+    /// Begins what is due, and forgets what is old where it is time for that.
+    async fn look(self: &Arc<Self>, now: Instant, forget_at: &mut Instant) -> Result<(), CatalogError> {
+        self.begin_due(now).await?;
+        if *forget_at <= now {
+            self.parts.catalog.forget_jobs_before(now_unix_micros() - KEPT.as_micros() as i64).await?;
+            *forget_at = now + FORGET_PAUSE;
+        }
+        Ok(())
+    }
+
+    /// Until there may be a job to begin that was not there, or had not rested, at `looked_at`, or old ones are to be forgotten.
+    async fn wait_for_work(&self, looked_at: Instant, forget_at: Instant) {
         let rested = async {
             match self.resting.next(looked_at) {
                 Some(next) => time::sleep_until(next.into()).await,
@@ -341,6 +355,7 @@ impl Imports {
         tokio::select! {
             () = self.news.notified() => {}
             () = rested => {}
+            () = time::sleep_until(forget_at.into()) => {}
         }
     }
 
@@ -377,8 +392,7 @@ impl Imports {
             let imports = Arc::clone(self);
             tokio::spawn(async move { imports.run_job(job, running).await });
         }
-        let before = now_unix_micros() - KEPT.as_micros() as i64;
-        self.parts.catalog.forget_jobs_before(before).await.map(drop)
+        Ok(())
     }
 
     /// Why a job need not be begun now; `None`: nothing that is known.

@@ -138,6 +138,23 @@ impl ShardLink {
         time::timeout(SNAPSHOT_TIMEOUT, wait).await.ok()?.ok()
     }
 
+    /// Has the rows of a stream that are there now flushed, and waits until they are in committed files: up to which one.
+    ///
+    /// # Errors
+    /// The shard has ended.
+    pub async fn flush(&self, shard: ShardId, stream: StreamId) -> Result<i64, ShardGone> {
+        let (answer, mut wait) = oneshot::channel();
+        self.deliver(shard, ToShard::Flush(stream, answer)).await?;
+        loop {
+            match time::timeout(END_PAUSE, &mut wait).await {
+                Ok(through) => return through.map_err(|_| ShardGone(shard)),
+                // What lies in the queue of a shard that is gone is never looked at.
+                Err(_) if self.has_ended(shard) => return wait.try_recv().map_err(|_| ShardGone(shard)),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Whether a shard takes and handles messages.
     ///
     /// # Errors

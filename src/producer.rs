@@ -220,7 +220,8 @@ impl Sent {
     }
 }
 
-/// What is told of records and of the dead letters among them. An error that says that nothing was admitted is true of both.
+/// What is told of records and of the dead letters among them. An error that says that nothing was admitted is true of both;
+/// where something was, and a letter was refused, the answer has the error in it.
 fn answer(mut rows: Rows, good: Outcome, letters: Vec<Outcome>) -> Result<AppendResponse, Status> {
     if let Outcome::Refused(refusal) = good {
         return Err(Status::refused(refusal));
@@ -229,16 +230,10 @@ fn answer(mut rows: Rows, good: Outcome, letters: Vec<Outcome>) -> Result<Append
         Outcome::Refused(refusal) => Some(*refusal),
         Outcome::Committed(_) | Outcome::Unknown => None,
     });
-    if let Some(refusal) = refused {
-        let is_taken = |outcome: &Outcome| matches!(outcome, Outcome::Committed(taken) if taken.accepted > 0);
-        if !letters.iter().chain([&good]).any(is_taken) {
-            return Err(Status::refused(refusal));
-        }
-        let message = "some of the records were taken, and some of the dead letters not yet: send all again with the same \
-            idempotency keys";
-        return Err(Status { message: message.to_owned(), ..Status::outcome_unknown() });
+    match refused {
+        Some(refusal) if !letters.iter().chain([&good]).any(Outcome::may_stand) => Err(Status::refused(refusal)),
+        _ => rows.answer_with_letters(good, letters),
     }
-    rows.answer_with_letters(good, letters)
 }
 
 /// Submits records.
@@ -519,8 +514,13 @@ mod tests {
         let answer = of(taken(1), taken(1)).expect("an answer");
         assert_eq!((answer.accepted, answer.dead_lettered, answer.rejected), (1, 1, 0));
         let full = || Outcome::Refused(Refusal::QueueFull(QUEUE_RETRY));
+        let partly = of(taken(1), full()).expect("the good one is taken");
+        assert_eq!((partly.accepted, partly.dead_lettered, partly.rejected), (1, 0, 1));
+        assert_eq!(
+            (partly.error.expect("why").code.as_str(), partly.retry_after_millis.is_some()),
+            ("BACKPRESSURE", true)
+        );
         let reason = |good, letters| of(good, letters).expect_err("not all of it").reason;
-        assert_eq!(reason(taken(1), full()), "OUTCOME_UNKNOWN", "the good one is taken");
         assert_eq!(reason(taken(0), full()), "BACKPRESSURE", "nothing is");
         assert_eq!(reason(full(), taken(0)), "BACKPRESSURE");
         assert_eq!(reason(taken(1), Outcome::Unknown), "OUTCOME_UNKNOWN");

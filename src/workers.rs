@@ -74,7 +74,8 @@ fn work(jobs: &Receiver<Job>, cores: &[usize], nice: i32) {
     if nice > 0 {
         give_way(nice, Turns::Steady)
     } else {
-        take(Turns::Steady)
+        // Somebody waits for what it computes.
+        take(Turns::Brief)
     }
     if let Err(error) = pin(cores) {
         tracing::warn!(?cores, %error, "a worker is not pinned");

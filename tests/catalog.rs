@@ -96,7 +96,8 @@ suite! {
     jobs:
         a_job_goes_on_until_it_ends_and_then_stays_as_it_is,
         jobs_are_listed_newest_first_filtered_and_forgotten,
-        there_is_no_more_than_so_many_that_have_not_ended;
+        there_is_no_more_than_so_many_that_have_not_ended,
+        of_those_that_are_created_at_once_no_more_are_kept;
     changes:
         what_changed_is_the_difference_of_what_there_is,
         what_is_too_long_ago_is_not_remembered;

@@ -124,14 +124,13 @@ fn streams_are_created_changed_paused_and_deleted() {
 fn keys_come_from_files_variables_and_profiles_and_are_not_shown() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[("auth.mode", "keys"), ("rate.auth_failures_per_minute", "0")]);
-    let log = server.log();
-    let admin = log.split_whitespace().find(|word| word.starts_with("ttd_live_")).expect("a bootstrap key");
+    let admin = server.admin_key();
     let mut client = Client::new(&server.http);
     let refused = client.run(&["stream", "list"]).fails(4);
     assert!(refused.err.contains("UNAUTHENTICATED") && refused.err.contains("ttdust profile set"), "{refused:?}");
     assert!(client.run(&["health"]).ok().contains("catalog"), "health needs no key");
 
-    client.variable("TTDUST_API_KEY", admin);
+    client.variable("TTDUST_API_KEY", &admin);
     let reader = dir.path().join("reader.key");
     let reader = reader.to_str().expect("UTF-8");
     let created = client.run(&["key", "create", "--role", "reader", "--stream", "web.*", "--to-file", reader]).ok();
@@ -159,7 +158,7 @@ fn keys_come_from_files_variables_and_profiles_and_are_not_shown() {
 
     // A profile has its key for its own endpoint alone.
     client.clear_variables();
-    client.with_input(&["profile", "set", "here", "--endpoint", &server.http, "--api-key-file", "-"], admin).ok();
+    client.with_input(&["profile", "set", "here", "--endpoint", &server.http, "--api-key-file", "-"], &admin).ok();
     client.run(&["stream", "list"]).ok();
     let listed = client.run(&["profile", "list"]).ok();
     assert!(listed.contains("here") && !listed.contains("ttd_live_"), "{listed}");

@@ -189,8 +189,7 @@ fn a_browser_shows_a_server_and_goes_on_when_it_was_away() {
 fn a_browser_shows_what_a_pasted_key_may_see() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = Server::start(dir.path(), &[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")]);
-    let admin = server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned);
-    let admin = admin.expect("a bootstrap key");
+    let admin = server.admin_key();
     let credential = [("x-api-key", admin.as_str())];
     let schema = json!({"name": "open", "definition": {"type": "object"}});
     let schema = create(&server, "/api/v1/schemas", &credential, &schema);

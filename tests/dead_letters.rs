@@ -233,6 +233,10 @@ fn replays_that_wait_leave_their_places_to_others() {
     // One that only counts needs no stream that takes records.
     assert_eq!(replay(&server, &json!({"dry_run": true}))["scanned"], 1);
     assert!(waiting.iter().all(|id| stands(&server, id)["status"] == "pending"));
+    let (status, unknown) = call(&server, "POST", "/api/v1/streams/events/dlq/replay", &json!({"reason": "OTHER"}));
+    let detail = unknown["detail"].as_str().expect("a detail");
+    assert_eq!((status, &unknown["errors"][0]["pointer"]), (400, &json!("/reason")), "{unknown}");
+    assert!(["OTHER", "NOT_AN_INTEGER", "SCHEMA_VIOLATION"].iter().all(|code| detail.contains(code)), "{detail}");
     set_status(&server, "active");
     for id in &waiting {
         let ended = ended(&server, id);
@@ -309,7 +313,7 @@ fn letters_go_back_once_when_what_was_wrong_is_repaired_over_a_crash_in_the_midd
     assert_eq!(still["through"], bad, "the last letter that there was: {still}");
     let dry = replay(&server, &json!({"dry_run": true, "reason": "NOT_AN_INTEGER", "field": "/n"}));
     assert_eq!((&dry["scanned"], &dry["replayed"]), (&json!(bad), &json!(bad)), "{dry}");
-    assert_eq!(replay(&server, &json!({"reason": "OTHER"}))["matched"], 0);
+    assert_eq!(replay(&server, &json!({"reason": "NOT_JSON"}))["matched"], 0);
     assert_eq!(replay(&server, &json!({"field": "/id"}))["matched"], 0);
     assert_eq!(replay(&server, &json!({"end": "2020-01-01T00:00:00Z"}))["scanned"], 0);
     // One that is called off while it waits; what was put back of it stays, and that is nothing.

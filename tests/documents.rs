@@ -39,6 +39,9 @@ const PRINTED: &[(&str, &str)] = &[
     ("ttdust produce flights tests/data/flights.jsonl.gz", "20,000 records in"),
     ("ttdust lookup flights event_id UA1545-20130101-EWR", "UA1545-20130101-EWR"),
     ("duckdb -c", "UA"),
+    ("ttdust dlq list flights", "NOT_AN_INTEGER"),
+    ("ttdust query flights --time event", "UA1545-20130101-EWR"),
+    ("ttdust import start flights", "records\t20000"),
 ];
 
 /// Runs the blocks of a page, one after the other, beside one server: the one that the page starts, or one that has the flights.
@@ -306,7 +309,8 @@ fn settings_and_metrics_that_are_told_of_exist() {
 
 #[test]
 fn every_scenario_of_performance_is_told_of() {
-    let (script, page) = (text("perf/run-targets.sh"), text("perf/README.md"));
+    let script = ["perf/run-targets.sh", "perf/hostile.sh"].map(text).concat();
+    let page = text("perf/README.md");
     let scenario = regex::Regex::new(r"(?m)^run_(\w+)\(\)").expect("a pattern");
     let scenarios: Vec<_> = scenario.captures_iter(&script).map(|found| found[1].to_owned()).collect();
     assert!(scenarios.len() > 10, "the search works: {scenarios:?}");
@@ -320,7 +324,7 @@ fn every_scenario_of_performance_is_told_of() {
 fn tests_that_are_named_are_there() {
     let named = regex::Regex::new(r"`([\w./-]+\.rs)`: ((?:`\w+`(?:, )?)+)").expect("a pattern");
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
-    for page in ["shards/DURABILITY.md", "deploy/OPERATIONS.md"] {
+    for page in ["shards/DURABILITY.md", "deploy/OPERATIONS.md", "deploy/SECURITY.md"] {
         for names in named.captures_iter(&prose(page)) {
             let source = text(&names[1]);
             for name in names[2].split('`').skip(1).step_by(2) {
@@ -332,5 +336,7 @@ fn tests_that_are_named_are_there() {
             }
         }
     }
-    assert!(found.get("shards/DURABILITY.md").is_some_and(|count| *count > 20), "the search works: {found:?}");
+    for page in ["shards/DURABILITY.md", "deploy/SECURITY.md"] {
+        assert!(found.get(page).is_some_and(|count| *count > 20), "the search works: {found:?}");
+    }
 }

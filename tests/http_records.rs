@@ -177,6 +177,27 @@ fn bad_records_become_dead_letters_where_it_is_asked_for_one_each() {
     assert_eq!((status, counts(&many)), (200, [0, 0, 0, 15].map(Some)), "{many}");
     assert_eq!(letters(&server).len(), 20);
     assert_eq!(numbers(&server), [1, 2]);
+    // Where letters cannot be written, the answer tells what was taken all the same, and the same again makes up for it.
+    let set = |status: &str| {
+        let (answered, stream) =
+            rest::call(&server.http, "PATCH", "/api/v1/streams/s.dlq", &json!({"status": status}).to_string());
+        assert_eq!(answered, 200, "{stream}");
+    };
+    set("paused");
+    let late = ["idempotency-key: late"];
+    let (status, _, partly) = send(&server, &late);
+    assert_eq!((status, counts(&partly)), (200, [2, 0, 2, 0].map(Some)), "{partly}");
+    assert_eq!(
+        (&partly["error"]["code"], &partly["error"]["retry_after_millis"]),
+        (&json!("STREAM_PAUSED"), &Value::Null)
+    );
+    assert!(partly["error"]["message"].as_str().is_some_and(|text| text.contains("2 records were taken")), "{partly}");
+    let (status, _, nothing) = post(&server, "?on_invalid=dlq", LINES, &[], b"1\n2\n");
+    assert_eq!((status, nothing["code"].as_str()), (409, Some("STREAM_PAUSED")), "{nothing}");
+    set("active");
+    let (status, _, whole) = send(&server, &late);
+    assert_eq!((status, counts(&whole), &whole["error"]), (200, [0, 2, 0, 2].map(Some), &Value::Null), "{whole}");
+    assert_eq!((letters(&server).len(), numbers(&server)), (22, vec![1, 2, 1, 2]));
     let (status, _, own) =
         curl(&server, "/api/v1/streams/s.dlq/records?on_invalid=dlq", &[&format!("content-type: {LINES}")], body);
     assert_eq!((status, own["code"].as_str()), (409, Some("DEAD_LETTERS_STREAM")), "{own}");
@@ -260,7 +281,7 @@ fn what_cannot_be_taken_is_refused_with_a_reason_and_nothing_of_it_is() {
     assert!(server.stop().success(), "a clean stop");
 }
 
-/// Makes an admin's key, and with it one of a role for streams.
+/// Makes a key of a role for streams.
 fn key(server: &Server, admin: &str, role: &str, streams: &[&str]) -> String {
     let body = json!({"name": role, "role": role, "streams": streams}).to_string();
     let (status, _, key) = rest::call_with(&server.http, "POST", "/api/v1/api-keys", &[("x-api-key", admin)], &body);
@@ -268,18 +289,11 @@ fn key(server: &Server, admin: &str, role: &str, streams: &[&str]) -> String {
     key["api_key"].as_str().expect("a key").to_owned()
 }
 
-/// The key that the first start shows.
-fn admin_key(server: &Server) -> String {
-    wait_for("the admin's key", || {
-        server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned)
-    })
-}
-
 #[test]
 fn a_writer_writes_into_its_streams_within_its_limits_and_a_reader_does_not() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[("auth.mode", "keys"), ("rate.ingest_records_per_second", "100")]);
-    let admin = admin_key(&server);
+    let admin = server.admin_key();
     let create = |path: &str, body: Value| {
         let (status, _, answer) =
             rest::call_with(&server.http, "POST", path, &[("x-api-key", &admin)], &body.to_string());
@@ -434,7 +448,7 @@ fn a_tail_goes_from_what_was_to_what_comes_and_on_after_a_cut() {
 fn a_tail_ends_with_its_stream_and_its_key() {
     let dir = tempfile::tempdir().expect("a directory");
     let server = start(dir.path(), &[("auth.mode", "keys")]);
-    let admin = admin_key(&server);
+    let admin = server.admin_key();
     let call = |method: &str, path: &str, body: Value| {
         rest::call_with(&server.http, method, path, &[("x-api-key", &admin)], &body.to_string())
     };

@@ -3,6 +3,8 @@
 
 #[path = "../shards/tests/engine/client.rs"]
 mod client;
+#[path = "server/honest.rs"]
+mod honest;
 #[path = "server/process.rs"]
 mod process;
 #[path = "server/producer.rs"]
@@ -14,15 +16,11 @@ use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
     net::TcpStream,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
-    thread::JoinHandle,
 };
 
 use bytes::Bytes;
 use client::{Client, framed_bytes};
+use honest::Honest;
 use process::{DEADLINE, Server, wait_for};
 use producer::{Producer, block_on};
 use serde_json::json;
@@ -34,48 +32,6 @@ use ttdust_proto::{
 const MIB: u64 = 1 << 20;
 /// What hostile input may cost at most.
 const MEMORY_MAX: u64 = 256 * MIB;
-
-/// A client that appends and checks its acks until it is told to stop, and then reads back what was acked.
-struct Honest {
-    stop: Arc<AtomicBool>,
-    acked: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl Honest {
-    fn start(server: &Server) -> Self {
-        rest::create_stream(&server.http, "honest", &json!({"type": "object", "required": ["n"]}));
-        let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, count, grpc) = (Arc::clone(&stop), Arc::clone(&acked), server.grpc.clone());
-        let thread = std::thread::spawn(move || {
-            block_on(async {
-                let mut producer = Producer::connect(&grpc, "honest").await;
-                while !stopped.load(Relaxed) {
-                    let n = count.load(Relaxed);
-                    producer.append(vec![format!(r#"{{"n":{n}}}"#).into()]).await.expect("taken");
-                    count.store(n + 1, Relaxed);
-                }
-                let read = producer.read_all().await;
-                producer.check(&read);
-            });
-        });
-        Self { stop, acked, thread }
-    }
-
-    /// Waits for an ack of a record that was sent from now on.
-    fn goes_on(&self, beside: &str) {
-        let before = self.acked.load(Relaxed);
-        wait_for(&format!("the honest client's ack beside {beside}"), || {
-            assert!(!self.thread.is_finished(), "the honest client failed beside {beside}");
-            (self.acked.load(Relaxed) >= before + 2).then_some(())
-        });
-    }
-
-    fn finish(self) {
-        self.stop.store(true, Relaxed);
-        self.thread.join().expect("the honest client read back what was acked");
-    }
-}
 
 struct Case {
     name: &'static str,

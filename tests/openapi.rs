@@ -85,8 +85,7 @@ fn nothing_but_what_is_described_is_answered_to_a_reader() {
         dir.path(),
         &[("auth.mode", "keys"), ("rate.auth_failures_per_minute", "0"), ("wal.quota_bytes", "256MiB")],
     );
-    let admin = server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned);
-    let admin = admin.expect("a bootstrap key");
+    let admin = server.admin_key();
     let (schema, stream) = furnish(&server, &[("x-api-key", &admin)]);
     let key = json!({"role": "reader", "streams": [stream]}).to_string();
     let (status, _, key) = rest::call_with(&server.http, "POST", "/api/v1/api-keys", &[("x-api-key", &admin)], &key);

@@ -107,10 +107,9 @@ fn wrong_credentials_from_one_address_are_soon_told_to_wait_and_lock_nobody_out(
     let dir = tempfile::tempdir().expect("a directory");
     let settings = [SMALL, ("auth.mode", "keys"), ("rate.auth_failures_per_minute", "3")];
     let server = Server::start(dir.path(), &settings);
-    let log = server.log();
-    let admin = log.split_whitespace().find(|word| word.starts_with("ttd_live_")).expect("a bootstrap key");
+    let admin = server.admin_key();
     let call = |key: &str| rest::call_with(&server.http, "GET", "/api/v1/config", &[("x-api-key", key)], "");
-    assert_eq!(call(admin).0, 200);
+    assert_eq!(call(&admin).0, 200);
     for _ in 0..10 {
         assert_eq!(rest::call(&server.http, "GET", "/api/v1/config", "").0, 401, "nothing shown is no try");
     }
@@ -122,7 +121,7 @@ fn wrong_credentials_from_one_address_are_soon_told_to_wait_and_lock_nobody_out(
         assert_eq!((status, problem["code"].as_str()), (429, Some("RATE_LIMITED")), "{problem}");
         assert!((1..=120).contains(&number(&head, "retry-after")), "{head}");
     }
-    assert_eq!(call(admin).0, 200, "whoever is behind the same address goes on");
+    assert_eq!(call(&admin).0, 200, "whoever is behind the same address goes on");
     let ingest = |key: &str| {
         let key = key.to_owned();
         block_on(async {
@@ -134,7 +133,7 @@ fn wrong_credentials_from_one_address_are_soon_told_to_wait_and_lock_nobody_out(
     let ended = ingest("ttd_live_x_wrong");
     assert_eq!((ended.code, ended.reason.as_str()), (8, "RATE_LIMITED"), "both ports count together");
     assert!(ended.retry_after.is_some());
-    assert_eq!(ingest(admin).reason, "STREAM_REQUIRED", "the good key is let in");
+    assert_eq!(ingest(&admin).reason, "STREAM_REQUIRED", "the good key is let in");
     assert!(metric(&server, "ttdust_rate_limit_hits_total{category=\"auth_failures\"}") >= 3.0);
 }
 

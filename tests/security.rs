@@ -43,8 +43,7 @@ impl House {
     fn start(dir: &std::path::Path, settings: &[(&str, &str)]) -> Self {
         let settings = [&[("auth.mode", "keys"), ("wal.quota_bytes", "256MiB")], settings].concat();
         let server = Server::start(dir, &settings);
-        let admin = server.log().split_whitespace().find(|word| word.starts_with("ttd_live_")).map(str::to_owned);
-        Self { admin: admin.expect("a bootstrap key"), server }
+        Self { admin: server.admin_key(), server }
     }
 
     fn call(&self, credential: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
@@ -240,7 +239,7 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
     let (versions, records) = (format!("{one_schema}/versions"), format!("{one}/records"));
     let (gone, retire) = (format!("/api/v1/streams/{missing}"), format!("{versions}/9/retire"));
     // Of one that is there, it would have no end.
-    let tail = format!("{gone}/tail");
+    let (tail, flush) = (format!("{gone}/tail"), format!("{one}/flush"));
     let replay = format!("{one}/dlq/replay");
     let replay_job = format!("{replay}?job_id=job_x");
     let pause = json!({"status": "active"});
@@ -257,6 +256,7 @@ fn every_role_may_do_what_the_contract_says_over_rest_and_no_more() {
         ("PATCH", &one, pause, "AO---"),
         ("PATCH", &one, json!({"description": "x"}), "A----"),
         ("DELETE", &gone, Value::Null, "A----"),
+        ("POST", &flush, Value::Null, "AO---"),
         ("GET", &records, Value::Null, "A---R"),
         ("POST", &records, json!([]), "A--W-"),
         ("GET", &tail, Value::Null, "A---R"),

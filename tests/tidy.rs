@@ -177,7 +177,7 @@ fn sources(dirs: &[&str]) -> Vec<PathBuf> {
 }
 
 fn all_sources() -> Vec<PathBuf> {
-    sources(&[
+    let ours = [
         "src",
         "proto/src",
         "proto/build.rs",
@@ -187,10 +187,10 @@ fn all_sources() -> Vec<PathBuf> {
         "bench/src",
         "bench/tests",
         "tests",
-    ])
-    .into_iter()
-    .filter(|path| path.exists())
-    .collect()
+    ];
+    // Workspaces of their own, held to the same.
+    let apart = ["bench/peers/src", "bench/runtimes/src"];
+    sources(&[&ours[..], &apart].concat()).into_iter().filter(|path| path.exists()).collect()
 }
 
 fn shown(path: &Path) -> String {

@@ -4,8 +4,10 @@
 
 mod admin;
 mod calls;
+mod clicks;
 mod client;
 mod fake;
+mod flood;
 mod http;
 mod load;
 mod messages;
@@ -53,6 +55,8 @@ enum Command {
     Query(query::QueryArgs),
     /// Follow a stream with many readers, or replay it with one, and measure
     Tail(tail::TailArgs),
+    /// Flood a server with frames of HTTP/2, and tell how often it closes
+    Flood(flood::FloodArgs),
     /// Measure parts of the engine in this process
     Micro(micro::MicroArgs),
     /// A server that acks and keeps nothing: shows what the generator itself can do
@@ -91,6 +95,7 @@ fn main() -> ExitCode {
         Command::Http(args) => http::run(&args),
         Command::Query(args) => query::run(&args),
         Command::Tail(args) => tail::run(&args),
+        Command::Flood(args) => flood::run(&args),
         Command::Micro(args) => micro::run(&args).map(|()| true),
         Command::Sink { listen } => sink(listen).map(|()| true),
     };

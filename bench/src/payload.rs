@@ -10,6 +10,8 @@ use std::{
 
 use bytes::Bytes;
 
+use crate::clicks::click;
+
 /// Bytes of all records of a set, at most: the set should not thrash the cache more than a real producer does.
 const SET_BYTES_MAX: usize = 64 << 20;
 const FLIGHTS: &[u8] = include_bytes!("../../tests/data/flights.jsonl.gz");
@@ -109,7 +111,7 @@ impl Payloads {
         match kind {
             PayloadKind::Clicks(first) => {
                 let numbers = (0..max.max(1) as u64).map(|number| first.wrapping_add(number));
-                Ok(Self::new(numbers.map(crate::micro::validate::click).collect()))
+                Ok(Self::new(numbers.map(|number| click(number).into()).collect()))
             }
             PayloadKind::Flights => Self::read(Path::new("the bundled flights"), Box::new(gunzip(FLIGHTS)), max),
             PayloadKind::File(path) => {

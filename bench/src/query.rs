@@ -9,7 +9,7 @@ use memchr::memmem;
 
 use crate::{
     calls::{self, Call, CallArgs, Report},
-    micro::validate::click,
+    clicks::click,
 };
 
 /// Rows that a time range asks for.
@@ -100,7 +100,7 @@ impl Question {
                 let at = spread(args.clicks);
                 // What was never sent: as many again, past the last.
                 let number = if kind == Kind::Present { at } else { at + args.clicks.1 };
-                let record = click(number);
+                let record = Bytes::from(click(number));
                 let path = format!("{records}?key_field=event_id&key_value={}", event_id(&record));
                 (record, path)
             }
@@ -150,7 +150,8 @@ mod tests {
     #[test]
     fn a_question_knows_its_answer() {
         let present = Question::new(&args(), Kind::Present, 3);
-        let known = (10..20).map(click).find(|record| *record == present.record).expect("one that is there");
+        let known =
+            (10..20).map(click).map(Bytes::from).find(|record| *record == present.record).expect("one that is there");
         assert!(present.path.ends_with(event_id(&known)), "{}", present.path);
         let answer = [b"{\"found\":true,\"record\":{\"payload\":", &known[..], b"}}"].concat();
         assert!(present.is_answered_by(&answer));

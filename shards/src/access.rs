@@ -36,7 +36,7 @@ const USE_RESOLUTION_MICROS: i64 = 1_000_000;
 pub enum Role {
     /// Everything.
     Admin,
-    /// Read all configuration and health; pause and resume.
+    /// Read all configuration and health; pause, resume and flush streams; replay dead letters.
     Operator,
     /// Schemas and pipelines; read streams.
     SchemaAdmin,
@@ -63,6 +63,8 @@ pub enum Action {
     ChangeStreams,
     /// Pause and resume streams.
     PauseStreams,
+    /// Have the records of streams written to files now.
+    FlushStreams,
     /// Read streams.
     ReadStreams,
     /// Create, change and end pipelines.
@@ -107,14 +109,21 @@ impl Role {
     #[must_use]
     pub const fn may(self, action: Action) -> bool {
         use Action::{
-            ChangePipelines, ChangeSchemas, ListSchemas, PauseStreams, ReadConfig, ReadPipelines, ReadRecords,
-            ReadSchema, ReadStreams, ReplayDeadLetters, WriteRecords,
+            ChangePipelines, ChangeSchemas, FlushStreams, ListSchemas, PauseStreams, ReadConfig, ReadPipelines,
+            ReadRecords, ReadSchema, ReadStreams, ReplayDeadLetters, WriteRecords,
         };
         match self {
             Self::Admin => true,
             Self::Operator => matches!(
                 action,
-                ReadConfig | ReadStreams | ReadSchema | ListSchemas | ReadPipelines | PauseStreams | ReplayDeadLetters
+                ReadConfig
+                    | ReadStreams
+                    | ReadSchema
+                    | ListSchemas
+                    | ReadPipelines
+                    | PauseStreams
+                    | FlushStreams
+                    | ReplayDeadLetters
             ),
             Self::SchemaAdmin => matches!(
                 action,
@@ -134,7 +143,7 @@ impl Role {
 
 impl Action {
     /// Every action.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::WriteRecords,
         Self::ReadRecords,
         Self::ChangeSchemas,
@@ -142,6 +151,7 @@ impl Action {
         Self::ReadSchema,
         Self::ChangeStreams,
         Self::PauseStreams,
+        Self::FlushStreams,
         Self::ReadStreams,
         Self::ChangePipelines,
         Self::ReadPipelines,
@@ -163,6 +173,7 @@ impl Action {
             Self::ReadSchema => "read schemas",
             Self::ChangeStreams => "change streams",
             Self::PauseStreams => "pause or resume streams",
+            Self::FlushStreams => "flush streams",
             Self::ReadStreams => "read streams",
             Self::ChangePipelines => "change pipelines",
             Self::ReadPipelines => "read pipelines",

@@ -156,9 +156,11 @@ impl Buffer {
         }
     }
 
-    /// Freezes every row now.
-    pub fn freeze_all(&mut self) {
-        self.streams.values_mut().for_each(StreamRows::freeze);
+    /// Freezes every row of a stream now.
+    pub fn freeze(&mut self, stream: StreamId) {
+        if let Some(rows) = self.streams.get_mut(&stream) {
+            rows.freeze();
+        }
     }
 
     /// Freezes the stream whose rows have waited longest: they hold the oldest segment of a log that is filling up.
@@ -243,11 +245,6 @@ impl Buffer {
     /// The streams that have rows or files.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.streams.keys().copied()
-    }
-
-    /// The last synced sequence number of every stream that has rows or files.
-    pub fn last_sequences(&self) -> impl Iterator<Item = (StreamId, i64)> {
-        self.streams.iter().map(|(&stream, rows)| (stream, rows.last_sequence))
     }
 
     /// Where the files of `stream` end; a stream that is gone has nothing left to flush.

@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     ids::{RecordId, StreamId},
-    pipeline::rows::DeadLetter,
+    pipeline::{self, rows::DeadLetter},
     transform::decode_metadata,
-    validate::Invalid,
+    validate::{self, Invalid},
 };
 
 /// What the names of dead letters' streams end with; no other's does.
@@ -41,6 +41,11 @@ pub const DEFINITION: &str = r#"{
     "metadata": {"type": "object", "additionalProperties": {"type": "string"}}
   }
 }"#;
+
+/// Every reason that a letter may have.
+pub fn reasons() -> impl Iterator<Item = &'static str> {
+    validate::FAILURES.into_iter().chain(pipeline::failures())
+}
 
 /// The record of a dead letter that a pipeline made.
 #[must_use]

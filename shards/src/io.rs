@@ -1,9 +1,12 @@
 //! The only seam for simulation: a disk and a clock. The real disk is `io/real` (blocking parts) with `io/uring` for the one
-//! write that is hot; the fake ones are in `io/sim`.
+//! write that is hot; the fake ones are in `io/sim`. `Paced` is how everything else that is long is written.
 
+mod paced;
 pub mod real;
 pub mod sim;
 pub mod uring;
+
+pub use paced::Paced;
 
 use bytes::{Buf, BytesMut};
 use std::{

@@ -38,4 +38,6 @@ pub mod transform;
 pub mod validate;
 pub mod wal;
 
+#[doc(hidden)]
+pub use grpc::framing::{Encoding, Messages};
 pub use grpc::{access::permitted, rows, status};

@@ -220,8 +220,9 @@ pub enum ToShard {
     Flushed(StreamId, i64),
     /// Writing or committing a file failed: try the rows again after a pause. Control retries while the queue is full.
     FlushFailed(StreamId),
-    /// Freeze and flush all rows now; answered when every file of them is committed. Control retries while the queue is full.
-    FlushAll(oneshot::Sender<()>),
+    /// Freeze and flush the rows of a stream that are there now; answered, with the last of them (0: there was none), when every
+    /// file of them is committed. Control retries while the queue is full.
+    Flush(StreamId, oneshot::Sender<i64>),
     /// The answer to a call's query. Never refused: bounded by the calls.
     Answer(u64, Result<QueryAnswer, QueryFailure>),
     /// The answer to an admin call. Never refused: bounded by the calls.

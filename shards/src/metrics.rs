@@ -146,6 +146,8 @@ pub struct ShardMetrics {
     pub connections: Gauge,
     /// Connections refused: the shard or their address has as many as it may.
     pub connections_refused: Counter,
+    /// Connections closed for a flood of frames that carry nothing.
+    pub connections_flooding: Counter,
     /// Starts of connections, in the order of [`HandshakeOutcome::ALL`].
     pub tls_handshakes: [Counter; HandshakeOutcome::ALL.len()],
     /// Spans that found no room on their way to control.

@@ -90,6 +90,11 @@ pub struct Failure {
 /// The code of a record that no step can look into.
 pub const NOT_AN_OBJECT: &str = "RECORD_NOT_AN_OBJECT";
 
+/// The code of every failure.
+pub fn failures() -> impl Iterator<Item = &'static str> {
+    [NOT_AN_OBJECT].into_iter().chain(convert::FAILURES)
+}
+
 impl Pipeline {
     /// Compiles steps, an array.
     ///

@@ -556,9 +556,9 @@ impl Shard {
         self.buffer.next_flush(now)
     }
 
-    /// See [`Buffer::freeze_all`].
-    pub fn freeze_all(&mut self) {
-        self.buffer.freeze_all();
+    /// See [`Buffer::freeze`].
+    pub fn freeze(&mut self, stream: StreamId) {
+        self.buffer.freeze(stream);
     }
 
     /// See [`Buffer::flushed`].

@@ -12,6 +12,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// The shortest slice that Linux's scheduler takes (kernel/sched/syscalls.c: 100 µs to 100 ms).
 const PROMPT_SLICE_NANOS: u64 = 100_000;
+/// Well below the system's own, which is about 3 ms, and well above that of those who may cut it short.
+const BRIEF_SLICE_NANOS: u64 = 500_000;
 /// And the longest.
 const LONG_SLICE_NANOS: u64 = 100_000_000;
 
@@ -28,6 +30,8 @@ thread_local! {
 pub enum Turns {
     /// Short ones, which come soon after it wakes up: for threads that answer somebody.
     Prompt,
+    /// Short ones too, which the prompt cut shorter: for threads that compute an answer.
+    Brief,
     /// The system's default.
     Steady,
     /// Long ones, which anyone who wakes up cuts short: for threads that work through something for nobody who waits.
@@ -80,6 +84,7 @@ pub fn offer() -> bool {
 pub fn take(turns: Turns) {
     let slice_nanos = match turns {
         Turns::Prompt => PROMPT_SLICE_NANOS,
+        Turns::Brief => BRIEF_SLICE_NANOS,
         Turns::Steady => 0,
         Turns::Long => LONG_SLICE_NANOS,
     };

@@ -33,6 +33,12 @@ pub const NUMBER_OUT_OF_RANGE: &str = "NUMBER_OUT_OF_RANGE";
 /// The record is JSON, but not what the schema asks for.
 pub const SCHEMA_VIOLATION: &str = "SCHEMA_VIOLATION";
 
+/// The record has more bytes than it may.
+pub const RECORD_TOO_LARGE: &str = "RECORD_TOO_LARGE";
+/// The code of every refusal.
+pub const FAILURES: [&str; 6] =
+    [NOT_JSON, TOO_DEEP, DUPLICATE_KEY, NUMBER_OUT_OF_RANGE, SCHEMA_VIOLATION, RECORD_TOO_LARGE];
+
 /// The most fields that one refusal names.
 pub const FIELD_ERRORS_MAX: usize = 16;
 
@@ -132,7 +138,8 @@ impl Validator {
         schema.program.as_ref().map(|program| self.memory.accepts(program, payload))
     }
 
-    fn check_tape(&mut self, schema: &CompiledSchema, payload: &[u8]) -> TapeVerdict {
+    /// What the tape alone says of `payload`.
+    pub fn check_tape(&mut self, schema: &CompiledSchema, payload: &[u8]) -> TapeVerdict {
         self.copy.clear();
         self.copy.extend_from_slice(payload);
         self.copy.resize(payload.len() + INPUT_PADDING, 0);

@@ -26,7 +26,7 @@ use ttdust_proto::{
     query::{KeyLookupRequest, KeyLookupResponse, TimeRangeQueryRequest, TimeRangeQueryResponse},
 };
 use ttdust_shards::{
-    access::{Access, Credentials, KeyEntry, Role, StreamPermissions, digest},
+    access::{Access, Credentials, KeyEntry, Principal, Role, StreamPermissions, TokenCheck, Unauthenticated, digest},
     config::IoChoice,
     ids::{RecordId, SchemaId, ShardId},
     rate::RateLimits,
@@ -533,4 +533,31 @@ fn a_query_ends_when_its_client_gives_up_or_goes() {
         wait_for(&fixture.store.cancelled, 3);
         fixture.stop();
     }
+}
+
+/// What panicked may have left the state half changed: the shard ends, and with it the process.
+#[test]
+fn a_panic_in_a_call_ends_its_shard_and_control_is_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fixture = Fixture::start(config(dir.path(), 1, IoChoice::Auto));
+    block_on(async {
+        let panics = |_: &str| -> Result<Principal, Unauthenticated> { panic!("made by a test") };
+        let tokens: Arc<TokenCheck> = Arc::new(panics);
+        let access = Access::Checked(Credentials { tokens: Some(tokens), ..Credentials::default() });
+        fixture.publish(StreamState::Active, access).await;
+        let mut client = Client::connect(fixture.engine.grpc_address()).await;
+        client.headers = vec![("authorization", "Bearer token".to_owned())];
+        let mut call = client.call(path::INGEST).await;
+        assert!(call.try_receive::<IngestResponse>().await.is_none(), "no answer");
+    });
+    let end = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        if let Some(ended) = fixture.store.ended.lock().expect("not poisoned").first().cloned() {
+            break ended;
+        }
+        assert!(Instant::now() < end, "the shard ends");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(ended.0, ShardId(0));
+    assert!(ended.1.as_ref().is_err_and(|reason| reason.contains("panicked")), "{ended:?}");
 }

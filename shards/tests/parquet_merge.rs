@@ -171,36 +171,88 @@ fn a_merge_of_pieces_is_what_would_have_been_written_at_once() {
     }
 }
 
-#[test]
-fn large_row_groups_are_made_of_small_ones() {
-    let mut random = Random(3);
-    let mut stream = Stream::new();
-    let dir = tempfile::tempdir().unwrap();
-    let (mut all, mut inputs) = (Vec::new(), Vec::new());
-    let mut at = 0;
-    for n in 0..5 {
-        let batches: Vec<RowBatch> = (0..40)
+/// Files of so many rows in batches of 1000, of which each is a microsecond after the one before it, and all of the batches.
+fn large_pieces(dir: &Path, rows: &[usize]) -> (Stream, Vec<RowBatch>, Vec<PathBuf>) {
+    let (mut random, mut stream, mut at) = (Random(3), Stream::new(), 0);
+    let (mut all, mut inputs): (Vec<RowBatch>, Vec<PathBuf>) = (Vec::new(), Vec::new());
+    for (n, rows) in rows.iter().enumerate() {
+        let batches: Vec<RowBatch> = (0..rows / 1000)
             .map(|_| {
-                let payloads: Vec<Bytes> = (0..1000)
-                    .map(|_| {
-                        at += 1;
-                        payload(&mut random, at)
-                    })
-                    .collect();
-                stream.batch(10 * MICROS_AN_HOUR, &[], &payloads)
+                at += 1000;
+                let payloads: Vec<Bytes> = (at - 999..=at).map(|at| payload(&mut random, at)).collect();
+                stream.batch(10 * MICROS_AN_HOUR + at as i64 / 1000, &[], &payloads)
             })
             .collect();
-        inputs.push(piece(&batches, 1, true, dir.path(), &format!("{n}.parquet")));
+        inputs.push(piece(&batches, 1, true, dir, &format!("{n}.parquet")));
         all.extend(batches);
     }
+    (stream, all, inputs)
+}
+
+/// Rows by row group.
+fn groups(path: &Path) -> Vec<usize> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    reader.metadata().row_groups().iter().map(|group| group.num_rows() as usize).collect()
+}
+
+#[test]
+fn large_row_groups_are_made_of_small_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stream, all, inputs) = large_pieces(dir.path(), &[10_000; 20]);
     let job = merge_job(stream.id, inputs, 1, dir.path());
     let merged = merge(&job).unwrap();
     let at_once = piece(&all, 1, true, dir.path(), "at-once.parquet");
     assert_eq!(read(&job.path), read(&at_once));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&job.path).unwrap()).unwrap();
-    let groups: Vec<i64> = reader.metadata().row_groups().iter().map(|group| group.num_rows()).collect();
-    assert_eq!(groups, [MERGED_GROUP_ROWS as i64, 200_000 - MERGED_GROUP_ROWS as i64]);
+    assert_eq!(groups(&job.path), [MERGED_GROUP_ROWS, 200_000 - MERGED_GROUP_ROWS]);
     check_keys(stream.id, &merged, 200_000);
+}
+
+#[test]
+fn large_row_groups_are_copied_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    // The last group of a file may be a small one.
+    let (stream, all, inputs) = large_pieces(dir.path(), &[50_000, 20_000, 66_000]);
+    let job = merge_job(stream.id, inputs.clone(), 1, dir.path());
+    let merged = merge(&job).unwrap();
+    let at_once = piece(&all, 1, true, dir.path(), "at-once.parquet");
+    assert_eq!(read(&job.path), read(&at_once));
+    assert_eq!(footer(&job.path).unwrap(), footer(&at_once).unwrap());
+    let of_inputs: Vec<usize> = inputs.iter().flat_map(|input| groups(input)).collect();
+    assert_eq!((groups(&job.path), merged.rows_transformed), (of_inputs, 0));
+    let bytes = fs::read(&job.path).unwrap();
+    assert_eq!((merged.file.bytes, merged.file.checksum), (bytes.len() as u64, crc32c::crc32c(&bytes)));
+    let times = (10 * MICROS_AN_HOUR + 1, 10 * MICROS_AN_HOUR + 136);
+    assert_eq!((merged.file.min_timestamp, merged.file.max_timestamp, merged.file.rows), (times.0, times.1, 136_000));
+    check_keys(stream.id, &merged, 136_000);
+    // What was copied can be copied again, and a file of another version is not.
+    let again = MergeJob { inputs: vec![job.path.clone()], path: dir.path().join("again.parquet"), ..job };
+    merge(&again).unwrap();
+    assert_eq!(fs::read(&again.path).unwrap(), bytes);
+    let anew = MergeJob { schema_version: 2, definition: VERSIONS[1].into(), ..again };
+    assert_eq!(merge(&anew).unwrap().rows_transformed, 136_000);
+}
+
+#[test]
+fn damage_in_what_is_copied_is_refused_or_seen_by_whoever_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stream, _, inputs) = large_pieces(dir.path(), &[20_000, 20_000]);
+    let job = merge_job(stream.id, inputs.clone(), 1, dir.path());
+    let whole = fs::read(&inputs[1]).unwrap();
+    let mut random = Random(7);
+    for _ in 0..40 {
+        let mut damaged = whole.clone();
+        // Half of them where footer and page index are.
+        let range = if random.chance(2) { whole.len() } else { 6000 };
+        let at_byte = whole.len() - 1 - random.below(range as u64) as usize;
+        damaged[at_byte] ^= 1 << random.below(8);
+        fs::write(&inputs[1], &damaged).unwrap();
+        // It never panics, and leaves nothing when it refuses.
+        match merge(&job) {
+            Ok(merged) => assert_eq!(merged.file.bytes, fs::metadata(&job.path).unwrap().len()),
+            Err(_) => assert!(!job.path.exists(), "byte {at_byte}"),
+        }
+        let _ = fs::remove_file(&job.path);
+    }
 }
 
 fn is_format(outcome: &Result<Merged, ParquetFileError>) -> bool {

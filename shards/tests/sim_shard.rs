@@ -379,7 +379,8 @@ impl World {
 
     /// Commits a file of some stream's rows.
     fn flush(&mut self) -> Checked {
-        self.shard.freeze_all();
+        let streams: Vec<_> = self.shard.buffer().streams().collect();
+        streams.into_iter().for_each(|stream| self.shard.freeze(stream));
         let Some(frozen) = self.shard.next_flush() else { return Ok(()) };
         let files = self.files.entry(frozen.stream).or_default();
         for batch in &frozen.batches {

@@ -14,6 +14,7 @@ use super::{
     api::Api,
     failure::{Failure, Outcome},
     output::{Column, column, column_of, note},
+    pipelines,
     records::PAGE_MAX,
     session::Session,
     streams::path_of,
@@ -26,7 +27,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// What may be done with dead letters.
 #[derive(Subcommand)]
 pub enum DlqCommand {
-    /// List a stream's dead letters, the newest first.
+    /// List a stream's dead letters, the newest first. REASON is the code that `replay --reason` takes; steps are counted from 0.
     List {
         /// The name or id of the stream that did not take them.
         stream: String,
@@ -49,8 +50,8 @@ pub enum DlqCommand {
 pub struct Replay {
     /// The name or id of the stream that did not take them.
     stream: String,
-    /// Those with this reason, as `list` shows it.
-    #[arg(long)]
+    /// Those with this reason, a code such as NOT_AN_INTEGER, as `list` shows it.
+    #[arg(long, value_name = "CODE")]
     reason: Option<String>,
     /// Those with a fault in this field, a JSON Pointer, or in what is in it.
     #[arg(long, value_name = "POINTER")]
@@ -70,7 +71,7 @@ const LETTERS: &[Column] = &[
     column("SEQUENCE", "/sequence_number"),
     column_of("AT", "/ingested_at", time),
     column("REASON", "/payload/reason"),
-    column("STEP", "/payload/step"),
+    column("STEP (FROM 0)", "/payload/step"),
     column("MESSAGE", "/payload/message"),
     column("RECORD", "/payload/payload"),
 ];
@@ -95,6 +96,7 @@ struct Job {
     id: String,
     status: String,
     scanned: u64,
+    matched: u64,
     replayed: u64,
     rejected: u64,
     failing: u64,
@@ -109,23 +111,42 @@ pub(super) async fn run(command: DlqCommand, session: &mut Session) -> Outcome {
             let mut query = vec![("order", "desc".to_owned()), ("limit", limit.to_string())];
             query.extend(start.map(|micros| ("start", micros.to_string())));
             query.extend(end.map(|micros| ("end", micros.to_string())));
-            let letters = path_of(&letters_of(api, &stream).await?);
+            let whole: Map<String, Value> = api.get(&path_of(&stream), &[]).await?.parse()?;
+            let letters = path_of(letters_of(&whole, &stream)?);
             let answer = api.get(&format!("{letters}/records"), &query).await?;
             let mut page: BTreeMap<String, Box<RawValue>> = answer.parse()?;
             let found = page.remove("records").map(|records| serde_json::from_str::<Vec<Box<RawValue>>>(records.get()));
-            output.list(&found.and_then(Result::ok).unwrap_or_default(), LETTERS)
+            let found = found.and_then(Result::ok).unwrap_or_default();
+            output.list(&found, LETTERS)?;
+            if found.is_empty() {
+                tell_what_may_come(api, &whole, &stream).await;
+            }
+            Ok(())
         }
         DlqCommand::Replay(asked) => replay(&asked, session).await,
     }
 }
 
-/// The id of the stream with a stream's dead letters.
-async fn letters_of(api: &Api, stream: &str) -> Result<String, Failure> {
-    let whole: Map<String, Value> = api.get(&path_of(stream), &[]).await?.parse()?;
-    whole.get("dlq_stream_id").and_then(Value::as_str).map(str::to_owned).ok_or_else(|| {
+/// The id of the stream with the dead letters of the stream `whole`, as the server has it, that the user calls `stream`.
+fn letters_of<'a>(whole: &'a Map<String, Value>, stream: &str) -> Result<&'a str, Failure> {
+    whole.get("dlq_stream_id").and_then(Value::as_str).ok_or_else(|| {
         let remedy = format!("`ttdust stream change {} --dlq-days 7` keeps them from now on", plain(stream));
         Failure::not_found(format!("the stream {} keeps no dead letters", plain(stream)), &remedy)
     })
+}
+
+/// Says so where records are still to become letters: a pipeline's come with the flush of its stream.
+async fn tell_what_may_come(api: &Api, whole: &Map<String, Value>, stream: &str) {
+    let buffered = whole.get("statistics").and_then(|statistics| statistics["buffered_records"].as_u64()).unwrap_or(0);
+    let id = whole.get("id").and_then(Value::as_str).unwrap_or_default();
+    if buffered > 0 && pipelines::makes_letters(api, id).await {
+        let stream = plain(stream);
+        note(&format!(
+            "the pipeline of {stream} makes its letters when records are flushed, and {} are not yet: `ttdust stream flush \
+             {stream}` does it now",
+            count(buffered)
+        ));
+    }
 }
 
 impl Replay {
@@ -166,6 +187,9 @@ async fn replay(asked: &Replay, session: &mut Session) -> Outcome {
     if job.status != "completed" {
         note(&format!("ttdust: the replay {}: {}", job.status, job.error.unwrap_or_default()));
         return Err(Failure::Partly);
+    }
+    if job.matched == 0 {
+        note(&format!("0 letters match, of {} that were read", count(job.scanned)));
     }
     if job.rejected + job.failing > 0 { Err(Failure::Partly) } else { Ok(()) }
 }

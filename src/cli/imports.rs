@@ -61,8 +61,8 @@ pub enum ImportCommand {
 pub struct Start {
     /// The stream's name or id.
     stream: String,
-    /// file:///path or s3://bucket/key as the server sees it, under one of its import.roots; with a slash at its end: all objects
-    /// under it.
+    /// file:///path or s3://bucket/key as the server sees it, under one of its import.roots (TTDUST_IMPORT_ROOTS, without which
+    /// imports are off); with a slash at its end: all objects under it.
     source: String,
     /// json_lines, csv or parquet; default: what the source's name says.
     #[arg(long)]

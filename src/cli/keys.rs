@@ -25,7 +25,7 @@ const KEYS: &str = "/api/v1/api-keys";
 pub enum KeyCommand {
     /// Create a key, and show its text this one time.
     Create(Create),
-    /// List keys, without their secrets.
+    /// List keys, in the order of their creation, without their secrets.
     List {
         /// At most so many.
         #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]

@@ -29,7 +29,7 @@ pub enum PipelineCommand {
         #[arg(long, default_value = "", hide_default_value = true)]
         description: String,
     },
-    /// List pipelines.
+    /// List pipelines, in the order of their streams.
     List {
         /// At most so many.
         #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
@@ -47,9 +47,8 @@ pub enum PipelineCommand {
     Change {
         /// Its id, or its stream's name or id.
         pipeline: String,
-        /// The steps, a JSON array; -: read it from standard input.
-        #[arg(long, value_name = "FILE")]
-        steps: Option<PathBuf>,
+        /// The steps, a JSON array; -: read it from standard input. Without it they stay as they are.
+        file: Option<PathBuf>,
         /// For people.
         #[arg(long)]
         description: Option<String>,
@@ -62,7 +61,8 @@ pub enum PipelineCommand {
         #[arg(long)]
         yes: bool,
     },
-    /// Show what steps make of sample records, step by step; nothing is changed.
+    /// Show what steps make of sample records; nothing is changed. Steps are counted from 0, and REASON is the code that
+    /// `ttdust dlq replay --reason` takes.
     Test(Test),
 }
 
@@ -99,8 +99,9 @@ const WHOLE: &[Column] = &[
 const RESULTS: &[Column] = &[
     column("OUTCOME", "/outcome"),
     column("OUTPUT", "/output"),
-    column("STEP", "/failure/step"),
-    column("REASON", "/failure/message"),
+    column("REASON", "/failure/reason"),
+    column("STEP (FROM 0)", "/failure/step"),
+    column("MESSAGE", "/failure/message"),
     column("FIELDS", "/failure/pointers"),
     column_of("NOT BY THE SCHEMA", "/schema_errors", faults),
 ];
@@ -131,15 +132,15 @@ pub(super) async fn run(command: PipelineCommand, session: &mut Session) -> Outc
             output.line(serde_json::to_string_pretty(&whole.get("steps")).expect("JSON is written as JSON"))?;
             output.flush()
         }
-        PipelineCommand::Change { pipeline, steps, description } => {
+        PipelineCommand::Change { pipeline, file, description } => {
             let mut change = Map::new();
-            if let Some(file) = steps {
+            if let Some(file) = file {
                 let steps = serde_json::from_str(json_of(&file)?.get()).expect("it was read as JSON before");
                 change.insert("steps".into(), steps);
             }
             change.extend(description.map(|description| ("description".to_owned(), description.into())));
             if change.is_empty() {
-                return Err(Failure::usage("nothing to change: give --steps or --description"));
+                return Err(Failure::usage("nothing to change: give a file of steps or --description"));
             }
             let path = path_of(api, &pipeline).await?;
             output.object(api.patch(&path, &change.into()).await?.text()?, WHOLE)
@@ -166,9 +167,7 @@ async fn path_of(api: &Api, pipeline: &str) -> Result<String, Failure> {
         return Ok(format!("{PIPELINES}/{}", segment(pipeline)));
     }
     let stream: Map<String, Value> = api.get(&streams::path_of(pipeline), &[]).await?.parse()?;
-    let all = api.list(PIPELINES, &[], "pipelines", usize::MAX).await?;
-    let mut all = all.iter().filter_map(|item| serde_json::from_str::<Value>(item.get()).ok());
-    let found = all.find(|found| Some(&found["stream_id"]) == stream.get("id"));
+    let found = of_stream(api, stream.get("id").and_then(Value::as_str).unwrap_or_default()).await?;
     let none = || {
         Failure::not_found(
             format!("the stream {} has no pipeline", plain(pipeline)),
@@ -176,6 +175,20 @@ async fn path_of(api: &Api, pipeline: &str) -> Result<String, Failure> {
         )
     };
     Ok(format!("{PIPELINES}/{}", segment(&cell(&found.ok_or_else(none)?["id"]))))
+}
+
+/// The pipeline of the stream with this id.
+async fn of_stream(api: &Api, id: &str) -> Result<Option<Value>, Failure> {
+    let all = api.list(PIPELINES, &[], "pipelines", usize::MAX).await?;
+    let mut all = all.iter().filter_map(|item| serde_json::from_str::<Value>(item.get()).ok());
+    Ok(all.find(|found| found["stream_id"] == id))
+}
+
+/// Whether the stream with this id has a pipeline that leaves records to the dead letters, as far as the caller may know.
+pub(super) async fn makes_letters(api: &Api, id: &str) -> bool {
+    let pipeline = of_stream(api, id).await.ok().flatten();
+    let steps = pipeline.as_ref().and_then(|pipeline| pipeline["steps"].as_array());
+    steps.is_some_and(|steps| steps.iter().any(|step| step["on_error"] == "dlq"))
 }
 
 async fn try_out(test: &Test, session: &mut Session) -> Outcome {

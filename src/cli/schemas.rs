@@ -20,7 +20,7 @@ const SCHEMAS: &str = "/api/v1/schemas";
 pub enum SchemaCommand {
     /// Register a schema with its first version.
     Create(Create),
-    /// List schemas.
+    /// List schemas, in the order of their creation.
     List {
         /// Those of this namespace.
         #[arg(long)]
@@ -43,7 +43,7 @@ pub enum SchemaCommand {
         #[arg(long)]
         definition: bool,
     },
-    /// List the versions of a schema.
+    /// List the versions of a schema, the first one first.
     Versions {
         /// Its id, NAME or NAMESPACE/NAME.
         schema: String,

@@ -24,7 +24,7 @@ const DELETE_TIMEOUT: Duration = Duration::from_secs(120);
 pub enum StreamCommand {
     /// Create a stream.
     Create(Create),
-    /// List streams.
+    /// List streams, in the order of their creation.
     List {
         /// Those that stand so: creating, active, paused, deleting or deleted; default: all but deleted.
         #[arg(long)]
@@ -53,6 +53,11 @@ pub enum StreamCommand {
     },
     /// Take records again.
     Resume {
+        /// Its name or id.
+        stream: String,
+    },
+    /// Write a stream's records to files now, and wait until they are there: dead letters that its pipeline makes come then.
+    Flush {
         /// Its name or id.
         stream: String,
     },
@@ -177,6 +182,8 @@ const STATISTICS: &[Column] = &[
     column("SHARD", "/statistics/shard"),
 ];
 
+const FLUSHED: &[Column] = &[column("STREAM", "/stream_id"), column("FLUSHED THROUGH", "/flushed_through")];
+
 /// Does what `command` says.
 pub(super) async fn run(command: StreamCommand, session: &mut Session) -> Outcome {
     let Session { api, output } = session;
@@ -213,6 +220,10 @@ pub(super) async fn run(command: StreamCommand, session: &mut Session) -> Outcom
         }
         StreamCommand::Resume { stream } => {
             output.object(api.patch(&path_of(&stream), &json!({"status": "active"})).await?.text()?, WHOLE)
+        }
+        StreamCommand::Flush { stream } => {
+            let path = format!("{}/flush", path_of(&stream));
+            output.object(api.post(&path, &[], &json!({})).await?.text()?, FLUSHED)
         }
         StreamCommand::Delete { stream, yes, wait } => delete(&stream, yes, wait, session).await,
     }

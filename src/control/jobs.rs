@@ -5,6 +5,7 @@ use ttdust_proto::ingestion::{
 };
 use ttdust_shards::{
     access::{Action, Forbidden, Principal},
+    dead_letters::reasons,
     rows::takes_records,
     snapshot::names_schema,
 };
@@ -92,7 +93,8 @@ impl Control {
     /// Begins to put those dead letters back into the stream that is meant, or to count them.
     ///
     /// # Errors
-    /// `NotFound`; `Conflict`: the stream has no dead letters; `Overloaded`: nobody can tell which there are; `TooManyJobs`.
+    /// `Invalid`: no letter has such a reason; `NotFound`; `Conflict`: the stream has no dead letters; `Overloaded`: nobody can
+    /// tell which there are; `TooManyJobs`.
     pub async fn create_replay(
         &self,
         actor: &Actor,
@@ -100,6 +102,11 @@ impl Control {
         filter: ReplayFilter,
         dry_run: bool,
     ) -> Result<Job, ControlError> {
+        if let Some(reason) = filter.reason.as_deref().filter(|reason| !reasons().any(|known| known == *reason)) {
+            let known = reasons().collect::<Vec<_>>().join(", ");
+            let detail = format!("no dead letter has the reason {}: the reasons are {known}", names::shown(reason));
+            return Err(ControlError::field("/reason", detail));
+        }
         let stream = self.resolve_stream(&actor.caller, stream)?;
         let letters = stream.dead_letters.and_then(|letters| self.current().stream(letters).cloned());
         let Some(letters) = letters else {

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio::time;
 use ttdust_shards::{
     access::Principal,
     buffer::StreamFigures,
     dead_letters::SUFFIX,
     ids::{SchemaId, ShardId, StreamId},
+    snapshot::{StreamEntry, StreamState},
 };
 
 use super::{Actor, Control, ControlError, dead_letters, names};
@@ -19,9 +21,10 @@ use crate::{
 /// Between tries to remove a stream's data.
 const DELETION_PAUSE_MIN: Duration = Duration::from_millis(500);
 const DELETION_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a flush by demand is waited for. It goes on after that.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(20);
 const KEY_FIELDS: usize = 16;
 const KEY_FIELD_BYTES: usize = 256;
-const PARTITION_CONFIG_BYTES: usize = 4096;
 /// Streams that are read from the catalog at once while a page is filled with those that its reader may use.
 const SCAN_PAGE: u32 = 500;
 
@@ -36,7 +39,7 @@ pub struct NewStream {
     pub schema: SchemaId,
     /// How long records are kept; `None`: for ever.
     pub retention: Option<Retention>,
-    /// A JSON object, stored as it is.
+    /// How its files are parted: see `check_partition_config`.
     pub partition_config: Option<serde_json::Value>,
     /// Fields that records can be looked up by.
     pub key_fields: Vec<String>,
@@ -128,6 +131,30 @@ impl Control {
         let figures = self.parts.link.figures(shard, stream.id).await;
         let totals = self.parts.catalog.file_totals(stream.id).await?;
         Ok(StreamStatistics { shard, figures, flushed_through: stream.flushed_through, totals })
+    }
+
+    /// Writes the records of a stream that are there now to files, and answers up to which one when these are committed. Dead
+    /// letters that its pipeline makes of them are on stable storage by then.
+    ///
+    /// # Errors
+    /// `Conflict`: it is being deleted; `Unavailable`: it takes long, or its shard has ended.
+    pub async fn flush_stream(&self, actor: &Actor, stream: &StreamEntry) -> Result<i64, ControlError> {
+        if stream.state == StreamState::Deleting {
+            return Err(ControlError::Conflict("the stream is being deleted".into()));
+        }
+        let flushed = time::timeout(FLUSH_TIMEOUT, self.parts.link.flush(stream.home, stream.id)).await;
+        let (id, Actor { caller, trace_id }) = (stream.id, actor);
+        match flushed {
+            Ok(Ok(through)) => {
+                tracing::info!(stream = %id, through, actor = %caller.id, request_id = trace_id, "stream flushed by demand");
+                Ok(through)
+            }
+            Ok(Err(gone)) => Err(ControlError::Unavailable(gone.to_string())),
+            Err(_) => Err(ControlError::Unavailable(format!(
+                "not all is in files after {} s: the flush goes on, and the log tells what is in its way",
+                FLUSH_TIMEOUT.as_secs()
+            ))),
+        }
     }
 
     /// The streams that `caller` may use, in the order of their ids. Whoever is confined to streams learns nothing of the others,
@@ -226,7 +253,7 @@ impl Control {
             let mut pause = DELETION_PAUSE_MIN;
             while let Err(error) = control.remove_data(id).await {
                 tracing::warn!(stream = %id, %error, "a stream's data cannot be removed yet");
-                tokio::time::sleep(pause).await;
+                time::sleep(pause).await;
                 pause = (pause * 2).min(DELETION_PAUSE_MAX);
             }
             tracing::info!(stream = %id, "stream deleted");
@@ -276,14 +303,26 @@ fn check(new: &NewStream) -> Result<(), ControlError> {
         let detail = format!("at most {KEY_FIELDS} different names of 1 to {KEY_FIELD_BYTES} bytes, without U+0000");
         return Err(ControlError::field("/key_fields", detail));
     }
-    match &new.partition_config {
-        None | Some(serde_json::Value::Null) => Ok(()),
-        Some(config) if config.is_object() && config.to_string().len() <= PARTITION_CONFIG_BYTES => Ok(()),
-        Some(_) => {
-            let detail = format!("an object of at most {PARTITION_CONFIG_BYTES} bytes");
-            Err(ControlError::field("/partition_config", detail))
+    new.partition_config.as_ref().map_or(Ok(()), check_partition_config)
+}
+
+/// Files lie by the hour in which their records came in. Who asks for anything else is told so, rather than believe to have it.
+fn check_partition_config(config: &serde_json::Value) -> Result<(), ControlError> {
+    let refused = |path: &str, detail: &str| Err(ControlError::field(path, detail));
+    let settings = match config {
+        serde_json::Value::Null => return Ok(()),
+        serde_json::Value::Object(settings) => settings,
+        _ => return refused("/partition_config", "an object: {\"granularity\": \"hour\"}"),
+    };
+    for (name, value) in settings {
+        let path = format!("/partition_config/{}", name.replace('~', "~0").replace('/', "~1"));
+        match name.as_str() {
+            "granularity" if value == "hour" => {}
+            "granularity" => return refused(&path, "\"hour\" is the only one"),
+            _ => return refused(&path, "no such setting: there is \"granularity\""),
         }
     }
+    Ok(())
 }
 
 fn check_retention(retention: &Retention) -> Result<(), ControlError> {
@@ -313,9 +352,14 @@ mod tests {
         }
     }
 
+    fn parted(config: serde_json::Value) -> NewStream {
+        NewStream { partition_config: Some(config), ..new() }
+    }
+
     #[test]
     fn what_is_out_of_bounds_is_refused_with_its_field() {
         assert_eq!(check(&new()), Ok(()));
+        assert_eq!(check(&parted(serde_json::json!({"granularity": "hour"}))), Ok(()));
         let bad = [
             ("/name", NewStream { name: "A".into(), ..new() }),
             ("/name", NewStream { name: "a.dlq".into(), ..new() }),
@@ -324,7 +368,9 @@ mod tests {
             ("/key_fields", NewStream { key_fields: vec!["a".into(), "a".into()], ..new() }),
             ("/key_fields", NewStream { key_fields: vec![String::new()], ..new() }),
             ("/key_fields", NewStream { key_fields: vec!["a\0".into()], ..new() }),
-            ("/partition_config", NewStream { partition_config: Some(serde_json::json!([])), ..new() }),
+            ("/partition_config", parted(serde_json::json!([]))),
+            ("/partition_config/granularity", parted(serde_json::json!({"granularity": "day"}))),
+            ("/partition_config/a~1b", parted(serde_json::json!({"granularity": "hour", "a/b": 1}))),
             (
                 "/retention_policy/retention_days",
                 NewStream { retention: Some(Retention::Time { retention_days: 0 }), ..new() },

@@ -51,7 +51,7 @@ pub(super) fn routes() -> Vec<Route> {
 struct AppendRecords {
     /// What becomes of the good records when there are bad ones: atomic (nothing is taken, 422), skip (the rest is taken, and
     /// row_errors tells of the bad ones) or dlq (the same, and the bad ones are kept as dead letters of the stream); atomic where
-    /// it is missing.
+    /// it is missing. With dlq, look at `error`: it may be that the good ones are taken, and the bad ones not kept.
     #[schemars(with = "Option<OnInvalidName>")]
     on_invalid: Option<String>,
 }
@@ -86,6 +86,20 @@ struct Appended {
     /// What each duplicate's original got, where it is known.
     duplicate_sequences: Vec<Duplicate>,
     schema_version: i32,
+    /// Why bad records are no dead letters, although on_invalid=dlq asks for it: these are counted as rejected, and all that is
+    /// counted as taken is taken. Send the same again with the same Idempotency-Key, or else the bad ones alone. Null: they are.
+    error: Option<LettersProblem>,
+}
+
+/// Why dead letters were not written.
+#[derive(Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct LettersProblem {
+    /// The reason, as in gRPC.
+    code: String,
+    message: String,
+    /// When it may work; null: not by itself.
+    retry_after_millis: Option<u32>,
 }
 
 /// How it went as a whole.
@@ -173,7 +187,7 @@ async fn post(
     if on_invalid == OnInvalid::Atomic && answer.rejected > 0 {
         return Err(all_refused(&answer));
     }
-    let text = serde_json::to_vec(&Appended::of(answer)).expect("plain members always serialise");
+    let text = serde_json::to_vec(&Appended::of(answer, on_invalid)).expect("plain members always serialise");
     Ok(Written::new(text, Held::default()))
 }
 
@@ -217,12 +231,18 @@ fn all_refused(answer: &AppendResponse) -> Problem {
 }
 
 impl Appended {
-    fn of(answer: AppendResponse) -> Self {
+    fn of(answer: AppendResponse, on_invalid: OnInvalid) -> Self {
         let status = match answer.status() {
             RecordStatus::Duplicate => AppendStatus::Duplicate,
             RecordStatus::ValidationError => AppendStatus::ValidationError,
             _ => AppendStatus::Ok,
         };
+        // Of others an error says no more than the status and the rows do.
+        let error = answer.error.clone().filter(|_| on_invalid == OnInvalid::Dlq).map(|error| LettersProblem {
+            code: error.code,
+            message: error.message,
+            retry_after_millis: answer.retry_after_millis,
+        });
         let row = |index, error: IngestError| RowProblem {
             index,
             code: error.code,
@@ -249,6 +269,7 @@ impl Appended {
                 .map(|d| Duplicate { index: d.index, sequence_number: d.sequence_number })
                 .collect(),
             schema_version: answer.schema_version,
+            error,
         }
     }
 }

@@ -48,7 +48,8 @@ struct CreateJob {
     /// The stream's schema, if it is to be made sure of.
     #[serde(default)]
     schema_id: String,
-    /// file:///path or s3://bucket/key under one of import.roots; one that ends with a slash means all objects under it.
+    /// file:///path or s3://bucket/key under one of the server's import.roots (TTDUST_IMPORT_ROOTS, without which imports are
+    /// off); one that ends with a slash means all objects under it.
     source_uri: String,
     #[schemars(schema_with = "format_name")]
     format: String,

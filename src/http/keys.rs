@@ -31,7 +31,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post(KEYS, "createApiKey", "Create a key, and show its text this one time", create)
             .fails(&[StatusCode::CONFLICT])
             .leads_to("deleteApiKey", "key_id"),
-        Route::get(KEYS, "listApiKeys", "List keys, without their secrets", list),
+        Route::get(KEYS, "listApiKeys", "List keys, in the order of their creation, without their secrets", list),
         Route::new(Method::DELETE, KEY, "deleteApiKey", "Delete a key: it is refused from now on", delete),
     ]
 }

@@ -210,7 +210,7 @@ struct SampleResult {
 struct SampleFailure {
     /// The step, from 0.
     step: usize,
-    /// For programs.
+    /// For programs: the reason that the dead letter would have; or DROPPED.
     reason: &'static str,
     /// For people.
     message: &'static str,

@@ -1,9 +1,9 @@
 //! `/api/v1/streams/{id}/dlq/replay`.
 
 use axum::{Json, extract::State, http::StatusCode};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
-use ttdust_shards::access::Action;
+use ttdust_shards::{access::Action, dead_letters::reasons};
 
 use super::{
     Shared,
@@ -34,7 +34,8 @@ pub(super) fn routes() -> Vec<Route> {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReplayDeadLetters {
-    /// Those with this reason.
+    #[schemars(schema_with = "reason_or_null")]
+    #[serde(default)]
     reason: Option<String>,
     /// Those with a fault in this field, a JSON Pointer, or in what is in it.
     field: Option<String>,
@@ -45,6 +46,11 @@ struct ReplayDeadLetters {
     /// Put nothing back, only count.
     #[serde(default)]
     dry_run: bool,
+}
+
+fn reason_or_null(_: &mut SchemaGenerator) -> Schema {
+    let known: Vec<_> = reasons().map(Some).chain([None]).collect();
+    json_schema!({"type": ["string", "null"], "enum": known, "description": "Those with this reason; null: with any."})
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -157,8 +163,8 @@ async fn start(
         reason: body.reason,
         field: body.field,
     };
-    if [&filter.reason, &filter.field].into_iter().flatten().any(|text| text.contains('\0')) {
-        return Err(Problem::invalid("", "a text holds the character U+0000, which no letter's reason or field does"));
+    if filter.field.as_ref().is_some_and(|field| field.contains('\0')) {
+        return Err(Problem::invalid("/field", "it holds the character U+0000, which no field of a letter does"));
     }
     let job = to_the_end(async move { app.control.create_replay(&actor, &id, filter, body.dry_run).await }).await?;
     Ok(Accepted(job.into()))

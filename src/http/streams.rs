@@ -29,6 +29,7 @@ use crate::{
 
 const STREAMS: &str = "/api/v1/streams";
 const STREAM: &str = "/api/v1/streams/{id}";
+const FLUSH: &str = "/api/v1/streams/{id}/flush";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -50,6 +51,13 @@ pub(super) fn routes() -> Vec<Route> {
         .fails(&[StatusCode::CONFLICT]),
         Route::new(Method::DELETE, STREAM, "deleteStream", "Begin to delete a stream and its records", delete)
             .fails(&[StatusCode::CONFLICT]),
+        Route::post(
+            FLUSH,
+            "flushStream",
+            "Write a stream's records to files now, and wait until they are there",
+            flush,
+        )
+        .fails(&[StatusCode::CONFLICT]),
     ]
 }
 
@@ -68,8 +76,8 @@ struct CreateStream {
     schema_id: String,
     /// How long records are kept; null: for ever.
     retention_policy: Option<Retention>,
-    /// Kept as it is.
-    #[schemars(extend("type" = ["object", "null"]))]
+    /// How its files are parted: `{"granularity": "hour"}`, which is also what null means.
+    #[schemars(schema_with = "partition_config")]
     partition_config: Option<Value>,
     /// Fields that records can be looked up by; they never change.
     #[serde(default)]
@@ -111,6 +119,14 @@ fn labels_or_null(generator: &mut SchemaGenerator) -> Schema {
     schema.insert("type".into(), serde_json::json!(["object", "null"]));
     schema.insert("description".into(), "Free labels, all of them; null: as they are.".into());
     schema
+}
+
+fn partition_config(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": ["object", "null"],
+        "properties": {"granularity": {"const": "hour"}},
+        "additionalProperties": false,
+    })
 }
 
 fn any_status(_: &mut SchemaGenerator) -> Schema {
@@ -198,7 +214,8 @@ struct StreamStatistics {
     last_sequence: Option<i64>,
     /// The last sequence number in a committed file; 0: none.
     flushed_through: i64,
-    /// Records that are in no committed file yet; null, like what follows: its shard is too busy to tell.
+    /// Records that are in no committed file yet: what the pipeline leaves to the dead letters is among these until then. Null,
+    /// like what follows: its shard is too busy to tell.
     buffered_records: Option<u64>,
     /// Their bytes as they came.
     buffered_bytes: Option<u64>,
@@ -212,6 +229,16 @@ struct StreamStatistics {
     file_bytes: u64,
     /// Their records.
     file_records: u64,
+}
+
+/// What a flush came to.
+#[derive(Serialize, JsonSchema)]
+struct StreamFlushed {
+    #[schemars(regex(pattern = "^str_"))]
+    stream_id: String,
+    /// The last record that there was when the flush began. All up to it are in committed files, but for those that the
+    /// pipeline leaves out; those that it leaves to the dead letters are there. 0: there was none.
+    flushed_through: i64,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -363,4 +390,11 @@ async fn delete(
     let id = app.control.find_stream(&actor.caller, &id).await?;
     let stream = to_the_end(async move { app.control.delete_stream(&actor, id, if_version).await }).await?;
     Ok(Versioned { version: stream.version, answer: Accepted(stream.into()) })
+}
+
+async fn flush(State(app): State<Shared>, Acting(actor): Acting, Id(id): Id) -> Result<Json<StreamFlushed>, Problem> {
+    actor.caller.require(Action::FlushStreams)?;
+    let stream = app.control.resolve_stream(&actor.caller, &id)?;
+    let flushed_through = app.control.flush_stream(&actor, &stream).await?;
+    Ok(Json(StreamFlushed { stream_id: stream.id.to_string(), flushed_through }))
 }

@@ -17,11 +17,9 @@ use ttdust_shards::{ids::StreamId, rows::takes_records, snapshot::StreamEntry, s
 
 use super::{
     Format, ImportParts, Progress, Row, Rows, Spec, SpecError,
-    columnar::Columnar,
-    delimited::Delimited,
-    input::{Broken, Input},
-    lines::Lines,
+    input::Broken,
     listing::Object,
+    opening::{self, Form},
     pace::Pace,
     resting::Patience,
     spec::Options,
@@ -164,17 +162,9 @@ impl Run {
 
     fn open(&self, object: &Object) -> Result<Box<dyn Rows>, Broken> {
         let source = object.open(self.bucket.as_ref())?;
-        let record_bytes = self.producer.limits().record_bytes;
-        let compression = self.options.compression.of(Path::new(&object.name));
         let stream = self.producer.stream(self.stream).map_err(|status| Broken(status.message))?;
-        let definition = &stream.schema.definition;
-        Ok(match self.format {
-            Format::JsonLines => Box::new(Lines::new(Input::open(source, compression)?, record_bytes)),
-            Format::Csv => {
-                Box::new(Delimited::new(Input::open(source, compression)?, &self.options, definition, record_bytes)?)
-            }
-            Format::Parquet => Box::new(Columnar::open(source, &self.options, definition)?),
-        })
+        let form = Form { definition: &stream.schema.definition, bytes_max: self.producer.limits().record_bytes };
+        opening::open(source, Path::new(&object.name), (self.format, &self.options), form)
     }
 
     fn send(&self, rows: Vec<Row>, way: &mut Way<'_>) -> Result<(), End> {

@@ -188,7 +188,9 @@ impl Spec {
     pub fn place(&self, roots: &[ImportRoot]) -> Result<Place, SpecError> {
         let field = "source_uri";
         if roots.is_empty() {
-            return wrong(field, "imports are off: import.roots names no directory or bucket that may be read");
+            let detail = "imports are off: start the server with import.roots (TTDUST_IMPORT_ROOTS), the directories and parts of \
+                buckets that may be read, such as /data/in,s3://lake/raw/";
+            return wrong(field, detail);
         }
         let Ok(url) = Url::parse(&self.source_uri) else {
             return wrong(
@@ -200,7 +202,8 @@ impl Spec {
             return wrong(field, "want no user, query or fragment in it");
         }
         let is_folder = url.path().ends_with('/');
-        let outside = || SpecError { field: field.into(), detail: "it lies under none of import.roots".into() };
+        let detail = "it lies under none of import.roots (TTDUST_IMPORT_ROOTS), which the server may read";
+        let outside = || SpecError { field: field.into(), detail: detail.into() };
         match url.scheme() {
             "file" => {
                 let path = url.to_file_path().map_err(|()| outside())?;
@@ -315,7 +318,7 @@ mod tests {
             assert_eq!(place(uri), None, "{uri}");
         }
         let off = spec("file:///data/in/a.csv", Format::Csv, &[]).place(&[]).expect_err("off");
-        assert!(off.detail.contains("import.roots"), "{off}");
+        assert!(off.detail.contains("import.roots (TTDUST_IMPORT_ROOTS)"), "{off}");
     }
 
     #[test]

@@ -168,6 +168,11 @@ const SHARD_METRICS: &[ShardMetric] = &[
         Read::Counter(|m| m.connections_refused.get()),
         "gRPC connections over a limit"
     ),
+    metric!(
+        "grpc_connections_flooding_total",
+        Read::Counter(|m| m.connections_flooding.get()),
+        "gRPC connections that were closed for a flood of frames that carry nothing"
+    ),
     metric!("shard_queue_depth", Read::Gauge(|m| m.queue_depth.get()), "messages in the shard's queue"),
     metric!(
         "shard_stalls_total",

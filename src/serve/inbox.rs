@@ -64,31 +64,22 @@ impl Inbox {
                     self.answer(client, (query, cancel), trace, reply);
                 }
                 ToControl::OpenTail { client, trace, reply } => {
-                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
+                    let control = Arc::clone(&self.control);
                     let span = self.traces.continued(trace, "control");
-                    tokio::spawn(async move {
+                    self.reply(reply.shard, async move {
                         let admitted = span.scope(control.admit(Category::Query, &client)).await;
-                        drop(span);
                         let answer = admitted.map(|_| ()).map_err(QueryFailure::RateLimited);
-                        // With its shard, the call is gone too.
-                        let _ = link.deliver(reply.shard, ToShard::TailOpened(reply.token, answer)).await;
+                        ToShard::TailOpened(reply.token, answer)
                     });
                 }
                 ToControl::TailPage { ask, reply } => {
-                    let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
-                    tokio::spawn(async move {
-                        let page = ToShard::TailPage(reply.token, queries.tail_page(ask).await);
-                        // With its shard, the call is gone too.
-                        let _ = link.deliver(reply.shard, page).await;
-                    });
+                    let queries = Arc::clone(&self.queries);
+                    let answering = async move { ToShard::TailPage(reply.token, queries.tail_page(ask).await) };
+                    self.reply(reply.shard, answering);
                 }
                 ToControl::Leases(shard, asks) => {
-                    let (control, link) = (Arc::clone(&self.control), self.link.clone());
-                    tokio::spawn(async move {
-                        let grants = ToShard::Leases(control.lease(asks).await);
-                        // A shard that has ended lets nobody in.
-                        let _ = link.deliver(shard, grants).await;
-                    });
+                    let control = Arc::clone(&self.control);
+                    self.reply(shard, async move { ToShard::Leases(control.lease(asks).await) });
                 }
                 ToControl::Admin { caller, request, trace, reply } => self.administer(caller, request, trace, reply),
                 ToControl::Sealed(segment) => {
@@ -111,36 +102,37 @@ impl Inbox {
         std::future::pending::<()>().await;
     }
 
-    fn answer(&self, client: Arc<str>, (query, cancel): (Query, Cancel), trace: Option<SpanContext>, reply: ReplyTo) {
-        let (queries, link) = (Arc::clone(&self.queries), self.link.clone());
-        let control = Arc::clone(&self.control);
-        let span = self.traces.continued(trace, "control");
+    /// Answers a shard once that is done. Of one that has ended the calls are gone too, and it lets nobody in.
+    fn reply(&self, shard: ShardId, answering: impl Future<Output = ToShard> + Send + 'static) {
+        let link = self.link.clone();
         tokio::spawn(async move {
+            let answer = answering.await;
+            let _ = link.deliver(shard, answer).await;
+        });
+    }
+
+    fn answer(&self, client: Arc<str>, (query, cancel): (Query, Cancel), trace: Option<SpanContext>, reply: ReplyTo) {
+        let (queries, control) = (Arc::clone(&self.queries), Arc::clone(&self.control));
+        let span = self.traces.continued(trace, "control");
+        self.reply(reply.shard, async move {
             let answering = span.scope(async {
                 match control.admit(Category::Query, &client).await {
                     Ok(_) => queries.run(query, cancel).await,
                     Err(over) => Err(QueryFailure::RateLimited(over)),
                 }
             });
-            let answer = answering.await;
-            drop(span);
-            let answer = ToShard::Answer(reply.token, answer);
-            // With its shard, the call is gone too.
-            let _ = link.deliver(reply.shard, answer).await;
+            ToShard::Answer(reply.token, answering.await)
         });
     }
 
     fn administer(&self, caller: Principal, request: AdminRequest, trace: Option<SpanContext>, reply: ReplyTo) {
-        let (control, link) = (Arc::clone(&self.control), self.link.clone());
+        let control = Arc::clone(&self.control);
         let trace_id = trace.as_ref().map_or_else(TraceId::generate, |trace| trace.trace).to_string();
         let span = self.traces.continued(trace, "control");
-        tokio::spawn(async move {
+        self.reply(reply.shard, async move {
             let actor = Actor { caller, trace_id };
             let answer = Box::pin(span.scope(control.administer(actor, request))).await;
-            drop(span);
-            let answer = ToShard::Admin(reply.token, Box::new(answer));
-            // With its shard, the call is gone too.
-            let _ = link.deliver(reply.shard, answer).await;
+            ToShard::Admin(reply.token, Box::new(answer))
         });
     }
 }

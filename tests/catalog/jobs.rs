@@ -91,3 +91,20 @@ pub async fn there_is_no_more_than_so_many_that_have_not_ended(place: Place) {
     catalog.change_job(change("job_1", JobStatus::Failed, 1), None).await.expect("changed");
     create("job_3").await.expect("one has ended");
 }
+
+pub async fn of_those_that_are_created_at_once_no_more_are_kept(place: Place) {
+    const MOST: usize = 3;
+    let mut handles = Vec::new();
+    for _ in 0..4 {
+        handles.push(place.open().await);
+    }
+    let create = async |at: usize| {
+        let handle = &handles[at % handles.len()];
+        handle.create_job(job(&format!("job_{at}"), StreamId::generate()), MOST as u32, line("job.create")).await
+    };
+    let created = futures_util::future::join_all((0..24).map(create)).await;
+    assert_eq!(created.iter().filter(|created| created.is_ok()).count(), MOST, "{created:?}");
+    let is_full = |created: &Result<(), CatalogError>| matches!(created, Ok(()) | Err(CatalogError::Full(_)));
+    assert!(created.iter().all(is_full), "{created:?}");
+    assert_eq!(handles[0].unfinished_jobs().await.expect("jobs").len(), MOST);
+}

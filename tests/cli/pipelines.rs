@@ -1,10 +1,14 @@
 //! Pipelines and dead letters from the command line.
 
-use std::fs;
+use std::{fs, process::Stdio};
 
 use serde_json::{Value, json};
 
-use crate::{client::Client, process::wait_for, start};
+use crate::{
+    client::{Client, Ended},
+    process::wait_for,
+    start,
+};
 
 #[test]
 fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() {
@@ -28,7 +32,9 @@ fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() 
     let records = "{\"id\": 1, \"n\": \"7\"}\n{\"id\": 2, \"n\": \"bad\"}\n";
     let samples = file("samples.jsonl", records.to_owned());
     let tested = client.run(&["pipeline", "test", &strict, &samples, "--stream", "events"]).ok();
-    assert!(tested.contains("\nkept\t{\"id\":1,\"n\":7}\t") && tested.contains("\ndead_letter\t-\t0\t"), "{tested}");
+    let letter = "\ndead_letter\t-\tNOT_AN_INTEGER\t0\tthe value is no integer of 64 bits\t";
+    assert!(tested.contains("\nkept\t{\"id\":1,\"n\":7}\t") && tested.contains(letter), "{tested}");
+    assert!(tested.lines().next().is_some_and(|head| head.contains("\tREASON\tSTEP (FROM 0)\tMESSAGE\t")), "{tested}");
 
     let created = client.run(&["pipeline", "create", "events", &strict, "-o", "json"]).json();
     assert_eq!(created["version"], 1, "{created}");
@@ -42,7 +48,7 @@ fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() 
     let still = client.run(&["dlq", "replay", "events"]).fails(1);
     assert!(still.out.contains("still not by the pipeline\t1\n"), "{still:?}");
 
-    assert_eq!(client.run(&["pipeline", "change", "events", "--steps", &mild, "-o", "json"]).json()["version"], 2);
+    assert_eq!(client.run(&["pipeline", "change", "events", &mild, "-o", "json"]).json()["version"], 2);
     let chosen = ["dlq", "replay", "events", "--reason", "NOT_AN_INTEGER", "--field", "/n", "-o", "json"];
     assert_eq!(client.run(&[&chosen[..], &["--dry-run"]].concat()).json()["replayed"], 1);
     assert_eq!(client.run(&chosen).json()["replayed"], 1);
@@ -56,6 +62,56 @@ fn a_pipeline_is_tried_given_and_mended_and_what_it_made_nothing_of_goes_back() 
     assert!(client.run(&["pipeline", "delete", "events"]).fails(2).err.contains("--yes"));
     client.run(&["pipeline", "delete", "events", "--yes"]).ok();
     assert!(client.run(&["pipeline", "get", "events"]).fails(4).err.contains("ttdust pipeline create"));
+}
+
+#[test]
+fn letters_of_a_pipeline_come_with_a_flush_that_can_be_asked_for() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // By itself none comes before the test is over.
+    let server = start(dir.path(), &[("buffer.flush_interval_ms", "86400000")]);
+    let client = Client::new(&server.http);
+    client.with_input(&["schema", "create", "events", "-"], r#"{"properties": {"n": {"type": "string"}}}"#).ok();
+    client.run(&["stream", "create", "events", "--schema", "events", "--dlq-days", "3"]).ok();
+    let steps = json!([
+        {"type": "rename", "fields": {"n": "m"}},
+        {"type": "coerce", "fields": ["m"], "to": "integer", "on_error": "dlq"},
+    ]);
+    let list = || client.run(&["dlq", "list", "events"]);
+    assert_eq!(list().err, "", "there is nothing to wait for");
+    client.with_input(&["pipeline", "create", "events", "-"], &steps.to_string()).ok();
+    client.with_input(&["produce", "events"], "{\"n\": \"7\"}\n{\"n\": \"bad\"}\n").ok();
+    assert_eq!(client.run(&["query", "events", "--payload"]).json_lines(), [json!({"m": 7})], "the other is left out");
+    let empty = list();
+    assert!(empty.err.contains("2 are not yet") && empty.err.contains("ttdust stream flush events"), "{empty:?}");
+    assert_eq!(empty.ok().lines().count(), 1);
+    // It is answered when the letters are there, and not before.
+    client.run(&["stream", "pause", "events.dlq"]).ok();
+    let flush = ["stream", "flush", "events", "-o", "json"];
+    let mut command = client.command(&flush);
+    let mut waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    wait_for("a try in vain", || server.log().contains("cannot commit a flush").then_some(()));
+    assert_eq!(waiting.try_wait().expect("a status"), None);
+    client.run(&["stream", "resume", "events.dlq"]).ok();
+    let flushed: Ended = waiting.wait_with_output().expect("its end").into();
+    for flushed in [flushed, client.run(&flush)] {
+        assert_eq!(flushed.json()["flushed_through"], 2);
+    }
+    let listed = list();
+    assert_eq!(listed.err, "");
+    let listed = listed.ok();
+    let mut lines = listed.lines();
+    assert_eq!(lines.next(), Some("SEQUENCE\tAT\tREASON\tSTEP (FROM 0)\tMESSAGE\tRECORD"));
+    assert!(lines.next().is_some_and(|line| line.contains("\tNOT_AN_INTEGER\t1\t")), "{listed}");
+    let statistics = client.run(&["stream", "get", "events", "-o", "json"]).json()["statistics"].clone();
+    assert_eq!((&statistics["flushed_through"], &statistics["buffered_records"]), (&json!(2), &json!(0)));
+    assert!(client.run(&["stream", "flush", "none"]).fails(4).err.contains("ttdust stream list"));
+
+    let replay = |reason: &str| client.run(&["dlq", "replay", "events", "--reason", reason]);
+    let unknown = replay("the value is no integer of 64 bits").fails(1);
+    assert!(unknown.err.contains("NOT_AN_INTEGER") && unknown.err.contains("SCHEMA_VIOLATION"), "{unknown:?}");
+    let none = replay("NOT_JSON");
+    assert!(none.err.contains("0 letters match, of 1 that were read"), "{none:?}");
+    assert!(none.ok().contains("asked for\t0\n"));
 }
 
 #[test]

@@ -14,9 +14,6 @@ use crate::{
     python,
 };
 
-/// What the pages name as given: files that a reader has of their own.
-const FLIGHTS: usize = 200;
-
 /// A folder to work in.
 pub struct Desk {
     dir: tempfile::TempDir,
@@ -41,7 +38,7 @@ fn free_port() -> u16 {
 }
 
 impl Desk {
-    /// With the tree's files at hand, and those that the pages call the reader's.
+    /// With the tree's files at hand.
     pub fn new() -> Self {
         let desk =
             Self { dir: tempfile::tempdir().expect("a directory"), http: free_port(), grpc: free_port(), server: None };
@@ -69,7 +66,8 @@ impl Desk {
         for (name, script) in [("python", &*interpreter), ("duckdb", &*duckdb), ("curl", curl), ("cargo", &*cargo)] {
             desk.program(name, script);
         }
-        desk.furnish();
+        // What is asked for a key at the terminal.
+        fs::write(desk.path("key"), "ttd_live_of_nobody\n").expect("written");
         desk
     }
 
@@ -83,26 +81,6 @@ impl Desk {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
     }
 
-    /// The files that the pages call the reader's.
-    fn furnish(&self) {
-        let write = |name: &str, text: &str| {
-            let path = self.path(name);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a directory");
-            fs::write(path, text).expect("written");
-        };
-        let unpacked = Command::new("zcat").arg(root().join("tests/data/flights.jsonl.gz")).output().expect("zcat");
-        let flights = String::from_utf8(unpacked.stdout).expect("UTF-8");
-        let some: String = flights.split_inclusive('\n').take(FLIGHTS).collect();
-        write("flights.jsonl", &some);
-        write("samples.jsonl", &some.split_inclusive('\n').take(3).collect::<String>());
-        write("in/flights.jsonl", &some);
-        write("steps.json", r#"[{"type": "coerce", "fields": ["flight"], "to": "string", "on_error": "dlq"}]"#);
-        write("key", "ttd_live_of_nobody\n");
-        let status = Command::new("gzip").args(["--keep", "flights.jsonl"]).current_dir(self.dir.path()).status();
-        assert!(status.expect("gzip").success());
-        fs::rename(self.path("flights.jsonl.gz"), self.path("day.jsonl.gz")).expect("moved");
-    }
-
     /// Puts this desk's own addresses and folders in the place of those that the pages name.
     fn localized(&self, text: &str) -> String {
         let http = format!("127.0.0.1:{}", self.http);
@@ -112,7 +90,6 @@ impl Desk {
             .replace("127.0.0.1:8080", &http)
             .replace("localhost:50051", &format!("127.0.0.1:{}", self.grpc))
             .replace("127.0.0.1:50051", &format!("127.0.0.1:{}", self.grpc))
-            .replace("/data/in", self.path("in").to_str().expect("UTF-8"))
             .replace("ttd_live_...", &self.admin_key())
     }
 
@@ -158,7 +135,6 @@ impl Desk {
             ("WAL_QUOTA_BYTES", "256MiB".to_owned()),
             ("BUFFER_FLUSH_INTERVAL_MS", "100".to_owned()),
             ("SHARDS_COUNT", "1".to_owned()),
-            ("IMPORT_ROOTS", self.path("in").to_str().expect("UTF-8").to_owned()),
         ] {
             command.env(format!("TTDUST_{name}"), value);
         }
@@ -175,7 +151,7 @@ impl Desk {
     pub fn serve_with_flights(&mut self) {
         self.serve("ttdust serve");
         let steps = "ttdust schema create flights tests/data/flights.schema.json --namespace demo\n\
-                     ttdust stream create flights --schema flights --key-field event_id --dlq-days 7\n\
+                     ttdust stream create flights --schema flights --key-field event_id\n\
                      ttdust produce flights tests/data/flights.jsonl.gz";
         let output = self.shell(steps).output().expect("bash");
         assert!(output.status.success(), "{}\n{}", python::said(&output), self.server_log());

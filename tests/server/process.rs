@@ -106,6 +106,12 @@ impl Server {
         fs::read_to_string(self.dir.join("server.log")).unwrap_or_default()
     }
 
+    /// The admin's key that its first start in this directory made, where it wants credentials.
+    pub fn admin_key(&self) -> String {
+        let log = self.log();
+        log.split_whitespace().find(|word| word.starts_with("ttd_live_")).expect("a bootstrap key").to_owned()
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("killed");

@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn every_row_is_measured_and_nothing_is_left_behind() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let records: Vec<Bytes> = (0..200).map(crate::micro::validate::click).collect();
+        let records: Vec<Bytes> = (0..200).map(|number| crate::clicks::click(number).into()).collect();
         let rows = run(&records, dir.path(), Duration::from_millis(5)).expect("measured");
         assert_eq!(rows.len(), 5);
         assert!(rows.iter().all(|row| row.append_ns_per_record > 0.0 && row.records_per_second > 0.0));

@@ -78,12 +78,7 @@ fn too_large(size: impl std::fmt::Display, limit: usize) -> Status {
 #[derive(Debug)]
 pub struct MessageReader {
     body: RecvStream,
-    encoding: Encoding,
-    limit: usize,
-    /// What the last DATA frame still holds.
-    chunk: Bytes,
-    /// A message that began in an earlier frame: prefix and what there is of it.
-    partial: BytesMut,
+    messages: Messages,
     /// Bytes and messages that came.
     received: (u64, u64),
     ended: bool,
@@ -93,7 +88,7 @@ impl MessageReader {
     /// Reads messages of at most `limit` bytes.
     #[must_use]
     pub fn new(body: RecvStream, encoding: Encoding, limit: usize) -> Self {
-        Self { body, encoding, limit, chunk: Bytes::new(), partial: BytesMut::new(), received: (0, 0), ended: false }
+        Self { body, messages: Messages::new(encoding, limit), received: (0, 0), ended: false }
     }
 
     /// The next message, or `None` at the end of the body.
@@ -102,7 +97,7 @@ impl MessageReader {
     /// A message over the limit, a broken one, or a broken connection: the call ends.
     pub fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
-            match self.take_message() {
+            match self.messages.take() {
                 Ok(Some(message)) => {
                     self.received.1 += 1;
                     return Poll::Ready(Some(Ok(message)));
@@ -111,11 +106,7 @@ impl MessageReader {
                 Err(status) => return Poll::Ready(Some(Err(status))),
             }
             if self.ended {
-                let whole = self.partial.is_empty() && self.chunk.is_empty();
-                let cut = || Status::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the last message is cut short");
-                self.partial.clear();
-                self.chunk.clear();
-                return Poll::Ready((!whole).then(|| Err(cut())));
+                return Poll::Ready(self.messages.end().err().map(Err));
             }
             match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -123,7 +114,7 @@ impl MessageReader {
                     let released = self.body.flow_control().release_capacity(data.len());
                     debug_assert!(released.is_ok(), "no more is released than was received");
                     self.received.0 += data.len() as u64;
-                    self.chunk = data;
+                    self.messages.put(data);
                 }
                 Some(Err(error)) => {
                     self.ended = true;
@@ -139,11 +130,51 @@ impl MessageReader {
     /// In the middle of a message: how many bytes came so far, of all messages, and how many whole ones. `None` between messages.
     #[must_use]
     pub fn within_message(&self) -> Option<(u64, u64)> {
-        (!self.partial.is_empty()).then_some(self.received)
+        (!self.messages.partial.is_empty()).then_some(self.received)
+    }
+}
+
+/// Cuts bytes into messages.
+#[derive(Debug)]
+pub struct Messages {
+    encoding: Encoding,
+    limit: usize,
+    /// What the last piece still holds.
+    chunk: Bytes,
+    /// A message that began in an earlier piece: prefix and what there is of it.
+    partial: BytesMut,
+}
+
+impl Messages {
+    /// Of at most `limit` bytes each.
+    #[must_use]
+    pub fn new(encoding: Encoding, limit: usize) -> Self {
+        Self { encoding, limit, chunk: Bytes::new(), partial: BytesMut::new() }
     }
 
-    /// A message that is at hand without reading further.
-    fn take_message(&mut self) -> Result<Option<Bytes>, Status> {
+    /// The next piece, once [`Self::take`] has none left.
+    pub fn put(&mut self, piece: Bytes) {
+        debug_assert!(self.chunk.is_empty(), "a piece is taken before the next");
+        self.chunk = piece;
+    }
+
+    /// There are no more.
+    ///
+    /// # Errors
+    /// A message was begun.
+    pub fn end(&mut self) -> Result<(), Status> {
+        let whole = self.partial.is_empty() && self.chunk.is_empty();
+        self.partial.clear();
+        self.chunk.clear();
+        let cut = || Status::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the last message is cut short");
+        if whole { Ok(()) } else { Err(cut()) }
+    }
+
+    /// A message that is at hand.
+    ///
+    /// # Errors
+    /// One over the limit, or a broken one.
+    pub fn take(&mut self) -> Result<Option<Bytes>, Status> {
         if self.partial.is_empty() {
             let Some(length) = self.length_of(&self.chunk)? else {
                 if !self.chunk.is_empty() {

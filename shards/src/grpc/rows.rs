@@ -17,7 +17,7 @@ use crate::{
     schema::CompiledSchema,
     snapshot::{StreamEntry, StreamState},
     transform::encode_metadata,
-    validate::{Invalid, Validator},
+    validate::{Invalid, RECORD_TOO_LARGE, Validator},
 };
 
 /// Bad records that an answer describes; the others are only counted.
@@ -81,7 +81,7 @@ impl Checks for Checker<'_> {
         let limit = self.record_bytes;
         if payload.len() > limit {
             let message = format!("the record has {} bytes, over the limit of {limit}", payload.len());
-            return Err(Box::new(Invalid { code: "RECORD_TOO_LARGE", message, field_errors: Vec::new() }));
+            return Err(Box::new(Invalid { code: RECORD_TOO_LARGE, message, field_errors: Vec::new() }));
         }
         self.validator.check(self.schema, payload)
     }

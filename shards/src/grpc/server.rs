@@ -25,6 +25,7 @@ use super::{
     ingest::{self, IngestStream},
     intake::Intake,
     line::Line,
+    metered::Metered,
     opening, query,
     reflection::{Descriptors, Reflection},
     status::{Code, Status},
@@ -60,6 +61,11 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client that floods is not read before it is closed, and keeps its place among the connections of its address: it must
+/// not gain by coming back at once.
+const FLOOD_PAUSE: Duration = Duration::from_secs(1);
+/// How long it has to take the goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -171,6 +177,8 @@ impl Connection {
     /// Serves HTTP/2 to its end; the preface must be there by `deadline`.
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, deadline: Instant) {
         let Self { reactor, descriptors, peer, bell } = self;
+        let stream = Metered::new(stream);
+        let verdict = stream.verdict();
         let handshake = http2().handshake::<_, Bytes>(stream);
         let mut connection = match time::timeout_at(deadline, handshake).await {
             Ok(Ok(connection)) => connection,
@@ -189,7 +197,7 @@ impl Connection {
                     // Once more, so that the task is woken by the next.
                     let _ = bell.poll_rung(cx);
                 }
-                if peer.line.is_cut() {
+                if peer.line.is_cut() || verdict.is_flood() {
                     return Poll::Ready(None);
                 }
                 if silent.as_mut().poll(cx).is_ready() {
@@ -204,10 +212,22 @@ impl Connection {
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "connection ended");
-                    break;
+                    if error.is_library() && error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+                        reactor.metrics.connections_flooding.add(1);
+                        drop(connection);
+                        time::sleep(FLOOD_PAUSE).await;
+                    }
+                    return;
                 }
                 None => break,
             }
+        }
+        if verdict.is_flood() {
+            reactor.metrics.connections_flooding.add(1);
+            tracing::debug!(shard = %reactor.id, peer = %peer.address, "closed: a flood of frames that carry nothing");
+            time::sleep(FLOOD_PAUSE).await;
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            let _ = time::timeout(GOODBYE_TIMEOUT, future::poll_fn(|cx| connection.poll_closed(cx))).await;
         }
     }
 }

@@ -1,11 +1,15 @@
 //! Several files of one hour → one file with the same rows, for fewer and larger reads.
 //!
 //! What is the record's own stays as it is, value by value: sequence number, time, id, schema version, metadata, payload. The
-//! typed columns follow one schema, and one version of the stream's pipeline: they are copied from a file that has them so, and made anew from the payloads of one that
-//! has not. The result is a function of the inputs and the schema, so a merge that was cut short gives the same bytes again.
+//! typed columns follow one schema, and one version of the stream's pipeline: they are copied from a file that has them so, and
+//! made anew from the payloads of one that has not. Where all have them so and are large row groups already, those are copied as
+//! they are: see [`copy`]. The result is a function of the inputs and the schema, so a merge that was cut short gives the same
+//! bytes again.
 //!
-//! [`merge`] reads its result back and holds every row of it against what it read, before anyone can let go of the inputs.
+//! [`merge`] reads its result back and holds all of it against what it read, before anyone can let go of the inputs.
 //! Memory is about one row group, a batch of rows, and what the key index takes.
+
+mod copy;
 
 use std::{
     fs::File,
@@ -129,27 +133,42 @@ pub fn merge(job: &MergeJob) -> Result<Merged, ParquetFileError> {
         last_sequence: last.last_sequence,
     };
     let mut writer = Writer::create(job, facts)?;
+    let alike = inputs.iter().all(|input| writer.has_our_columns(input));
+    if let Some(plan) = alike.then(|| copy::Plan::of(&inputs)).flatten() {
+        let merged = plan.run(writer)?;
+        return checked(job, &facts, |result| plan.check(result)).map(|()| merged);
+    }
     inputs.iter().try_for_each(|input| writer.take(input))?;
     let written = writer.finish(inputs.iter().map(|input| input.footer.rows).sum())?;
-    let read = Input::open(&job.path).and_then(|result| {
-        let expected = (facts.first_sequence, facts.last_sequence);
-        if (result.footer.first_sequence, result.footer.last_sequence) != expected {
-            return Err(result.damaged("it has other rows than were merged"));
-        }
+    checked(job, &facts, |result| {
         let mut rows = Rows::new(facts.first_sequence);
-        result.batches(&OWN_COLUMNS, |batch| rows.take(&result, batch))?;
-        Ok(rows)
+        result.batches(&OWN_COLUMNS, |batch| rows.take(result, batch))?;
+        match rows == written.rows {
+            true => Ok(()),
+            false => Err(result.damaged("what was read back is not what was merged")),
+        }
+    })?;
+    Ok(written.merged(job, &facts))
+}
+
+/// Reads the result back, and removes it if `check` finds that it is not what it should be.
+fn checked(
+    job: &MergeJob,
+    facts: &FileFacts,
+    check: impl FnOnce(&Input) -> Result<(), ParquetFileError>,
+) -> Result<(), ParquetFileError> {
+    let outcome = Input::open(&job.path).and_then(|result| {
+        let expected = (facts.first_sequence, facts.last_sequence);
+        match (result.footer.first_sequence, result.footer.last_sequence) == expected {
+            true => check(&result),
+            false => Err(result.damaged("it has other rows than were merged")),
+        }
     });
-    let outcome = read.and_then(|read| match read == written.rows {
-        true => Ok(()),
-        false => Err(format_error(&job.path, "what was read back is not what was merged".to_owned())),
-    });
-    if let Err(error) = outcome {
+    if outcome.is_err() {
         // Best effort: what stays, the next start removes.
         let _ = std::fs::remove_file(&job.path);
-        return Err(error);
     }
-    Ok(written.merged(job, facts))
+    outcome
 }
 
 fn format_error(path: &Path, reason: String) -> ParquetFileError {
@@ -412,6 +431,16 @@ impl<'j> Writer<'j> {
             && self.schema.fields() == input.metadata.schema().fields()
     }
 
+    /// The keys alone of what is copied as it is.
+    fn take_keys(&mut self, input: &Input) -> Result<(), ParquetFileError> {
+        input.batches(&[PAYLOAD], |batch| {
+            let payloads = batch.column_by_name(PAYLOAD).and_then(|column| column.as_string_opt::<i32>());
+            let payloads = payloads.filter(|payloads| payloads.null_count() == 0);
+            self.look_at(payloads.ok_or_else(|| input.damaged("its payloads are not what they should be"))?, false);
+            Ok(())
+        })
+    }
+
     /// What is inside the records: keys, and the typed columns if they are not copied.
     fn look_at(&mut self, payloads: &StringArray, transform: bool) {
         let Self { parser, typed, index, event_times, .. } = self;
@@ -508,20 +537,26 @@ fn typed_of(schema: &SchemaRef, batch: &RecordBatch) -> Option<Vec<ArrayRef>> {
 }
 
 impl Written {
-    fn merged(self, job: &MergeJob, facts: FileFacts) -> Merged {
-        let file = FileMeta {
-            stream: job.stream,
-            hour: job.hour,
-            path: job.path.clone(),
-            first_sequence: facts.first_sequence,
-            last_sequence: facts.last_sequence,
-            rows: self.rows.count,
-            // Without rows nobody looks for them by time.
-            min_timestamp: self.rows.min_timestamp.unwrap_or_default(),
-            max_timestamp: self.rows.min_timestamp.map_or(0, |_| self.rows.max_timestamp),
-            bytes: self.bytes,
-            checksum: self.checksum,
-        };
+    fn merged(self, job: &MergeJob, facts: &FileFacts) -> Merged {
+        // Without rows nobody looks for them by time.
+        let times = self.rows.min_timestamp.map_or((0, 0), |min| (min, self.rows.max_timestamp));
+        let file = file_meta(job, facts, self.rows.count, times, (self.bytes, self.checksum));
         Merged { file, rows_transformed: self.rows_transformed }
+    }
+}
+
+/// The file that was written: its rows, the times of the first and the last, its length and CRC32C.
+fn file_meta(job: &MergeJob, facts: &FileFacts, rows: u64, times: (i64, i64), content: (u64, u32)) -> FileMeta {
+    FileMeta {
+        stream: job.stream,
+        hour: job.hour,
+        path: job.path.clone(),
+        first_sequence: facts.first_sequence,
+        last_sequence: facts.last_sequence,
+        rows,
+        min_timestamp: times.0,
+        max_timestamp: times.1,
+        bytes: content.0,
+        checksum: content.1,
     }
 }

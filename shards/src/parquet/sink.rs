@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::threads;
+use crate::{io::Paced, threads};
 
 const BUFFER_BYTES: usize = 256 * 1024;
 
 /// A file under construction. Dropped before [`Sink::finish`], it is removed.
 #[derive(Debug)]
 pub(super) struct Sink {
-    file: BufWriter<File>,
+    file: BufWriter<Paced>,
     unfinished: Unfinished,
     bytes: u64,
     checksum: u32,
@@ -37,7 +37,7 @@ impl Sink {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         let file = File::create(path)?;
         Ok(Self {
-            file: BufWriter::with_capacity(BUFFER_BYTES, file),
+            file: BufWriter::with_capacity(BUFFER_BYTES, Paced::new(file)),
             unfinished: Unfinished(Some(path.to_owned())),
             bytes: 0,
             checksum: 0,
@@ -47,7 +47,7 @@ impl Sink {
     /// Syncs the file and its directory; its length in bytes and its CRC32C.
     pub(super) fn finish(mut self) -> io::Result<(u64, u32)> {
         self.file.flush()?;
-        self.file.get_ref().sync_all()?;
+        self.file.get_ref().sync()?;
         let parent = self.unfinished.0.as_deref().and_then(Path::parent);
         let dir = parent.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(dir)?.sync_all()?;

@@ -26,15 +26,24 @@ pub(super) enum Converted {
     Failed,
 }
 
+const NOT_A_STRING: &str = "NOT_A_STRING";
+const NOT_AN_INTEGER: &str = "NOT_AN_INTEGER";
+const NOT_A_NUMBER: &str = "NOT_A_NUMBER";
+const NOT_A_BOOLEAN: &str = "NOT_A_BOOLEAN";
+const NOT_A_TIMESTAMP: &str = "NOT_A_TIMESTAMP";
+
+/// The code of every value that cannot be converted.
+pub(super) const FAILURES: [&str; 5] = [NOT_A_STRING, NOT_AN_INTEGER, NOT_A_NUMBER, NOT_A_BOOLEAN, NOT_A_TIMESTAMP];
+
 impl Conversion {
     /// The code of a value that cannot be converted, and what it is not.
     pub(super) fn failure(&self) -> (&'static str, &'static str) {
         match self {
-            Self::String => ("NOT_A_STRING", "an object or array is no string"),
-            Self::Integer => ("NOT_AN_INTEGER", "the value is no integer of 64 bits"),
-            Self::Number => ("NOT_A_NUMBER", "the value is no number"),
-            Self::Boolean => ("NOT_A_BOOLEAN", "the value is neither true nor false"),
-            Self::Timestamp { .. } => ("NOT_A_TIMESTAMP", "the value is no time in any of the step's formats"),
+            Self::String => (NOT_A_STRING, "an object or array is no string"),
+            Self::Integer => (NOT_AN_INTEGER, "the value is no integer of 64 bits"),
+            Self::Number => (NOT_A_NUMBER, "the value is no number"),
+            Self::Boolean => (NOT_A_BOOLEAN, "the value is neither true nor false"),
+            Self::Timestamp { .. } => (NOT_A_TIMESTAMP, "the value is no time in any of the step's formats"),
         }
     }
 

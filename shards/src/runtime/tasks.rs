@@ -39,14 +39,19 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long answers have to leave the process after a failed write.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
-/// Clients of [`ToShard::FlushAll`]: for each the rows that must be in files before it is answered.
-type FlushWaits = RefCell<Vec<(Vec<(StreamId, i64)>, oneshot::Sender<()>)>>;
+/// A client of [`ToShard::Flush`].
+struct FlushWait {
+    stream: StreamId,
+    /// The last row that must be in a file before it is answered.
+    through: i64,
+    done: oneshot::Sender<i64>,
+}
 
 /// What the loops share beside the reactor.
 struct Loops {
     reactor: Rc<Reactor>,
     parts: Parts,
-    flush_waits: FlushWaits,
+    flush_waits: RefCell<Vec<FlushWait>>,
     retired: RefCell<Vec<VecDeque<Arc<Segment>>>>,
     /// To be told of.
     sealed: RefCell<VecDeque<Arc<Segment>>>,
@@ -243,6 +248,8 @@ impl Loops {
             ToShard::Answer(token, answer) => reactor.fill(token, Reply::Answer(answer)),
             ToShard::Catalog(catalog, done) => {
                 reactor.set_catalog(catalog);
+                // A stream that is gone has nothing left to flush.
+                self.answer_flush_waits();
                 // Control does not wait any more: it has it all the same.
                 let _ = done.send(());
             }
@@ -267,10 +274,10 @@ impl Loops {
                 reactor.flush.ring();
             }
             ToShard::FlushFailed(stream) => reactor.shard.borrow_mut().flush_failed(stream),
-            ToShard::FlushAll(done) => {
-                reactor.shard.borrow_mut().freeze_all();
-                let targets = reactor.shard.borrow().buffer().last_sequences().collect();
-                self.flush_waits.borrow_mut().push((targets, done));
+            ToShard::Flush(stream, done) => {
+                reactor.shard.borrow_mut().freeze(stream);
+                let through = reactor.shard.borrow().buffer().last_sequence(stream);
+                self.flush_waits.borrow_mut().push(FlushWait { stream, through, done });
                 self.answer_flush_waits();
                 reactor.flush.ring();
             }
@@ -305,18 +312,15 @@ impl Loops {
         now
     }
 
+    /// Answers those whose rows are in files, and forgets those who wait no more.
     fn answer_flush_waits(&self) {
         let shard = self.reactor.shard.borrow();
         let mut waits = self.flush_waits.borrow_mut();
-        let reached = |targets: &[(StreamId, i64)]| {
-            targets.iter().all(|&(stream, through)| shard.buffer().flushed_through(stream) >= through)
-        };
-        let (done, waiting) = std::mem::take(&mut *waits).into_iter().partition(|(targets, _)| reached(targets));
-        *waits = waiting;
-        let done: Vec<_> = done;
-        for (_, reply) in done {
-            let _ = reply.send(());
+        let reached = |wait: &mut FlushWait| shard.buffer().flushed_through(wait.stream) >= wait.through;
+        for FlushWait { through, done, .. } in waits.extract_if(.., reached) {
+            let _ = done.send(through);
         }
+        waits.retain(|wait| !wait.done.is_closed());
     }
 
     /// Gives the flusher the next rows, if it is idle and there are any.

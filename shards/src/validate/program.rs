@@ -2,20 +2,23 @@
 //!
 //! The run says [`Some`] only for what is surely one JSON text that the schema accepts: well-formed, in UTF-8, no deeper
 //! than [`DEPTH_MAX`], each member named once, each value as its node wants it. Everything else is [`None`], which means
-//! "not sure" and never "invalid": an escaped name, an integer as `1.0`, a number of many digits, a leap second, and of
+//! "not sure" and never "invalid": an escaped name, an integer as `1e2`, a number of many digits, a leap second, and of
 //! course all that is wrong. The tape and the reference decide then.
 
 use crate::schema::{
     DEPTH_MAX,
-    program::{Members, NO_PROPERTY, Node, Program, Property, Values, types},
+    program::{Bits, Members, NO_PROPERTY, Node, Program, Quoted, Values, types},
 };
 
+mod branches;
 mod formats;
 mod numbers;
+mod others;
+mod stops;
 mod strings;
+mod uris;
 
-/// The most members that the schema does not name in one object: each is compared with those before it.
-const OTHERS_MAX: usize = 16;
+use others::Others;
 
 /// How many programs a thread remembers.
 const REMEMBERED_MAX: usize = 32;
@@ -27,8 +30,10 @@ pub(super) struct Memory {
     guesses: Vec<(u64, Box<[u8]>)>,
     /// Where in `guesses` the last program was.
     last: usize,
-    /// Where the names are that the schema does not name, of the objects not yet closed.
-    others: Vec<(usize, usize)>,
+    /// What must differ from what comes after it, of the objects and arrays not yet closed.
+    others: Others,
+    /// A string without its escapes.
+    unescaped: Vec<u8>,
 }
 
 impl Memory {
@@ -37,7 +42,16 @@ impl Memory {
         let place = self.place(program);
         let Some((_, guesses)) = self.guesses.get_mut(place) else { return false };
         self.others.clear();
-        let mut run = Run { program, text: payload, depth: 0, high: 0, guesses, others: &mut self.others };
+        let mut run = Run {
+            program,
+            text: payload,
+            depth: 0,
+            high: 0,
+            spent: 0,
+            guesses,
+            others: &mut self.others,
+            unescaped: &mut self.unescaped,
+        };
         run.whole().is_some()
     }
 
@@ -70,8 +84,11 @@ struct Run<'a> {
     depth: usize,
     /// All bytes of strings, or-ed: their top bits say whether any is beyond ASCII.
     high: u64,
+    /// Bytes that were looked at again.
+    spent: usize,
     guesses: &'a mut [u8],
-    others: &'a mut Vec<(usize, usize)>,
+    others: &'a mut Others,
+    unescaped: &'a mut Vec<u8>,
 }
 
 /// The top bit of each byte.
@@ -104,6 +121,15 @@ impl<'a> Run<'a> {
 
     fn value(&mut self, at: usize, number: usize) -> Option<usize> {
         let node = self.program.nodes.get(number)?;
+        if node.types & types::BRANCHED != 0 {
+            return self.branched(at, node);
+        }
+        self.own(at, node)
+    }
+
+    /// A value as `node` says, its branches aside.
+    #[inline]
+    fn own(&mut self, at: usize, node: &'a Node) -> Option<usize> {
         match self.peek(at)? {
             b'"' => self.string(at, node),
             b'-' | b'0'..=b'9' => self.number(at, node),
@@ -151,13 +177,20 @@ impl<'a> Run<'a> {
 
     fn array(&mut self, mut at: usize, node: &'a Node) -> Option<usize> {
         let elements = &node.elements;
+        let mut group = self.others.begin();
         let mut count = 0usize;
         if self.peek(at)? == b']' {
             at += 1;
         } else {
             loop {
+                let from = at;
                 at = self.value(at, elements.node)?;
                 count += 1;
+                if elements.unique
+                    && !(self.is_only_itself(from, at) && self.others.add(&mut group, self.text, from, at))
+                {
+                    return None;
+                }
                 let goes_on;
                 (at, goes_on) = self.goes_on(at, b']')?;
                 if !goes_on {
@@ -165,33 +198,48 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        self.others.end(&group);
         (elements.count_min..=elements.count_max).contains(&count).then_some(at)
+    }
+
+    /// Whether the value from `from` to `to` equals no other that is written in another way.
+    fn is_only_itself(&self, from: usize, to: usize) -> bool {
+        let Some(value) = self.text.get(from..to) else { return false };
+        match value.first() {
+            Some(b'"') => !value.contains(&b'\\'),
+            Some(b'-' | b'0'..=b'9') => !value.iter().any(|byte| matches!(byte, b'.' | b'e' | b'E')),
+            Some(b'n' | b't' | b'f') => true,
+            _ => false,
+        }
     }
 
     fn object(&mut self, mut at: usize, node: &'a Node) -> Option<usize> {
         let members = &node.members;
-        let (others_from, mut seen, mut count, mut slot) = (self.others.len(), 0u64, 0usize, members.guesses_at);
+        let (mut seen, mut count, mut slot) = (Bits::default(), 0usize, members.guesses_at);
+        let mut group = self.others.begin();
         if self.peek(at)? == b'}' {
             at += 1;
         } else {
             loop {
-                let index;
-                (at, index) = self.name(at, members, slot)?;
-                at = self.space(at);
+                let name = self.name(at, members, slot)?;
                 count += 1;
-                let number = if let Some(property) = members.properties.get(index) {
-                    let bit = 1u64 << (index & 63);
-                    if seen & bit != 0 {
-                        return None;
+                let number;
+                (at, number) = match name {
+                    Name::Of(index, after) => {
+                        if !seen.insert(index) {
+                            return None;
+                        }
+                        slot = members.guesses_at + index + 1;
+                        (after, members.properties.get(index)?.node)
                     }
-                    seen |= bit;
-                    slot = members.guesses_at + index + 1;
-                    property.node
-                } else {
-                    self.is_new(others_from).then_some(())?;
-                    members.others?
+                    Name::Other { from, to, after } => {
+                        if !self.others.add(&mut group, self.text, from, to) {
+                            return None;
+                        }
+                        (after, members.others?)
+                    }
                 };
-                at = self.value(at, number)?;
+                at = self.value(self.space(at), number)?;
                 let goes_on;
                 (at, goes_on) = self.goes_on(at, b'}')?;
                 if !goes_on {
@@ -199,16 +247,10 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        self.others.truncate(others_from);
-        let fits = members.required & !seen == 0 && (members.count_min..=members.count_max).contains(&count);
+        self.others.end(&group);
+        let fits = members.required.are_in(&seen, members.properties.len())
+            && (members.count_min..=members.count_max).contains(&count);
         fits.then_some(at)
-    }
-
-    /// Whether the last of `others` differs from those before it of the same object, which begin at `from`.
-    fn is_new(&self, from: usize) -> bool {
-        let Some((last, before)) = self.others.get(from..).and_then(<[_]>::split_last) else { return false };
-        let name = self.text.get(last.0..last.1);
-        before.len() < OTHERS_MAX && before.iter().all(|&(from, to)| self.text.get(from..to) != name)
     }
 
     /// Goes past what comes after a member or an element: false if that is `close`.
@@ -222,40 +264,57 @@ impl<'a> Run<'a> {
         (byte == close).then_some((at + 1, false))
     }
 
-    /// Goes past a name and its colon: the property's index, or [`usize::MAX`] for a new entry of `others`.
+    /// Goes past a name and its colon.
     #[inline]
-    fn name(&mut self, at: usize, members: &Members, slot: usize) -> Option<(usize, usize)> {
+    fn name(&mut self, at: usize, members: &Members, slot: usize) -> Option<Name> {
+        let window = self.window(at);
         let guess = usize::from(*self.guesses.get(slot)?);
         if let Some(property) = members.properties.get(guess) {
-            if let Some(after) = self.meets(at, property) {
-                return Some((after, guess));
+            if let Some(after) = self.meets(window, at, &property.quoted) {
+                return Some(Name::Of(guess, after));
             }
             // One that is often left out: what usually comes after it.
             let next = usize::from(*self.guesses.get(members.guesses_at + guess + 1)?);
-            if let Some(after) = members.properties.get(next).and_then(|property| self.meets(at, property)) {
-                return Some((after, next));
+            if let Some(property) = members.properties.get(next)
+                && let Some(after) = self.meets(window, at, &property.quoted)
+            {
+                return Some(Name::Of(next, after));
             }
         }
-        self.search(at, members, slot)
+        self.search(window, at, members, slot)
     }
 
-    /// Goes past the name of `property` and its colon, if they come next.
+    /// The 16 bytes from `at` on, with zeros for what comes after the end.
     #[inline]
-    fn meets(&mut self, at: usize, property: &Property) -> Option<usize> {
-        let rest = self.text.get(at..)?;
-        let [head, more, ..] = rest.as_chunks::<8>().0 else { return None };
-        let differs = ((u64::from_le_bytes(*head) ^ property.head[0]) & property.head_mask[0])
-            | ((u64::from_le_bytes(*more) ^ property.head[1]) & property.head_mask[1]);
-        if differs != 0 || (property.quoted.len() > 16 && !rest.starts_with(&property.quoted)) {
+    fn window(&self, at: usize) -> u128 {
+        let rest = self.text.get(at..).unwrap_or_default();
+        match rest.first_chunk() {
+            Some(bytes) => u128::from_le_bytes(*bytes),
+            None => last_window(rest),
+        }
+    }
+
+    /// Goes past `quoted`, if that is what comes next, in the window and after it.
+    #[inline]
+    fn meets(&mut self, window: u128, at: usize, quoted: &Quoted) -> Option<usize> {
+        if (window ^ quoted.head) & quoted.head_mask != 0
+            || (quoted.bytes.len() > 16 && !self.text.get(at..)?.starts_with(&quoted.bytes))
+        {
             return None;
         }
-        self.high |= property.high;
-        Some(at + property.quoted.len())
+        self.high |= quoted.high;
+        Some(at + quoted.bytes.len())
     }
 
     /// What [`Self::name`] does, without a guess.
     #[inline(never)]
-    fn search(&mut self, at: usize, members: &Members, slot: usize) -> Option<(usize, usize)> {
+    fn search(&mut self, window: u128, at: usize, members: &Members, slot: usize) -> Option<Name> {
+        for (index, property) in members.properties.iter().enumerate() {
+            if let Some(after) = self.meets(window, at, &property.quoted) {
+                *self.guesses.get_mut(slot)? = u8::try_from(index).ok()?;
+                return Some(Name::Of(index, after));
+            }
+        }
         if self.peek(at)? != b'"' {
             return None;
         }
@@ -271,12 +330,23 @@ impl<'a> Run<'a> {
         match members.properties.iter().position(|property| property.name() == name) {
             Some(index) => {
                 *self.guesses.get_mut(slot)? = u8::try_from(index).ok()?;
-                Some((colon + 1, index))
+                Some(Name::Of(index, colon + 1))
             }
-            None => {
-                self.others.push((scan.from, scan.to));
-                Some((colon + 1, usize::MAX))
-            }
+            None => Some(Name::Other { from: scan.from, to: scan.to, after: colon + 1 }),
         }
     }
+}
+
+/// What a name is, and where the colon after it ends.
+enum Name {
+    /// That of a property.
+    Of(usize, usize),
+    /// One that the schema does not name.
+    Other { from: usize, to: usize, after: usize },
+}
+
+/// Fewer than 16 bytes as a window.
+#[inline(never)]
+fn last_window(rest: &[u8]) -> u128 {
+    rest.iter().take(16).rev().fold(0, |window, &byte| window << 8 | u128::from(byte))
 }

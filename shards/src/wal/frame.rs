@@ -193,7 +193,9 @@ impl FrameHeader {
         if self.shard != shard {
             return Err(FrameError::Shard(self.shard));
         }
-        let says_nothing = self.lsn == Lsn(0) || self.entries == 0 || self.log_start > self.segment;
+        // No log comes to the last position: the next one would have none.
+        let is_no_place = [Lsn(0), Lsn(u64::MAX)].contains(&self.lsn);
+        let says_nothing = is_no_place || self.entries == 0 || self.log_start > self.segment;
         if u16_at(used, 6) != 0 || u16_at(used, 18) != 0 || says_nothing {
             return Err(FrameError::Header);
         }

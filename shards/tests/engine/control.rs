@@ -130,7 +130,7 @@ impl Fixture {
     pub async fn flush(&self) {
         for shard in 0..self.engine.shards() {
             let (done, flushed) = oneshot::channel();
-            self.engine.send(ShardId(shard), ToShard::FlushAll(done)).expect("room");
+            self.engine.send(ShardId(shard), ToShard::Flush(self.stream, done)).expect("room");
             flushed.await.expect("flushed");
         }
     }

@@ -7,6 +7,9 @@ use crate::catalog::{AuditEntry, CatalogError, Job, JobChange, JobFilter, JobSta
 
 const COLUMNS: &str = "SELECT id, stream_id, status, spec, objects, progress, created_at, completed_at FROM jobs";
 
+/// Of Postgres's advisory locks, the one that whoever creates a job has: one past that of nodes.
+const LOCK: i64 = 0x7474_6475_7376;
+
 fn read(row: &Row) -> Result<Job> {
     Ok(Job {
         id: value(row, 0)?,
@@ -22,6 +25,8 @@ fn read(row: &Row) -> Result<Job> {
 
 pub(super) async fn create(client: &mut Client, job: Job, most: u32, audit: AuditEntry) -> Result<()> {
     let transaction = client.transaction().await.map_err(failure)?;
+    // Else those that are created at one moment do not count each other.
+    transaction.query_one("SELECT pg_advisory_xact_lock($1)::text", &[&LOCK]).await.map_err(failure)?;
     let unfinished = "SELECT count(*) FROM jobs WHERE status IN ('pending', 'running')";
     rules::has_room(value(&transaction.query_one(unfinished, &[]).await.map_err(failure)?, 0)?, most)?;
     transaction

@@ -26,6 +26,9 @@ use crate::{
     config::{PgOptions, PgTls},
 };
 
+/// So many connections are open soon after the start: opening one takes tens of milliseconds where the server is busy, and a
+/// call that finds none free waits for that.
+const OPEN_AHEAD: usize = 4;
 /// Calls that wait for a connection at most.
 const WAITING: usize = 256;
 /// The server ends a statement that takes too long by itself; one that does not answer even then is as good as down.
@@ -190,7 +193,7 @@ impl Pool {
         self.0.check_up().is_err()
     }
 
-    /// Opens the first connection and brings the database to this version.
+    /// Opens the first connection, brings the database to this version, and opens some more meanwhile.
     ///
     /// # Errors
     /// `Unavailable`: the pool is down then, and tries on; `Corrupt`: the database is newer than this program.
@@ -198,6 +201,8 @@ impl Pool {
         match self.0.ready_connection().await {
             Ok(client) => {
                 locked(&self.0.idle).push(client);
+                let more = OPEN_AHEAD.min(self.0.permits.available_permits()).saturating_sub(1);
+                tokio::spawn(Arc::clone(&self.0).open_ahead(more));
                 Ok(())
             }
             Err(error) => {
@@ -317,6 +322,17 @@ impl Shared {
             self.migrated.store(true, Relaxed);
         }
         Ok(client)
+    }
+
+    /// Opens `more` connections for calls to come. What is in the way of that, a call will meet that needs one.
+    async fn open_ahead(self: Arc<Self>, more: usize) {
+        for _ in 0..more {
+            let Ok(_permit) = self.permits.try_acquire() else { return };
+            match self.ready_connection().await {
+                Ok(client) if self.check_up().is_ok() => locked(&self.idle).push(client),
+                _ => return,
+            }
+        }
     }
 
     /// Refuses calls from here on, and begins to try.

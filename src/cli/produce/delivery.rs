@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{OnInvalid, Produce, batches::Batch};
 use crate::cli::{
     api::{Api, Call},
-    failure::{Failure, FieldProblem},
+    failure::{Failure, FieldProblem, Problem},
     output::note,
     streams::path_of,
     text::plain,
@@ -34,6 +34,27 @@ pub(super) struct Delivered {
     pub(super) dead_lettered: u64,
     /// The first ones that were refused.
     pub(super) row_errors: Vec<RowError>,
+    /// Why those that are refused are no dead letters, where they were to be.
+    error: Option<LettersProblem>,
+}
+
+/// Why dead letters were not written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LettersProblem {
+    code: String,
+    message: String,
+    retry_after_millis: Option<u32>,
+}
+
+impl LettersProblem {
+    /// What the batch comes to: it is sent again, where that may help.
+    fn into_failure(self) -> Failure {
+        let seconds = self.retry_after_millis.map(|millis| millis.div_ceil(1000));
+        let status = if seconds.is_some() { 503 } else { 409 };
+        let Self { code, message: detail, .. } = self;
+        Failure::Refused(Box::new(Problem { status, code, detail, retry_after_seconds: seconds, ..Problem::default() }))
+    }
 }
 
 impl Delivered {
@@ -174,7 +195,11 @@ impl<'a> Delivery<'a> {
         let body = batch.body.clone();
         let call = Call { method: Method::POST, path: &self.path, query: &query, headers, body };
         let answer = self.api.exchange(call).await.map_err(|error| error.into_failure(self.api.place()))?;
-        self.api.checked(&self.path, answer)?.parse()
+        let mut delivered: Delivered = self.api.checked(&self.path, answer)?.parse()?;
+        match delivered.error.take() {
+            Some(problem) => Err(problem.into_failure()),
+            None => Ok(delivered),
+        }
     }
 
     /// A refusal of a whole batch, with the places of its bad records in the files rather than in the batch.

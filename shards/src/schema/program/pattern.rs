@@ -21,7 +21,7 @@ pub(crate) enum Pattern {
 }
 
 /// Classes one after the other, from the start of the text.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Row {
     /// The classes that each byte is in.
     classes: Box<[u8; 256]>,
@@ -114,21 +114,29 @@ impl Row {
         })
     }
 
-    #[inline]
     fn matches(&self, text: &[u8]) -> bool {
+        self.length(text).is_some_and(|length| length == text.len() || !self.to_end)
+    }
+
+    /// How many of the bytes that open `text` the row takes, which are ASCII; `None`: they do not match.
+    #[inline]
+    pub(crate) fn length(&self, text: &[u8]) -> Option<usize> {
         let mut rest = text;
         for run in &self.runs {
-            let limit = rest.len().min(run.max as usize);
-            let mut taken = 0;
-            while taken < limit && self.classes[usize::from(rest[taken])] & run.class != 0 {
-                taken += 1;
-            }
+            let is_of_class = |byte: &&u8| self.classes[usize::from(**byte)] & run.class != 0;
+            let taken = rest.iter().take(run.max as usize).take_while(is_of_class).count();
             if taken < run.min as usize {
-                return false;
+                return None;
             }
-            rest = &rest[taken..];
+            rest = rest.get(taken..)?;
         }
-        rest.is_empty() || !self.to_end
+        Some(text.len() - rest.len())
+    }
+
+    /// Whether the row ends where the string does, and takes nothing that ends a string or stands for something else in one.
+    pub(super) fn ends_strings(&self) -> bool {
+        let stops = (0..0x20u8).chain([b'"', b'\\']);
+        self.to_end && stops.into_iter().all(|byte| self.classes[usize::from(byte)] == 0)
     }
 }
 

@@ -1,7 +1,10 @@
 //! Strings: where they end, and whether they are what the schema wants.
 
-use super::{HIGH_BITS, Run, formats};
-use crate::schema::program::{Node, types};
+use super::{HIGH_BITS, Run, formats, stops::plain};
+use crate::schema::program::{Node, Shortcut, Text, types};
+
+/// The longest string, in bytes, that is looked at without its escapes.
+const UNESCAPED_MAX: usize = 4096;
 
 /// A string that was gone past.
 pub(super) struct Scan {
@@ -14,23 +17,6 @@ pub(super) struct Scan {
     pub(super) high: bool,
 }
 
-/// A byte in each byte of a word.
-const fn each(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
-}
-
-/// The top bit of the first byte that ends a plain run of a string (a quote, a backslash, a control character) is the lowest
-/// bit that is set here; bits above it mean nothing.
-#[inline]
-fn stops(word: u64) -> u64 {
-    let quote = word ^ each(b'"');
-    let backslash = word ^ each(b'\\');
-    let found = (quote.wrapping_sub(each(1)) & !quote)
-        | (backslash.wrapping_sub(each(1)) & !backslash)
-        | (word.wrapping_sub(each(0x20)) & !word);
-    found & HIGH_BITS
-}
-
 impl Run<'_> {
     /// A string as a value.
     #[inline]
@@ -38,35 +24,49 @@ impl Run<'_> {
         if node.types & types::STRING == 0 {
             return None;
         }
+        let text = &node.text;
+        let rest = self.text.get(at + 1..)?;
+        let length = match &text.shortcut {
+            Shortcut::None => return self.scanned(at, node),
+            Shortcut::Words(words) => {
+                let window = self.window(at);
+                return match words.iter().find_map(|word| self.meets(window, at, word)) {
+                    Some(after) => Some(after),
+                    None => self.scanned_slowly(at, node),
+                };
+            }
+            Shortcut::Row(row) => row.length(rest),
+            Shortcut::Uuid => formats::uuid_length(rest),
+            Shortcut::DateTime => formats::date_time_length(rest),
+        };
+        match length {
+            // These are ASCII: a byte is a code point.
+            Some(length)
+                if rest.get(length) == Some(&b'"') && (text.length_min..=text.length_max).contains(&length) =>
+            {
+                Some(at + length + 2)
+            }
+            _ => self.scanned_slowly(at, node),
+        }
+    }
+
+    /// A string that a shortcut did not take.
+    #[cold]
+    fn scanned_slowly(&mut self, at: usize, node: &Node) -> Option<usize> {
+        self.scanned(at, node)
+    }
+
+    /// A string, by its end first.
+    #[inline]
+    fn scanned(&mut self, at: usize, node: &Node) -> Option<usize> {
         let scan = self.scan(at)?;
         let body = self.text.get(scan.from..scan.to)?;
-        let text = &node.text;
-        let exact = node.values.is_some() || text.pattern.is_some() || text.format.is_some();
-        if exact {
-            if scan.escaped {
-                return None;
-            }
-            if let Some(values) = &node.values
-                && !values.strings.iter().any(|allowed| **allowed == *body)
-            {
-                return None;
-            }
-            if text.pattern.as_ref().is_some_and(|pattern| !pattern.matches(body))
-                || text.format.is_some_and(|format| !formats::matches(format, body))
-            {
-                return None;
-            }
-        }
-        let (fewest, most) = if scan.escaped {
-            // A code point takes 1 to 12 bytes, as itself or escaped.
-            (body.len().div_ceil(12), body.len())
-        } else if scan.high {
-            let points = body.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
-            (points, points)
+        let fits = if scan.escaped {
+            fits_without_escapes(body, node, self.unescaped)
         } else {
-            (body.len(), body.len())
+            is_exactly(body, node) && has_length(body, &node.text, scan.high)
         };
-        (fewest >= text.length_min && most <= text.length_max).then_some(scan.to + 1)
+        fits.then_some(scan.to + 1)
     }
 
     /// The string whose opening quote is at `at`.
@@ -93,30 +93,65 @@ impl Run<'_> {
     }
 }
 
-/// How many bytes of `rest` are plain, and all of them or-ed.
+/// Whether `body`, a string without escapes, is one of the values, matches the pattern and has the format.
 #[inline]
-fn plain(rest: &[u8]) -> (usize, u64) {
-    let (mut length, mut high) = (0, 0);
-    let mut left = rest;
-    while let Some((chunk, after)) = left.split_first_chunk() {
-        let word = u64::from_le_bytes(*chunk);
-        let stops = stops(word);
-        if stops != 0 {
-            let more = stops.trailing_zeros() / 8;
-            return (length + more as usize, high | (word & ((1u64 << (more * 8)) - 1)));
-        }
-        high |= word;
-        length += 8;
-        left = after;
+fn is_exactly(body: &[u8], node: &Node) -> bool {
+    let text = &node.text;
+    node.values.as_ref().is_none_or(|values| values.strings.iter().any(|allowed| allowed.as_bytes() == body))
+        && text.pattern.as_ref().is_none_or(|pattern| pattern.matches(body))
+        && text.format.is_none_or(|format| formats::matches(format, body))
+}
+
+/// Whether `body`, a string without escapes, has a good length; `high`: not all of it is ASCII.
+#[inline]
+fn has_length(body: &[u8], text: &Text, high: bool) -> bool {
+    let points = if high { body.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() } else { body.len() };
+    (text.length_min..=text.length_max).contains(&points)
+}
+
+/// Whether `body`, a string with good escapes, is what `node` wants. `scratch` is memory for it.
+#[cold]
+fn fits_without_escapes(body: &[u8], node: &Node, scratch: &mut Vec<u8>) -> bool {
+    let text = &node.text;
+    let is_exact = node.values.is_some() || text.pattern.is_some() || text.format.is_some();
+    // A code point takes 1 to 12 bytes, as itself or escaped.
+    if !is_exact && body.len().div_ceil(12) >= text.length_min && body.len() <= text.length_max {
+        return true;
     }
-    for &byte in left {
-        if byte < 0x20 || byte == b'"' || byte == b'\\' {
-            break;
+    body.len() <= UNESCAPED_MAX
+        && unescape(body, scratch).is_some()
+        && is_exactly(scratch, node)
+        && has_length(scratch, text, true)
+}
+
+/// Writes what `body` stands for to `plain`.
+fn unescape(body: &[u8], plain: &mut Vec<u8>) -> Option<()> {
+    plain.clear();
+    let mut rest = body;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        let (before, escaped) = rest.split_at(at);
+        plain.extend_from_slice(before);
+        let length = escape(escaped)?;
+        match escaped.get(1)? {
+            b'b' => plain.push(0x08),
+            b'f' => plain.push(0x0c),
+            b'n' => plain.push(b'\n'),
+            b'r' => plain.push(b'\r'),
+            b't' => plain.push(b'\t'),
+            b'u' => {
+                let first = unit(escaped)?;
+                let point = match length {
+                    6 => first,
+                    _ => 0x10000 + ((first - 0xd800) << 10) + (unit(escaped.get(6..)?)? - 0xdc00),
+                };
+                plain.extend_from_slice(char::from_u32(point)?.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+            byte => plain.push(*byte),
         }
-        high |= u64::from(byte);
-        length += 1;
+        rest = escaped.get(length..)?;
     }
-    (length, high)
+    plain.extend_from_slice(rest);
+    Some(())
 }
 
 /// The length of the escape that opens `rest`: of both, if it is a pair of surrogates.
@@ -143,23 +178,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_stops_or_not_at_every_place() {
-        for byte in 0..=u8::MAX {
-            for at in 0..20 {
-                for filler in [b'a', 0x21, 0x23, 0x5d, 0x7f, 0x80, 0xff] {
-                    let mut text = [filler; 20];
-                    text[at] = byte;
-                    let wanted = if byte < 0x20 || byte == b'"' || byte == b'\\' { at } else { 20 };
-                    let (length, high) = plain(&text);
-                    assert_eq!(length, wanted, "{byte} {at} {filler}");
-                    let beyond = text[..wanted].iter().any(|byte| *byte >= 0x80);
-                    assert_eq!(high & HIGH_BITS != 0, beyond, "{byte} {at} {filler}");
-                }
-            }
-        }
-    }
-
-    #[test]
     fn escapes_are_whole() {
         for (text, length) in [
             (r"\n", Some(2)),
@@ -176,6 +194,27 @@ mod tests {
             ("\\", None),
         ] {
             assert_eq!(escape(text.as_bytes()), length, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_escapes_stand_for_is_what_serde_json_says() {
+        let mut scratch = Vec::new();
+        for text in [
+            "",
+            "plain é",
+            r#"\"\\\/\b\f\n\r\t"#,
+            r"a\u0000b\u001fc\u00e9",
+            r"\uD83D\uDE00\ud800\udc00\uDBFF\uDFFF",
+            r"http:\/\/a.example\/\u4e2d",
+            r"\ud7ff\ue000\uffff",
+        ] {
+            let expected: String = serde_json::from_str(&format!("\"{text}\"")).expect("a JSON string");
+            assert_eq!(unescape(text.as_bytes(), &mut scratch), Some(()), "{text}");
+            assert_eq!(scratch, expected.as_bytes(), "{text}");
+        }
+        for text in [r"\ud800", r"a\x", "\\"] {
+            assert_eq!(unescape(text.as_bytes(), &mut scratch), None, "{text}");
         }
     }
 }

@@ -1,0 +1,4 @@
+//! The target `grpc_connection`: what is done with an input, and what must hold, is in the entries.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| entries::grpc_connection(input));
