@@ -10,6 +10,7 @@
 #                                          tail: readers that follow a stream, and one that replays it
 #                                          http: small batches of records over HTTP
 #                                          import: JSON Lines alone, and beside a steady load
+#                                          scrape: /metrics, alone and beside a steady load
 #                                          sustained: full load with flushes and merges for SUSTAINED_SECONDS
 #                                          keys: the same load with and without idempotency keys, KEYS of them in the window
 #                                          floods, overload, soak: hostile.sh. Floods of frames beside an honest load; more load
@@ -20,7 +21,7 @@
 # FLOOD_SECONDS=10 FLOOD_LOAD=20000 (records/s of the honest load) · OVERLOAD_SECONDS=60 (the long run: 1800) OVERLOAD_TIMES=10
 # OVERLOAD_MEMORY=4294967296 OVERLOAD_CPU=20 (% of a core) · SOAK_SECONDS=300 (the long run: 3600) SOAK_LOAD=20000 SOAK_LIFE=120
 # SOAK_POSTGRES=0 ·
-# SUSTAINED_SECONDS=600 · KEYS=50000000 · IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import) · DATA (folder for the data, removed at the end; its disk is what is
+# SUSTAINED_SECONDS=600 · KEYS=50000000 · IMPORT_RECORDS=2000000 IMPORT_RATE=50000 (records/s of the load beside an import or scrapes) · DATA (folder for the data, removed at the end; its disk is what is
 # measured) · SERVER_FLAGS (more flags for `ttdust serve`)
 set -euo pipefail
 
@@ -300,6 +301,26 @@ run_http() {
   for round in 1 2 3; do
     fresh_server '[buffer]' 'flush_interval_ms = 1000'
     rest_bench "http_alone.$round" http http --payload "$PAYLOAD" --rate 100 --batch 10 --duration "${SECONDS_EACH}s"
+  done
+}
+
+# Scrapes, ten a second, on an idle server and beside a steady load; and that load without them, in turns.
+run_scrape() {
+  local round turn
+  ack_path_server
+  calls scrape_alone --mix scrapes --rate 10 --duration "${SECONDS_EACH}s"
+  for round in 1 2 3; do
+    ack_path_server
+    for turn in $((round % 2)) $((1 - round % 2)); do
+      if ((turn)); then
+        load "scrape_off.$round" --scenario import --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s"
+      else
+        calls "scrape_on.$round" --mix scrapes --rate 10 --duration "$((SECONDS_EACH + 2))s" &
+        local caller=$!
+        load "scrape_beside.$round" --scenario import --rate "$IMPORT_RATE" --warmup 1s --duration "${SECONDS_EACH}s"
+        wait "$caller"
+      fi
+    done
   done
 }
 

@@ -87,6 +87,7 @@ def rows(runs):
     yield from control_plane(runs)
     yield from tails(runs)
     yield from small_batches_over_http(runs)
+    yield from scrapes(runs)
     yield from queries(runs)
     yield from hostile(runs)
     if run := runs.get("recovery"):
@@ -105,6 +106,25 @@ def small_batches_over_http(runs):
         for figure, key in [("p99 ms", "latency_us"), ("p99 ms, no stall of the machine in it", "undisturbed_us")]:
             p99 = statistics.median(run[key]["records over HTTP"]["p99"] / 1000 for run in https)
             yield at_most(f"{https[0]['batch']} records a call over HTTP", f"{figure}, median of {len(https)}", p99, 5)
+
+
+def scrapes(runs):
+    def median(of, key):
+        return statistics.median(run["calls"][key]["p99"] / 1000 for run in of)
+
+    for title, prefix in [("a scrape of /metrics", "scrape_alone"), ("the same beside a steady load", "scrape_on.")]:
+        if scraped := [run for name, run in runs.items() if name.startswith(prefix)]:
+            yield at_most(title, f"p99 ms, median of {len(scraped)}", median(scraped, "reads_us"), 5)
+            if all(run["calls"]["undisturbed_reads_us"] for run in scraped):
+                yield at_most(title, "p99 ms, no stall of the machine in it", median(scraped, "undisturbed_reads_us"), 5)
+    for figure, key in [("ack p99", "ack_latency_us"), ("ack p99, no stall of the machine in it", "undisturbed_latency_us")]:
+        off, on = (
+            [run[key]["p99"] / 1000 for name, run in runs.items() if name.startswith(f"scrape_{kind}.") and run.get(key)]
+            for kind in ("off", "beside")
+        )
+        if off and on:
+            off, on = statistics.median(off), statistics.median(on)
+            yield at_most("a steady load beside scrapes", f"{figure} over that without ({on:.2f} / {off:.2f} ms)", on / off, 1.2)
 
 
 def lasting(runs):

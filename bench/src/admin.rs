@@ -48,6 +48,8 @@ enum Mix {
     Mixed,
     /// Creations of streams: each is answered when all shards know the stream
     Creates,
+    /// `/metrics`, as Prometheus asks for it
+    Scrapes,
 }
 
 /// What a run tells.
@@ -154,6 +156,9 @@ impl AdminCall {
             let body = json!({ "name": name, "schema_id": objects.schemas[at % objects.schemas.len()] });
             return Self { what: CREATION, method: "POST", path: "/api/v1/streams".to_owned(), body: Some(body) };
         }
+        if mix == Mix::Scrapes {
+            return Self { what: "scrape", method: "GET", path: "/metrics".to_owned(), body: None };
+        }
         if mix == Mix::Mixed && number.is_multiple_of(CHANGE_EVERY) {
             let body = Some(json!({ "description": format!("changed by call {number}") }));
             return Self { what: CHANGE, method: "PATCH", path: format!("/api/v1/streams/{stream}"), body };
@@ -201,6 +206,7 @@ impl Report {
                 Mix::Reads => "reads",
                 Mix::Mixed => "mixed",
                 Mix::Creates => "creates",
+                Mix::Scrapes => "scrapes",
             },
             rate: args.calls.rate,
             seconds: args.calls.duration.as_secs_f64(),

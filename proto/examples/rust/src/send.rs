@@ -20,6 +20,8 @@ use crate::{
 const WINDOW: usize = 256;
 /// Calls without progress after which somebody should look.
 const TRIES: u32 = 10;
+/// Between calls without progress: at first, and at most, where the server does not ask for more.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(2));
 
 /// What is sent.
 #[derive(Debug, Clone)]
@@ -90,7 +92,9 @@ impl Sender {
                 return Err(format!("no progress in {TRIES} tries").into());
             }
             if !self.waiting.is_empty() {
-                sleep(wait).await;
+                let (first, most) = PAUSES;
+                // Others want to come again at the same time.
+                sleep(wait.max((first * 2_u32.pow(failures)).min(most))).await;
             }
         }
         Ok(())
