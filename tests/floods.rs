@@ -132,8 +132,8 @@ fn readers_that_take_nothing_are_closed() {
         let address = server.grpc.parse().expect("an address");
         let mut held: Vec<_> = (0..FLOODERS).map(|_| Flooder::open(attack, address).expect("connected")).collect();
         for flooder in &mut held {
-            let closed = flooder.flood(Instant::now() + Duration::from_secs(1)).expect("a socket");
-            assert_eq!(closed, None, "it has half a minute");
+            // Closed for what it asks meanwhile, or after half a minute for what it does not take.
+            flooder.flood(Instant::now() + Duration::from_secs(1)).expect("a socket");
         }
         honest.goes_on(attack.name);
         wait_for("the end of all but the honest client", || (connections(server) == 1).then_some(()));

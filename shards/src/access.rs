@@ -694,9 +694,9 @@ mod tests {
     #[test]
     fn roles_may_do_what_the_contract_says_and_no_more() {
         use Action::{
-            ChangeConfig, ChangePipelines, ChangeSchemas, ChangeStreams, ListSchemas, ManageKeys, PauseStreams,
-            ReadAudit, ReadConfig, ReadPipelines, ReadRecords, ReadSchema, ReadStreams, ReplayDeadLetters,
-            WriteRecords,
+            ChangeConfig, ChangePipelines, ChangeSchemas, ChangeStreams, FlushStreams, ListSchemas, ManageKeys,
+            PauseStreams, ReadAudit, ReadConfig, ReadPipelines, ReadRecords, ReadSchema, ReadStreams,
+            ReplayDeadLetters, WriteRecords,
         };
         let table = [
             (WriteRecords, "A--W-"),
@@ -706,6 +706,7 @@ mod tests {
             (ReadSchema, "AOSWR"),
             (ChangeStreams, "A----"),
             (PauseStreams, "AO---"),
+            (FlushStreams, "AO---"),
             (ReadStreams, "AOSWR"),
             (ChangePipelines, "A-S--"),
             (ReadPipelines, "AOS--"),

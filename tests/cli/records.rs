@@ -133,14 +133,6 @@ fn bad_records_are_told_with_their_lines_and_kept() {
         (0..300).map(|at| line(2 * at + 1).trim_end().to_owned()).collect::<Vec<_>>()
     );
 
-    client.run(&["stream", "pause", "clicks.dlq"]).ok();
-    let run = [&letters[..], &["--run-id", "late"]].concat();
-    let late = client.run(&run).fails(1);
-    assert!(late.err.contains("300 records were taken") && late.err.contains("STREAM_PAUSED"), "{late:?}");
-    client.run(&["stream", "resume", "clicks.dlq"]).ok();
-    let summary = client.run(&run).json();
-    assert_eq!((&summary["duplicates"], &summary["dead_lettered"]), (&json!(300), &json!(300)), "{summary}");
-
     let none = client.run(&["produce", "none", &file]).fails(4);
     assert!(none.err.contains("ttdust stream list"), "{none:?}");
     let away = client.run(&["produce", "clicks", &file, "--endpoint", "127.0.0.1:1"]).fails(3);
